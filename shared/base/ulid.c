@@ -1,0 +1,54 @@
+/* ULIDs; see ulid.h. */
+#include "shared/base/ulid.h"
+
+#include <sys/random.h>
+
+#include "shared/base/assert.h"
+#include "shared/base/clock.h"
+
+static const char digits[] = "0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+
+void mq_ulid_make(int64_t wall_ms, const uint8_t random[10], char out[MQ_ULID_SIZE])
+{
+    uint64_t ms = (uint64_t)wall_ms & UINT64_C(0xffffffffffff);
+    for (int i = 9; i >= 0; i--) {
+        out[i] = digits[ms & 31];
+        ms >>= 5;
+    }
+    for (int half = 0; half < 2; half++) { /* 40 bits are 8 letters */
+        uint64_t bits = 0;
+        for (int i = 0; i < 5; i++) {
+            bits = bits << 8 | random[half * 5 + i];
+        }
+        for (int i = 7; i >= 0; i--) {
+            out[10 + half * 8 + i] = digits[bits & 31];
+            bits >>= 5;
+        }
+    }
+    out[MQ_ULID_LEN] = '\0';
+}
+
+void mq_ulid_new(char out[MQ_ULID_SIZE])
+{
+    uint8_t random[10];
+    MQ_ASSERT(getrandom(random, sizeof random, 0) == (ssize_t)sizeof random);
+    mq_ulid_make(mq_clock_wall_ms(), random, out);
+}
+
+int64_t mq_ulid_ms(mq_span s)
+{
+    if (s.len != MQ_ULID_LEN || s.data[0] > '7') {
+        return -1;
+    }
+    uint64_t ms = 0;
+    for (size_t i = 0; i < MQ_ULID_LEN; i++) {
+        const char *at = s.data[i] == '\0' ? NULL : strchr(digits, s.data[i]);
+        if (at == NULL) {
+            return -1;
+        }
+        if (i < 10) {
+            ms = ms << 5 | (uint64_t)(at - digits);
+        }
+    }
+    return (int64_t)ms;
+}
