@@ -4,12 +4,15 @@ V ?= release
 ifeq ($(origin CC),default)
 CC := gcc
 endif
+# Quiet by default; VERBOSE=1 prints the commands.
+Q := $(if $(VERBOSE),,@)
+say = $(if $(VERBOSE),,@printf '  %-4s %s\n' $(1) $@)
 B := build/$(V)$(if $(filter clang%,$(notdir $(CC))),-clang)
 PREFIX ?= /usr/local
 VERSION := 0.1.0
 
 PKGS := libzmq msgpack hiredis jansson libcrypto zlib
-PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) openblas libmicrohttpd cmocka 2>/dev/null)
+PKG_CFLAGS := $(shell pkg-config --cflags-only-I $(PKGS) openblas libmicrohttpd cmocka 2>/dev/null)
 
 WARN := -Wall -Wextra -Wpedantic -Werror -Wshadow -Wconversion -Wsign-conversion -Wformat=2 -Wundef \
   -Wvla -Wcast-qual -Wpointer-arith -Wwrite-strings -Wstrict-prototypes -Wmissing-prototypes \
@@ -65,19 +68,25 @@ $(B)/cli.a: $(call objects,$(SRC_cli))
 $(B)/gateway.a: $(call objects,$(SRC_gateway))
 $(B)/%.a:
 	@rm -f $@
-	ar rcs $@ $^
+	$(call say,AR)
+	$(Q)ar rcs $@ $^
 
 $(B)/maasq-broker: $(B)/broker/main.o $(B)/broker.a $(B)/shared.a
-	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_broker)
+	$(call say,LINK)
+	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_broker)
 $(B)/maasq-worker: $(B)/worker/main.o $(B)/worker.a $(B)/shared.a
-	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_worker)
+	$(call say,LINK)
+	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_worker)
 $(B)/maasq: $(B)/client/cli/main.o $(B)/cli.a $(B)/client.a $(B)/shared.a
-	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_client)
+	$(call say,LINK)
+	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_client)
 $(B)/maasq-gateway: $(B)/client/gateway/main.o $(B)/gateway.a $(B)/client.a $(B)/shared.a
-	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_gateway)
+	$(call say,LINK)
+	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_gateway)
 $(B)/libmaasq.a: $(call objects,$(SRC_client) $(SRC_shared))
 $(B)/libmaasq.so: $(B)/client.a $(B)/shared.a client/libmaasq.map
-	$(CC) $(LDFLAGS_ALL) -shared -Wl,-soname,libmaasq.so.0 -Wl,--version-script=client/libmaasq.map \
+	$(call say,LINK)
+	$(Q)$(CC) $(LDFLAGS_ALL) -shared -Wl,-soname,libmaasq.so.0 -Wl,--version-script=client/libmaasq.map \
 	  -o $@ -Wl,--whole-archive $(B)/client.a -Wl,--no-whole-archive $(B)/shared.a $(LIBS_client)
 
 # Numeric kernels are worth vectorizing; everything else stays at -O2.
@@ -92,7 +101,8 @@ FORCE:
 
 $(B)/%.o: %.c $(FLAGS_STAMP) | $(GEN)
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS_ALL) $(EXTRA) -MMD -MP -c -o $@ $<
+	$(call say,CC)
+	$(Q)$(CC) $(CFLAGS_ALL) $(EXTRA) -MMD -MP -c -o $@ $<
 .PRECIOUS: $(B)/%.o
 
 # Files that are embedded become C string literals or byte lists.
@@ -108,15 +118,20 @@ TEST_SRC := $(wildcard tests/shared/test_*.c tests/broker/test_*.c tests/worker/
 TEST_BIN := $(patsubst %.c,$(B)/%,$(TEST_SRC))
 TEST_LIBS := $(shell pkg-config --libs cmocka 2>/dev/null)
 $(B)/tests/shared/test_%: $(B)/tests/shared/test_%.o $(B)/shared.a
-	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(TEST_LIBS) $(LIBS_shared)
+	$(call say,LINK)
+	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(TEST_LIBS) $(LIBS_shared)
 $(B)/tests/broker/test_%: $(B)/tests/broker/test_%.o $(B)/broker.a $(B)/shared.a
-	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(TEST_LIBS) $(LIBS_broker)
+	$(call say,LINK)
+	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(TEST_LIBS) $(LIBS_broker)
 $(B)/tests/worker/test_%: $(B)/tests/worker/test_%.o $(B)/worker.a $(B)/shared.a
-	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(TEST_LIBS) $(LIBS_worker)
+	$(call say,LINK)
+	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(TEST_LIBS) $(LIBS_worker)
 $(B)/tests/client/test_%: $(B)/tests/client/test_%.o $(B)/cli.a $(B)/client.a $(B)/shared.a
-	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(TEST_LIBS) $(LIBS_client)
+	$(call say,LINK)
+	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(TEST_LIBS) $(LIBS_client)
 $(B)/tests/gateway/test_%: $(B)/tests/gateway/test_%.o $(B)/gateway.a $(B)/client.a $(B)/shared.a
-	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(TEST_LIBS) $(LIBS_gateway)
+	$(call say,LINK)
+	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(TEST_LIBS) $(LIBS_gateway)
 
 .PHONY: tests clean
 tests: $(TEST_BIN)

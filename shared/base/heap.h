@@ -8,7 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { MQ_HEAP_NONE = UINT32_MAX };
+#define MQ_HEAP_NONE UINT32_MAX
 
 typedef struct mq_heap_entry {
     int64_t key; /* smallest first, for example a deadline in ms */

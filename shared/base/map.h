@@ -8,7 +8,7 @@
 #include "shared/base/error.h"
 #include "shared/base/span.h"
 
-enum { MQ_MAP_NONE = UINT32_MAX };
+#define MQ_MAP_NONE UINT32_MAX
 
 typedef struct mq_map_slot {
     mq_span key;
