@@ -1,0 +1,139 @@
+/* An operator: everything the executor, the trainer and the tests know of it is one mq_op in one
+ * file of worker/ops, named by one row of ops.def. To add one: write the file (or add to its
+ * family's), add the row; the tests find it by iterating the table.
+ *
+ * Several opset versions that differ in meaning are several rows; lookup takes the highest `since`
+ * that is not above the model's opset. Versions that only widened the allowed types share a row.
+ *
+ * Tensors in a call are row-major and contiguous. Broadcasting follows ONNX (NumPy).
+ * Threads: an mq_op is constant; a call belongs to one thread. */
+#ifndef MQ_WORKER_OPS_OP_H
+#define MQ_WORKER_OPS_OP_H
+
+#include "shared/base/arena.h"
+#include "shared/base/error.h"
+#include "shared/tensor/tensor.h"
+#include "worker/onnx/model.h"
+
+/* Sets of element types. */
+typedef uint32_t mq_types;
+#define MQ_T(dtype)   ((mq_types)1 << (dtype))
+#define MQ_T_FLOATS   (MQ_T(MQ_DT_F32) | MQ_T(MQ_DT_F64))
+#define MQ_T_SIGNED   (MQ_T(MQ_DT_I8) | MQ_T(MQ_DT_I16) | MQ_T(MQ_DT_I32) | MQ_T(MQ_DT_I64))
+#define MQ_T_UNSIGNED (MQ_T(MQ_DT_U8) | MQ_T(MQ_DT_U16) | MQ_T(MQ_DT_U32) | MQ_T(MQ_DT_U64))
+#define MQ_T_INTS     (MQ_T_SIGNED | MQ_T_UNSIGNED)
+#define MQ_T_NUMBERS  (MQ_T_FLOATS | MQ_T_INTS)
+#define MQ_T_HALF     (MQ_T(MQ_DT_F16) | MQ_T(MQ_DT_BF16))
+#define MQ_T_INDEX    (MQ_T(MQ_DT_I32) | MQ_T(MQ_DT_I64))
+#define MQ_T_BOOL     MQ_T(MQ_DT_BOOL)
+#define MQ_T_FIXED    (MQ_T_NUMBERS | MQ_T_HALF | MQ_T_BOOL) /* everything but strings */
+
+/* One input's type rule. Inputs with the same non-zero group letter must have the same type. */
+typedef struct mq_op_arg {
+    char group;
+    mq_types types;
+} mq_op_arg;
+
+enum { MQ_OP_ARGS_MAX = 8 };
+
+typedef struct mq_op mq_op;
+
+/* What one run of a node is: tensors, parsed attributes, prepared state. Pointer arrays have
+ * input_count / output_count entries; an omitted optional one is NULL. */
+typedef struct mq_op_call {
+    const mq_op *op;
+    const void *attrs; /* what op->parse made; NULL when op->attrs_bytes is 0 */
+    const mq_tensor *const *inputs;
+    mq_tensor *const *outputs;
+    uint32_t input_count;
+    uint32_t output_count;
+    const void *state; /* what op->prepare made, or NULL */
+    void *scratch;     /* op->scratch bytes, 64-byte aligned, contents undefined */
+} mq_op_call;
+
+/* One gradient call: the forward call with its tensors, the gradients of its outputs, and where to
+ * put those of its inputs. dy[i] may be overwritten. dx[i] NULL: not wanted. add[i]: add to what is
+ * there instead of writing. */
+typedef struct mq_op_grad {
+    mq_op_call call;
+    float *const *dy;
+    float *const *dx;
+    const bool *add;
+} mq_op_grad;
+
+/* What the gradient reads of the forward call, so that the planner knows what to keep. */
+enum {
+    MQ_GRAD_INPUTS = 1,
+    MQ_GRAD_OUTPUTS = 2,
+};
+
+enum {
+    MQ_OP_VIEW = 1,        /* output 0 is input 0's bytes under another shape: never copied */
+    MQ_OP_ELEMENTWISE = 2, /* output 0 may use the memory of an input of equal type and shape */
+    MQ_OP_NO_FOLD = 4,     /* never computed at load, even when all inputs are constant */
+};
+
+/* Why parse may refuse is said to the caller, who puts node, operator, domain and opset in front.
+ */
+struct mq_op {
+    const char *name;
+    const char *domain; /* "" = ai.onnx */
+    int32_t since;      /* first opset version with this meaning */
+    int32_t until;      /* last one, 0 = open (refuses e.g. an operator that was removed) */
+    struct {
+        uint32_t min, max; /* trailing omitted ones do not count; max UINT32_MAX = variadic */
+    } in, out;
+    mq_op_arg args[MQ_OP_ARGS_MAX]; /* by input; the last one given serves all further inputs */
+    uint32_t flags;
+    uint32_t shape_inputs; /* bit i: shape() needs input i's values, not only its shape */
+    uint32_t params;       /* bit i: a float32 initializer at input i is a trainable weight */
+    uint32_t grad_keeps;   /* MQ_GRAD_* */
+    size_t attrs_bytes;
+
+    /* Checks the node's attributes and writes them into out (attrs_bytes, zeroed). Lists and
+     * tensors may be borrowed from the node. NULL: the operator has no attributes. */
+    mq_code (*parse)(const mq_node *node, int64_t opset, void *out, mq_error *err);
+
+    /* Sets type and shape of every output from type and shape of the inputs (data may be NULL but
+     * for shape_inputs), and refuses what does not fit. */
+    mq_code (*shape)(const mq_op_call *call, mq_error *err);
+
+    /* Optional: bytes of scratch that run needs for these shapes. */
+    size_t (*scratch)(const mq_op_call *call);
+
+    /* Optional, once at load: packs constant inputs (the others' data is NULL). *state in arena. */
+    mq_code (*prepare)(const mq_op_call *call, mq_arena *arena, const void **state, mq_error *err);
+
+    /* Computes the outputs. Fails only for values that cannot be (an index out of range). */
+    mq_code (*run)(const mq_op_call *call, mq_error *err);
+
+    /* float32 only; NULL: cannot be trained through. Fixed order of arithmetic: same bits always.
+     */
+    void (*grad)(const mq_op_grad *grad);
+
+    /* The same result the plainest way, for tests; may be slow. NULL: vectors alone test it. */
+    mq_code (*reference)(const mq_op_call *call, mq_error *err);
+
+    /* Optional: fills attributes and input shapes for a random test case (see tests/worker). */
+    const char *test_case;
+};
+
+/* All rows, sorted by name, domain, since. */
+size_t mq_op_table(const mq_op *const **out);
+
+/* Row for an operator of a model that imports `opset` of `domain`, or NULL. "ai.onnx" is "". */
+const mq_op *mq_op_find(const char *domain, const char *name, int64_t opset);
+
+/* Looks the node's operator up, checks arity and parses attributes into the arena. Errors
+ * (MQ_E_UNSUPPORTED, MQ_E_FORMAT) name node, operator, domain, opset and reason. */
+MQ_MUST_USE mq_code mq_op_bind(const mq_node *node, int64_t opset, mq_arena *arena,
+                               const mq_op **op, const void **attrs, mq_error *err);
+
+/* Checks the input types of a call against the row, then op->shape. Same form of errors. */
+MQ_MUST_USE mq_code mq_op_shape(const mq_op_call *call, const mq_node *node, mq_error *err);
+
+#define MQ_OP(symbol) extern const mq_op mq_op_##symbol;
+#include "worker/ops/ops.def"
+#undef MQ_OP
+
+#endif
