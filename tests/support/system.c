@@ -1,0 +1,312 @@
+/* A private system of real processes; see system.h. */
+#include "tests/support/system.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "shared/base/clock.h"
+#include "shared/base/file.h"
+
+enum { ARGS_MAX = 40, TEXT_MAX = 640, START_MS = 60000 };
+
+static int slot_of(sys_role role, int index)
+{
+    return role == SYS_WORKER ? 3 + index : (int)role;
+}
+
+pid_t sys_pid(const sys *s, sys_role role, int index)
+{
+    return s->pids[slot_of(role, index)];
+}
+
+static pid_t spawn(const char *const argv[], const char *log_path)
+{
+    pid_t parent = getpid();
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        if (getppid() != parent) {
+            _exit(126);
+        }
+        int log = open(log_path, O_WRONLY | O_CREAT | O_APPEND, 0600);
+        dup2(log, STDOUT_FILENO);
+        dup2(log, STDERR_FILENO);
+        execvp(argv[0], (char *const *)(uintptr_t)argv);
+        _exit(127);
+    }
+    return pid;
+}
+
+typedef struct arguments {
+    const char *argv[ARGS_MAX];
+    char text[ARGS_MAX][TEXT_MAX];
+    int count;
+} arguments;
+
+__attribute__((format(printf, 2, 3))) static void add(arguments *a, const char *fmt, ...)
+{
+    assert_true(a->count < ARGS_MAX - 1);
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(a->text[a->count], TEXT_MAX, fmt, args);
+    va_end(args);
+    a->argv[a->count] = a->text[a->count];
+    a->argv[++a->count] = NULL;
+}
+
+static void redis_arguments(const sys *s, arguments *a, const char *name, bool is_durable)
+{
+    char dir[256];
+    snprintf(dir, sizeof dir, "%s/%s", s->dir, name);
+    mq_error err;
+    assert_int_equal(mq_dir_make(dir, &err), MQ_OK);
+    add(a, "redis-server");
+    add(a, "--port");
+    add(a, "0");
+    add(a, "--unixsocket");
+    add(a, "%s/%s.sock", s->dir, name);
+    add(a, "--dir");
+    add(a, "%s", dir);
+    add(a, "--save");
+    add(a, "%s", "");
+    add(a, "--appendonly");
+    add(a, "%s", "yes");
+    add(a, "--appendfsync");
+    add(a, "%s", is_durable ? "always" : "everysec");
+    add(a, "--lazyfree-lazy-expire");
+    add(a, "yes");
+}
+
+static void broker_arguments(const sys *s, arguments *a)
+{
+    add(a, "%s/maasq-broker", s->bin);
+    add(a, "--front");
+    add(a, "%s", s->front);
+    add(a, "--back");
+    add(a, "%s", s->back);
+    add(a, "--store");
+    add(a, "unix:%s/state.sock", s->dir);
+    add(a, "--blobs");
+    add(a, "%s", s->blobs);
+    add(a, "--init");
+    if (s->options.lease_ms > 0) {
+        add(a, "--lease-ms");
+        add(a, "%d", s->options.lease_ms);
+        add(a, "--beat-ms");
+        add(a, "%d", s->options.beat_ms);
+    }
+}
+
+static void worker_arguments(const sys *s, arguments *a, int index)
+{
+    add(a, "%s/maasq-worker", s->bin);
+    add(a, "--broker");
+    add(a, "%s", s->back);
+    add(a, "--name");
+    add(a, "w%d", index);
+    add(a, "--slots");
+    add(a, "%d", s->options.slots > 0 ? s->options.slots : 1);
+    add(a, "--cache");
+    add(a, "%s/cache", s->dir);
+    for (int i = 0; i < 8 && s->options.worker_args[i] != NULL; i++) {
+        add(a, "%s", s->options.worker_args[i]);
+    }
+}
+
+void sys_spawn(sys *s, sys_role role, int index)
+{
+    static const char *const names[] = {"state", "blob", "broker", "worker"};
+    int at = slot_of(role, index);
+    assert_int_equal(s->pids[at], 0);
+    arguments *a = calloc(1, sizeof *a);
+    assert_non_null(a);
+    if (role == SYS_BROKER) {
+        broker_arguments(s, a);
+    } else if (role == SYS_WORKER) {
+        worker_arguments(s, a, index);
+    } else {
+        redis_arguments(s, a, names[role], role == SYS_STATE_REDIS);
+    }
+    char log_path[256];
+    snprintf(log_path, sizeof log_path, "%s/%s%d.log", s->dir, names[role], index);
+    s->pids[at] = spawn(a->argv, log_path);
+    free(a);
+}
+
+void sys_kill(sys *s, sys_role role, int index, int signal_number)
+{
+    int at = slot_of(role, index);
+    if (s->pids[at] == 0) {
+        return;
+    }
+    kill(s->pids[at], signal_number);
+    int64_t give_up_ms = mq_clock_mono_ms() + START_MS;
+    while (waitpid(s->pids[at], NULL, WNOHANG) == 0) {
+        if (mq_clock_mono_ms() > give_up_ms) {
+            kill(s->pids[at], SIGKILL);
+        }
+        mq_clock_sleep_ms(2);
+    }
+    s->pids[at] = 0;
+}
+
+static void await_workers(sys *s)
+{
+    const char *const argv[] = {"maasq", "worker", "list", "--json", NULL};
+    static char out[65536], err[4096];
+    int64_t give_up_ms = mq_clock_mono_ms() + START_MS;
+    for (;;) {
+        int status = sys_run(s, argv, out, sizeof out, err, sizeof err);
+        int count = 0;
+        for (char *at = out; (at = strstr(at, "\"fingerprint\"")) != NULL; at++) {
+            count++;
+        }
+        if (status == 0 && count >= s->options.workers) {
+            return;
+        }
+        if (mq_clock_mono_ms() > give_up_ms) {
+            sys_stop(s, true);
+            fail_msg("the system did not become ready in %d ms: %s %s", START_MS, out, err);
+        }
+        mq_clock_sleep_ms(50);
+    }
+}
+
+void sys_start(sys *s, const sys_options *options)
+{
+    *s = (sys){.options = *options};
+    const char *temp = getenv("TMPDIR");
+    snprintf(s->dir, sizeof s->dir, "%.60s/maasq-e2e-XXXXXX", temp == NULL ? "/tmp" : temp);
+    assert_non_null(mkdtemp(s->dir));
+    ssize_t len = readlink("/proc/self/exe", s->bin, sizeof s->bin - 1);
+    assert_true(len > 0);
+    s->bin[len] = '\0';
+    for (int up = 0; up < 3; up++) { /* build/V/tests/e2e/test_x -> build/V */
+        *strrchr(s->bin, '/') = '\0';
+    }
+    snprintf(s->front, sizeof s->front, "ipc://%s/front", s->dir);
+    snprintf(s->back, sizeof s->back, "ipc://%s/back", s->dir);
+    snprintf(s->blobs, sizeof s->blobs, "unix:%s/blob.sock", s->dir);
+    sys_spawn(s, SYS_STATE_REDIS, 0);
+    sys_spawn(s, SYS_BLOB_REDIS, 0);
+    sys_spawn(s, SYS_BROKER, 0);
+    for (int i = 0; i < options->workers; i++) {
+        sys_spawn(s, SYS_WORKER, i);
+    }
+    await_workers(s);
+}
+
+void sys_stop(sys *s, bool is_failed)
+{
+    for (int i = s->options.workers - 1; i >= 0; i--) {
+        sys_kill(s, SYS_WORKER, i, is_failed ? SIGKILL : SIGTERM);
+    }
+    sys_kill(s, SYS_BROKER, 0, is_failed ? SIGKILL : SIGTERM);
+    sys_kill(s, SYS_BLOB_REDIS, 0, SIGTERM);
+    sys_kill(s, SYS_STATE_REDIS, 0, SIGTERM);
+    char command[256];
+    if (is_failed) {
+        snprintf(command, sizeof command, "tail -n 40 %s/*.log >&2", s->dir);
+        if (system(command) != 0) {
+            fprintf(stderr, "no logs in %s\n", s->dir);
+        }
+    }
+    snprintf(command, sizeof command, "rm -rf %s", s->dir);
+    assert_int_equal(system(command), 0);
+}
+
+int sys_children(pid_t pid, pid_t out[SYS_SLOTS_MAX])
+{
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/task/%d/children", (int)pid, (int)pid);
+    FILE *file = fopen(path, "r");
+    if (file == NULL) {
+        return 0;
+    }
+    int count = 0, child = 0;
+    while (count < SYS_SLOTS_MAX && fscanf(file, "%d", &child) == 1) {
+        out[count++] = child;
+    }
+    fclose(file);
+    return count;
+}
+
+/* Reads both pipes until they close; what does not fit is dropped. */
+static void drain(int fds[2], char *outs[2], const size_t sizes[2])
+{
+    size_t used[2] = {0, 0};
+    struct pollfd polls[2] = {{fds[0], POLLIN, 0}, {fds[1], POLLIN, 0}};
+    while (polls[0].fd >= 0 || polls[1].fd >= 0) {
+        if (poll(polls, 2, -1) < 0 && errno != EINTR) {
+            break;
+        }
+        for (int i = 0; i < 2; i++) {
+            char chunk[4096];
+            if (polls[i].fd < 0 || polls[i].revents == 0) {
+                continue;
+            }
+            ssize_t n = read(polls[i].fd, chunk, sizeof chunk);
+            if (n <= 0) {
+                polls[i].fd = -1;
+            } else if (outs[i] != NULL) {
+                size_t room = sizes[i] - 1 - used[i];
+                size_t take = (size_t)n < room ? (size_t)n : room;
+                memcpy(outs[i] + used[i], chunk, take);
+                used[i] += take;
+            }
+        }
+    }
+    for (int i = 0; i < 2; i++) {
+        if (outs[i] != NULL) {
+            outs[i][used[i]] = '\0';
+        }
+    }
+}
+
+int sys_run(const sys *s, const char *const argv[], char *out, size_t out_size, char *err,
+            size_t err_size)
+{
+    int pipes[2][2];
+    assert_int_equal(pipe(pipes[0]), 0);
+    assert_int_equal(pipe(pipes[1]), 0);
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        dup2(pipes[0][1], STDOUT_FILENO);
+        dup2(pipes[1][1], STDERR_FILENO);
+        for (int i = 0; i < 4; i++) {
+            close(pipes[i / 2][i % 2]);
+        }
+        setenv("MAASQ_BROKER", s->front, 1);
+        char path[TEXT_MAX];
+        snprintf(path, sizeof path, "%s/%s", s->bin, argv[0]);
+        execv(path, (char *const *)(uintptr_t)argv);
+        _exit(127);
+    }
+    close(pipes[0][1]);
+    close(pipes[1][1]);
+    drain((int[2]){pipes[0][0], pipes[1][0]}, (char *[2]){out, err},
+          (size_t[2]){out_size, err_size});
+    close(pipes[0][0]);
+    close(pipes[1][0]);
+    int status = 0;
+    while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+    }
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}

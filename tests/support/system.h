@@ -1,0 +1,52 @@
+/* A private maasq of real processes for end-to-end tests: two redis-servers, a broker and workers
+ * in a temporary directory on Unix sockets. Any of them can be killed and started again at any
+ * moment; everything dies with the test process (PDEATHSIG) and is stopped by pid at the end. */
+#ifndef MQ_TESTS_SUPPORT_SYSTEM_H
+#define MQ_TESTS_SUPPORT_SYSTEM_H
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+enum { SYS_WORKERS_MAX = 8, SYS_SLOTS_MAX = 16 };
+
+typedef enum sys_role { SYS_STATE_REDIS, SYS_BLOB_REDIS, SYS_BROKER, SYS_WORKER } sys_role;
+
+typedef struct sys_options {
+    int workers;
+    int slots;    /* per worker; 0 = 1 */
+    int lease_ms; /* 0 = the broker's default */
+    int beat_ms;
+    const char *worker_args[8]; /* more arguments of every worker, NULL-terminated */
+} sys_options;
+
+typedef struct sys {
+    sys_options options;
+    char dir[96];
+    char bin[512];   /* where the programs are: next to the tests' build folder */
+    char front[160]; /* what a client connects to */
+    char back[160];
+    char blobs[160];
+    pid_t pids[3 + SYS_WORKERS_MAX]; /* 0 = not running */
+} sys;
+
+/* Starts everything and waits until the broker answers and all workers have registered (cmocka
+ * failure after 60 s). */
+void sys_start(sys *s, const sys_options *options);
+
+/* Stops everything, removes the directory. Prints the log files when `is_failed`. */
+void sys_stop(sys *s, bool is_failed);
+
+/* index: of the worker; 0 for the others. Kill waits until the process is gone. */
+void sys_kill(sys *s, sys_role role, int index, int signal_number);
+void sys_spawn(sys *s, sys_role role, int index);
+pid_t sys_pid(const sys *s, sys_role role, int index);
+
+/* Direct children of a process (a worker's slots); returns how many. */
+int sys_children(pid_t pid, pid_t out[SYS_SLOTS_MAX]);
+
+/* Runs "program args..." from the build folder with MAASQ_BROKER set; returns its exit status; its
+ * standard output (cut at size) goes to out and standard error to err when they are not NULL. */
+int sys_run(const sys *s, const char *const argv[], char *out, size_t out_size, char *err,
+            size_t err_size);
+
+#endif
