@@ -114,7 +114,7 @@ $(B)/gen/web/%.inc: client/gateway/web/%
 	@od -An -v -tx1 $< | sed 's/ \([0-9a-f][0-9a-f]\)/0x\1,/g' > $@
 
 # tests/<part>/test_*.c: one program each, linked with that part.
-TEST_SRC := $(wildcard tests/shared/test_*.c tests/broker/test_*.c tests/worker/test_*.c tests/client/test_*.c tests/gateway/test_*.c)
+TEST_SRC := $(wildcard tests/shared/test_*.c tests/broker/test_*.c tests/worker/test_*.c tests/client/test_*.c tests/gateway/test_*.c tests/e2e/test_*.c)
 TEST_BIN := $(patsubst %.c,$(B)/%,$(TEST_SRC))
 TEST_LIBS := $(shell pkg-config --libs cmocka 2>/dev/null)
 $(B)/tests/shared/test_%: $(B)/tests/shared/test_%.o $(B)/shared.a
@@ -132,6 +132,11 @@ $(B)/tests/client/test_%: $(B)/tests/client/test_%.o $(B)/cli.a $(B)/client.a $(
 $(B)/tests/gateway/test_%: $(B)/tests/gateway/test_%.o $(B)/gateway.a $(B)/client.a $(B)/shared.a
 	$(call say,LINK)
 	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(TEST_LIBS) $(LIBS_gateway)
+
+# End-to-end tests run the real programs, found next to the tests' build folder.
+$(B)/tests/e2e/test_%: $(B)/tests/e2e/test_%.o $(B)/tests/support/system.o $(B)/client.a $(B)/shared.a | $(PROGRAMS)
+	$(call say,LINK)
+	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(TEST_LIBS) $(LIBS_client)
 
 .PHONY: tests clean
 tests: $(TEST_BIN)
