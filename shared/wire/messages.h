@@ -14,24 +14,24 @@ enum {
     MQ_WIRE_NODES_MAX = 65536,
 };
 
-/* Structs: mq_msg_<name> for messages and items alike. Spans point into the decoded frame (or at what
- * the sender keeps until encoding); lists live in the arena given to mq_wire_decode. */
-#define MQ_MSG(name, command, from, to) \
-    typedef struct mq_msg_##name mq_msg_##name; \
+/* Structs: mq_msg_<name> for messages and items alike. Spans point into the decoded frame (or at
+ * what the sender keeps until encoding); lists live in the arena given to mq_wire_decode. */
+#define MQ_MSG(name, command, from, to)                                                            \
+    typedef struct mq_msg_##name mq_msg_##name;                                                    \
     struct mq_msg_##name {
-#define MQ_ITEM(name) MQ_MSG(name, 0, "", "")
-#define MQ_U64(name, field, key) uint64_t field;
-#define MQ_I64(name, field, key) int64_t field;
-#define MQ_BOOL(name, field, key) bool field;
+#define MQ_ITEM(name)                  MQ_MSG(name, 0, "", "")
+#define MQ_U64(name, field, key)       uint64_t field;
+#define MQ_I64(name, field, key)       int64_t field;
+#define MQ_BOOL(name, field, key)      bool field;
 #define MQ_TEXT(name, field, key, max) mq_span field;
-#define MQ_TEXTS(name, field, key, count, max) \
-    mq_span *field; \
+#define MQ_TEXTS(name, field, key, count, max)                                                     \
+    mq_span *field;                                                                                \
     uint32_t field##_count;
-#define MQ_LIST(name, field, key, item, count) \
-    mq_msg_##item *field; \
+#define MQ_LIST(name, field, key, item, count)                                                     \
+    mq_msg_##item *field;                                                                          \
     uint32_t field##_count;
-#define MQ_END(name) \
-    } \
+#define MQ_END(name)                                                                               \
+    }                                                                                              \
     ;
 #include "shared/wire/messages.def"
 #undef MQ_MSG
@@ -71,21 +71,21 @@ typedef enum mq_command {
 /* First frame of a message: "MQ", version, command. */
 void mq_wire_head(mq_command command, uint8_t out[4]);
 
-/* Command of a first frame; MQ_E_FORMAT when it is not one of ours, MQ_E_VERSION for another version
- * (the text names both). */
+/* Command of a first frame; MQ_E_FORMAT when it is not one of ours, MQ_E_VERSION for another
+ * version (the text names both). */
 MQ_MUST_USE mq_code mq_wire_command(mq_span frame, mq_command *out, mq_error *err);
 
 /* Name of a command ("submit"), "unknown" otherwise. */
 const char *mq_command_name(mq_command command);
 
-/* Appends the header of message `command` from its struct. Zero, false and empty fields are left out.
- * A text or list beyond its limit is our own bug (asserted); a full buffer is MQ_E_LIMIT. */
+/* Appends the header of message `command` from its struct. Zero, false and empty fields are left
+ * out. A text or list beyond its limit is our own bug (asserted); a full buffer is MQ_E_LIMIT. */
 MQ_MUST_USE mq_code mq_wire_encode(mq_command command, const void *message, mq_buf *out,
                                    mq_error *err);
 
 /* Reads a header into the struct of `command` (zeroed first). Never trusts a length: depth, nodes,
- * text and list limits are checked, duplicate keys, trailing bytes, ext types and wrong types refused
- * with the key's name. Lists are taken from the arena. Spans borrow from `header`. */
+ * text and list limits are checked, duplicate keys, trailing bytes, ext types and wrong types
+ * refused with the key's name. Lists are taken from the arena. Spans borrow from `header`. */
 MQ_MUST_USE mq_code mq_wire_decode(mq_command command, mq_span header, void *message,
                                    mq_arena *arena, mq_error *err);
 

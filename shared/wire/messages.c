@@ -1,0 +1,363 @@
+/* Encoder and decoder of every message, driven by the table. They know MessagePack through reader.h
+ * and writer.h and no message by name. */
+#include "shared/wire/messages.h"
+
+#include "shared/base/assert.h"
+#include "shared/base/math.h"
+#include "shared/wire/reader.h"
+#include "shared/wire/table.h"
+#include "shared/wire/writer.h"
+
+/* New fields may be added by later versions; so many unknown ones are kept apart in one map. */
+enum { UNKNOWN_KEYS_MAX = 16 };
+
+_Static_assert((int)MQ_WIRE_DEPTH_MAX == (int)MQ_READER_DEPTH_MAX, "one depth limit");
+
+void mq_wire_head(mq_command command, uint8_t out[4])
+{
+    out[0] = 'M';
+    out[1] = 'Q';
+    out[2] = MQ_WIRE_VERSION;
+    out[3] = (uint8_t)command;
+}
+
+mq_code mq_wire_command(mq_span frame, mq_command *out, mq_error *err)
+{
+    if (frame.len != 4 || frame.data[0] != 'M' || frame.data[1] != 'Q') {
+        return mq_fail(err, MQ_E_FORMAT,
+                       "first frame: expects 4 bytes, \"MQ\" version command, got %zu bytes",
+                       frame.len);
+    }
+    if (frame.data[2] != MQ_WIRE_VERSION) {
+        return mq_fail(err, MQ_E_VERSION,
+                       "first frame: protocol version %u, this side speaks version %d",
+                       frame.data[2], MQ_WIRE_VERSION);
+    }
+    mq_command command = (mq_command)frame.data[3];
+    if (mq_wire_shape(command) == NULL) {
+        return mq_fail(err, MQ_E_FORMAT, "first frame: no message has the command number %u",
+                       frame.data[3]);
+    }
+    *out = command;
+    return MQ_OK;
+}
+
+const char *mq_command_name(mq_command command)
+{
+    const mq_shape *shape = mq_wire_shape(command);
+    return shape == NULL ? "unknown" : shape->name;
+}
+
+/* ---- encoding ---- */
+
+static const void *at(const void *message, uint32_t offset)
+{
+    return (const uint8_t *)message + offset;
+}
+
+static uint32_t count_of(const mq_field *f, const void *message)
+{
+    return *(const uint32_t *)at(message, f->count_offset);
+}
+
+/* Zero, false and empty fields do not travel. */
+static bool is_absent(const mq_field *f, const void *message)
+{
+    switch (f->type) {
+    case MQ_FIELD_U64:
+    case MQ_FIELD_I64:
+        return *(const uint64_t *)at(message, f->offset) == 0;
+    case MQ_FIELD_BOOL:
+        return !*(const bool *)at(message, f->offset);
+    case MQ_FIELD_TEXT:
+        return ((const mq_span *)at(message, f->offset))->len == 0;
+    case MQ_FIELD_TEXTS:
+    case MQ_FIELD_LIST:
+        return count_of(f, message) == 0;
+    }
+    return true;
+}
+
+static void encode_shape(mq_writer *w, const mq_shape *shape, const void *message);
+
+static void encode_list(mq_writer *w, const mq_field *f, const void *message)
+{
+    uint32_t count = count_of(f, message);
+    MQ_ASSERT(count <= f->count_max);
+    mq_write_array(w, count);
+    const uint8_t *items = *(const uint8_t *const *)at(message, f->offset);
+    for (uint32_t i = 0; i < count; i++) {
+        encode_shape(w, f->item, items + (size_t)i * f->item->size);
+    }
+}
+
+static void encode_texts(mq_writer *w, const mq_field *f, const void *message)
+{
+    uint32_t count = count_of(f, message);
+    MQ_ASSERT(count <= f->count_max);
+    mq_write_array(w, count);
+    const mq_span *texts = *(const mq_span *const *)at(message, f->offset);
+    for (uint32_t i = 0; i < count; i++) {
+        MQ_ASSERT(texts[i].len <= f->text_max);
+        mq_write_text(w, texts[i]);
+    }
+}
+
+static void encode_field(mq_writer *w, const mq_field *f, const void *message)
+{
+    switch (f->type) {
+    case MQ_FIELD_U64:
+        mq_write_u64(w, *(const uint64_t *)at(message, f->offset));
+        return;
+    case MQ_FIELD_I64:
+        mq_write_i64(w, *(const int64_t *)at(message, f->offset));
+        return;
+    case MQ_FIELD_BOOL:
+        mq_write_bool(w, true);
+        return;
+    case MQ_FIELD_TEXT: {
+        const mq_span *text = at(message, f->offset);
+        MQ_ASSERT(text->len <= f->text_max);
+        mq_write_text(w, *text);
+        return;
+    }
+    case MQ_FIELD_TEXTS:
+        encode_texts(w, f, message);
+        return;
+    case MQ_FIELD_LIST:
+        encode_list(w, f, message);
+        return;
+    }
+}
+
+static void encode_shape(mq_writer *w, const mq_shape *shape, const void *message)
+{
+    uint64_t present = 0;
+    for (uint32_t i = 0; i < shape->field_count; i++) {
+        present |= (uint64_t)!is_absent(&shape->fields[i], message) << i;
+    }
+    mq_write_map(w, (size_t)__builtin_popcountll(present));
+    for (; present != 0; present &= present - 1) {
+        const mq_field *f = &shape->fields[__builtin_ctzll(present)];
+        mq_write_text(w, mq_span_of(f->key, f->key_len));
+        encode_field(w, f, message);
+    }
+}
+
+mq_code mq_wire_encode(mq_command command, const void *message, mq_buf *out, mq_error *err)
+{
+    const mq_shape *shape = mq_wire_shape(command);
+    MQ_ASSERT(shape != NULL);
+    size_t start = out->len;
+    bool was_full = out->is_full;
+    mq_writer w;
+    mq_writer_init(&w, out);
+    encode_shape(&w, shape, message);
+    if (out->is_full || out->len - start > MQ_HEADER_BYTES_MAX) {
+        size_t limit = mq_min_size(out->limit - start, MQ_HEADER_BYTES_MAX);
+        out->len = start; /* all or nothing */
+        out->is_full = was_full;
+        return mq_fail(err, MQ_E_LIMIT, "%s: header is larger than %zu bytes; send fewer items",
+                       shape->name, limit);
+    }
+    return MQ_OK;
+}
+
+/* ---- decoding ---- */
+
+typedef struct decoder {
+    mq_reader reader;
+    mq_arena *arena;
+    mq_error *err;
+} decoder;
+
+static mq_code decode_shape(decoder *d, const mq_shape *shape, void *message);
+
+/* The reader's fault, if any, as an error that starts with the key. */
+static mq_code check(decoder *d, const char *key)
+{
+    if (!mq_reader_failed(&d->reader)) {
+        return MQ_OK;
+    }
+    return mq_fail(d->err, d->reader.code, "%s: %s at byte %zu", key, d->reader.fault,
+                   (size_t)(d->reader.at - d->reader.start));
+}
+
+static void *slot(void *message, uint32_t offset)
+{
+    return (uint8_t *)message + offset;
+}
+
+/* Opens a list and takes room for it: *items stays NULL when it is empty. */
+static mq_code open_list(decoder *d, const mq_field *f, size_t size, void *message, uint8_t **items)
+{
+    uint32_t count = mq_read_array(&d->reader);
+    if (count > f->count_max) {
+        return mq_fail(d->err, MQ_E_LIMIT, "%s: %u entries, at most %u are allowed", f->key, count,
+                       f->count_max);
+    }
+    *items = NULL;
+    if (count > 0) {
+        *items = mq_arena_alloc(d->arena, count, size);
+        if (*items == NULL) {
+            return mq_fail(d->err, MQ_E_LIMIT, "%s: no memory left for %u entries of this message",
+                           f->key, count);
+        }
+    }
+    *(void **)slot(message, f->offset) = *items;
+    *(uint32_t *)slot(message, f->count_offset) = count;
+    return check(d, f->key);
+}
+
+static mq_code decode_text(decoder *d, const mq_field *f, mq_span *out)
+{
+    *out = mq_read_text(&d->reader);
+    if (out->len > f->text_max) {
+        return mq_fail(d->err, MQ_E_LIMIT, "%s: %zu bytes, at most %u are allowed", f->key,
+                       out->len, f->text_max);
+    }
+    return check(d, f->key);
+}
+
+static mq_code decode_texts(decoder *d, const mq_field *f, void *message)
+{
+    uint8_t *items;
+    mq_code code = open_list(d, f, sizeof(mq_span), message, &items);
+    uint32_t count = code == MQ_OK ? count_of(f, message) : 0;
+    mq_span *texts = *(mq_span **)slot(message, f->offset);
+    for (uint32_t i = 0; i < count && code == MQ_OK; i++) {
+        code = decode_text(d, f, &texts[i]);
+    }
+    return code;
+}
+
+static mq_code decode_list(decoder *d, const mq_field *f, void *message)
+{
+    uint8_t *items;
+    mq_code code = open_list(d, f, f->item->size, message, &items);
+    uint32_t count = code == MQ_OK ? count_of(f, message) : 0;
+    for (uint32_t i = 0; i < count; i++) {
+        code = decode_shape(d, f->item, items + (size_t)i * f->item->size);
+        if (code != MQ_OK) {
+            return d->err == NULL ? code : mq_wrap(d->err, "%s[%u]", f->key, i);
+        }
+    }
+    return code;
+}
+
+static mq_code decode_field(decoder *d, const mq_field *f, void *message)
+{
+    void *out = slot(message, f->offset);
+    switch (f->type) {
+    case MQ_FIELD_U64:
+        *(uint64_t *)out = mq_read_u64(&d->reader);
+        return check(d, f->key);
+    case MQ_FIELD_I64:
+        *(int64_t *)out = mq_read_i64(&d->reader);
+        return check(d, f->key);
+    case MQ_FIELD_BOOL:
+        *(bool *)out = mq_read_bool(&d->reader);
+        return check(d, f->key);
+    case MQ_FIELD_TEXT:
+        return decode_text(d, f, out);
+    case MQ_FIELD_TEXTS:
+        return decode_texts(d, f, message);
+    case MQ_FIELD_LIST:
+        return decode_list(d, f, message);
+    }
+    return MQ_OK;
+}
+
+static bool is_key(const mq_field *f, mq_span key)
+{
+    return f->key_len == key.len && memcmp(f->key, key.data, key.len) == 0;
+}
+
+/* Index of a key, or field_count. Senders write in table order, so the search starts where the last
+ * one ended. */
+static uint32_t find_field(const mq_shape *shape, mq_span key, uint32_t next)
+{
+    for (uint32_t i = next; i < shape->field_count; i++) {
+        if (is_key(&shape->fields[i], key)) {
+            return i;
+        }
+    }
+    for (uint32_t i = 0; i < next; i++) {
+        if (is_key(&shape->fields[i], key)) {
+            return i;
+        }
+    }
+    return shape->field_count;
+}
+
+typedef struct unknown_keys {
+    mq_span keys[UNKNOWN_KEYS_MAX];
+    uint32_t count;
+} unknown_keys;
+
+/* Steps over a key of a later version; even those may come only once. */
+static mq_code skip_unknown(decoder *d, unknown_keys *unknown, mq_span key)
+{
+    for (uint32_t i = 0; i < unknown->count; i++) {
+        if (mq_span_eq(unknown->keys[i], key)) {
+            return mq_fail(d->err, MQ_E_FORMAT, "%.*s: this key stands twice in one map",
+                           (int)mq_min_size(key.len, 64), (const char *)key.data);
+        }
+    }
+    if (unknown->count == UNKNOWN_KEYS_MAX) {
+        return mq_fail(d->err, MQ_E_LIMIT, "more than %d unknown keys in one map",
+                       UNKNOWN_KEYS_MAX);
+    }
+    unknown->keys[unknown->count++] = key;
+    mq_read_skip(&d->reader);
+    return check(d, "unknown key");
+}
+
+static mq_code decode_shape(decoder *d, const mq_shape *shape, void *message)
+{
+    unknown_keys unknown;
+    unknown.count = 0;
+    uint64_t seen = 0;
+    uint32_t next = 0;
+    uint32_t count = mq_read_map(&d->reader);
+    mq_code code = check(d, shape->name);
+    for (uint32_t i = 0; i < count && code == MQ_OK; i++) {
+        mq_span key = mq_read_text(&d->reader);
+        code = check(d, "key");
+        if (code != MQ_OK) {
+            return code;
+        }
+        uint32_t index = find_field(shape, key, next);
+        if (index == shape->field_count) {
+            code = skip_unknown(d, &unknown, key);
+            continue;
+        }
+        if ((seen >> index & 1) != 0) {
+            return mq_fail(d->err, MQ_E_FORMAT, "%s: this key stands twice in one map",
+                           shape->fields[index].key);
+        }
+        seen |= UINT64_C(1) << index;
+        next = index + 1;
+        code = decode_field(d, &shape->fields[index], message);
+    }
+    return code;
+}
+
+mq_code mq_wire_decode(mq_command command, mq_span header, void *message, mq_arena *arena,
+                       mq_error *err)
+{
+    const mq_shape *shape = mq_wire_shape(command);
+    MQ_ASSERT(shape != NULL);
+    memset(message, 0, shape->size);
+    if (header.len > MQ_HEADER_BYTES_MAX) {
+        return mq_fail(err, MQ_E_LIMIT, "%s: header of %zu bytes, at most %d are allowed",
+                       shape->name, header.len, MQ_HEADER_BYTES_MAX);
+    }
+    decoder d = {.arena = arena, .err = err};
+    mq_reader_init(&d.reader, header, MQ_WIRE_NODES_MAX);
+    mq_code code = decode_shape(&d, shape, message);
+    if (code == MQ_OK) {
+        return mq_reader_done(&d.reader, shape->name, err);
+    }
+    return err == NULL ? code : mq_wrap(err, "%s", shape->name);
+}

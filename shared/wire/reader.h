@@ -1,0 +1,81 @@
+/* Checked cursor over MessagePack (https://github.com/msgpack/msgpack/blob/master/spec.md) from
+ * outside. One pass, no allocation, no recursion. The first fault sticks: from then on every read
+ * gives zero, false or empty, so that a whole record is read first and checked once:
+ *
+ *     mq_reader r;
+ *     mq_reader_init(&r, bytes, 256);
+ *     uint32_t n = mq_read_array(&r);
+ *     uint64_t id = mq_read_u64(&r); ...
+ *     return mq_reader_done(&r, "record", err);
+ *
+ * Checked: every length against the bytes that are left (a list of n needs at least n, a map 2n),
+ * depth, number of values, types, no ext, nothing after the value. Spans borrow from the input. */
+#ifndef MQ_WIRE_READER_H
+#define MQ_WIRE_READER_H
+
+#include "shared/base/error.h"
+#include "shared/base/span.h"
+
+enum { MQ_READER_DEPTH_MAX = 8 };
+
+typedef enum mq_reader_type {
+    MQ_READ_NONE, /* at the end, or after a fault */
+    MQ_READ_NIL,
+    MQ_READ_BOOL,
+    MQ_READ_INT,
+    MQ_READ_FLOAT,
+    MQ_READ_TEXT,
+    MQ_READ_BYTES,
+    MQ_READ_ARRAY,
+    MQ_READ_MAP,
+    MQ_READ_EXT, /* never accepted */
+} mq_reader_type;
+
+typedef struct mq_reader {
+    const uint8_t *start;
+    const uint8_t *at;
+    const uint8_t *end;
+    const char *fault; /* what was wrong first; NULL = nothing yet */
+    mq_code code;      /* MQ_E_FORMAT or MQ_E_LIMIT with a fault */
+    uint32_t nodes_left;
+    uint32_t depth;                     /* open lists and maps */
+    uint32_t left[MQ_READER_DEPTH_MAX]; /* values still expected in each */
+} mq_reader;
+
+/* nodes_max: most values (containers and keys count too) that may be read. Borrows bytes. */
+void mq_reader_init(mq_reader *r, mq_span bytes, uint32_t nodes_max);
+
+/* Type of the next value; reads nothing. */
+mq_reader_type mq_reader_peek(const mq_reader *r);
+
+/* Each takes one value of exactly that type (an integer may come in any width that holds it). */
+uint64_t mq_read_u64(mq_reader *r);
+int64_t mq_read_i64(mq_reader *r);
+double mq_read_f64(mq_reader *r);
+bool mq_read_bool(mq_reader *r);
+void mq_read_nil(mq_reader *r);
+mq_span mq_read_text(mq_reader *r);
+mq_span mq_read_bytes(mq_reader *r);
+
+/* Opens a list (number of values) or a map (number of pairs); it closes by itself after the last
+ * value. */
+uint32_t mq_read_array(mq_reader *r);
+uint32_t mq_read_map(mq_reader *r);
+
+/* Passes over one value with everything in it. */
+void mq_read_skip(mq_reader *r);
+
+/* Records a fault of the caller's own (a field beyond its limit); the first one stays. text must
+ * live as long as the reader (a literal). */
+void mq_reader_fault(mq_reader *r, mq_code code, const char *text);
+
+static inline bool mq_reader_failed(const mq_reader *r)
+{
+    return r->fault != NULL;
+}
+
+/* MQ_OK when there was no fault, all containers are complete and no byte is left; else the fault's
+ * code with "<what>: <fault> at byte <n>". */
+MQ_MUST_USE mq_code mq_reader_done(mq_reader *r, const char *what, mq_error *err);
+
+#endif

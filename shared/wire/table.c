@@ -1,0 +1,69 @@
+/* The rows of messages.def as constant tables. Nothing but data and its lookup. */
+#include "shared/wire/table.h"
+
+#define ROW(name, text, kind, field, count_at, counts, bytes, shape)                               \
+    {.key = (text),                                                                                \
+     .key_len = sizeof(text) - 1,                                                                  \
+     .type = (kind),                                                                               \
+     .offset = offsetof(mq_msg_##name, field),                                                     \
+     .count_offset = (count_at),                                                                   \
+     .count_max = (counts),                                                                        \
+     .text_max = (bytes),                                                                          \
+     .item = (shape)},
+
+/* Items stand above the messages that hold them, so one pass builds everything. */
+#define MQ_MSG(name, command, from_, to_)                                                          \
+    static const char from_of_##name[] = from_;                                                    \
+    static const char to_of_##name[] = to_;                                                        \
+    static const mq_field fields_##name[] = {
+#define MQ_ITEM(name)                  MQ_MSG(name, 0, "", "")
+#define MQ_U64(name, field, key)       ROW(name, key, MQ_FIELD_U64, field, 0, 0, 0, NULL)
+#define MQ_I64(name, field, key)       ROW(name, key, MQ_FIELD_I64, field, 0, 0, 0, NULL)
+#define MQ_BOOL(name, field, key)      ROW(name, key, MQ_FIELD_BOOL, field, 0, 0, 0, NULL)
+#define MQ_TEXT(name, field, key, max) ROW(name, key, MQ_FIELD_TEXT, field, 0, 0, max, NULL)
+#define MQ_TEXTS(name, field, key, count, max)                                                     \
+    ROW(name, key, MQ_FIELD_TEXTS, field, offsetof(mq_msg_##name, field##_count), count, max, NULL)
+#define MQ_LIST(name, field, key, item, count)                                                     \
+    ROW(name, key, MQ_FIELD_LIST, field, offsetof(mq_msg_##name, field##_count), count, 0,         \
+        &shape_##item)
+#define MQ_END(name_)                                                                              \
+    }                                                                                              \
+    ;                                                                                              \
+    _Static_assert(sizeof fields_##name_ / sizeof fields_##name_[0] <= MQ_FIELDS_MAX,              \
+                   "a message has at most 64 fields");                                             \
+    static const mq_shape shape_##name_ = {                                                        \
+        .name = #name_,                                                                            \
+        .from = from_of_##name_,                                                                   \
+        .to = to_of_##name_,                                                                       \
+        .fields = fields_##name_,                                                                  \
+        .field_count = sizeof fields_##name_ / sizeof fields_##name_[0],                           \
+        .size = sizeof(mq_msg_##name_),                                                            \
+    };
+#include "shared/wire/messages.def"
+#undef MQ_MSG
+#undef MQ_ITEM
+#undef MQ_U64
+#undef MQ_I64
+#undef MQ_BOOL
+#undef MQ_TEXT
+#undef MQ_TEXTS
+#undef MQ_LIST
+#undef MQ_END
+
+static const mq_shape *const shapes[MQ_COMMAND_MAX + 1] = {
+#define MQ_MSG(name, command, from, to) [command] = &shape_##name,
+#define MQ_ITEM(name)
+#define MQ_U64(name, field, key)
+#define MQ_I64(name, field, key)
+#define MQ_BOOL(name, field, key)
+#define MQ_TEXT(name, field, key, max)
+#define MQ_TEXTS(name, field, key, count, max)
+#define MQ_LIST(name, field, key, item, count)
+#define MQ_END(name)
+#include "shared/wire/messages.def"
+};
+
+const mq_shape *mq_wire_shape(mq_command command)
+{
+    return (unsigned)command <= MQ_COMMAND_MAX ? shapes[command] : NULL;
+}
