@@ -1,0 +1,37 @@
+/* Inside worker/onnx only: growing the arrays of a model, and names that are checked and copied. */
+#ifndef MQ_WORKER_ONNX_BUILD_H
+#define MQ_WORKER_ONNX_BUILD_H
+
+#include "worker/onnx/model.h"
+#include "worker/onnx/pb.h"
+
+/* Room for one more element of an array in the arena (zeroed); *count is raised. NULL at the
+ * arena's limit. Old arrays stay in the arena: at most as much again. */
+void *mq_grow(mq_arena *arena, void *array_ptr, uint32_t *count, uint32_t *room, size_t size);
+
+/* Empty model inside its own arena, no opsets. NULL: no memory. */
+mq_model *mq_model_blank(size_t memory_bytes_max);
+
+/* mq_model_load, with the bytes copied into the model's arena first when is_copied. */
+mq_code mq_model_read(mq_model **out, mq_span bytes, bool is_copied, size_t memory_bytes_max,
+                      mq_error *err);
+
+/* Is it UTF-8 (RFC 3629) without NUL? */
+bool mq_is_name(mq_span s);
+
+/* Reads a TensorProto; pb is at its start. Leaves the error in pb. */
+void mq_read_tensor(mq_pb *pb, mq_arena *arena, mq_init *out);
+
+/* Name or text field: checked, copied. NULL after an error, which is in pb. */
+const char *mq_read_name(mq_pb *pb, mq_arena *arena, const mq_pb_field *field, const char *what);
+
+/* "no memory" as a reader's error. */
+bool mq_read_full(mq_pb *pb, size_t offset);
+
+/* Removes element `index` of an array of `count`. */
+void mq_array_remove(void *array, uint32_t *count, size_t size, uint32_t index);
+
+/* Writes a TensorProto's fields. */
+void mq_write_tensor(mq_buf *buf, const mq_init *init);
+
+#endif
