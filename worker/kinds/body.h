@@ -10,7 +10,7 @@
 #include "shared/base/error.h"
 #include "shared/base/span.h"
 
-enum { MQ_NAME_BYTES_MAX = 128 };
+enum { MQ_NAME_BYTES_MAX = 64 };
 
 typedef struct mq_body {
     json_t *root; /* owned; an object */

@@ -13,7 +13,6 @@
 PENDING(train)
 PENDING(infer)
 PENDING(dataset_import)
-PENDING(model_new)
 PENDING(model_import)
 PENDING(evaluate)
 PENDING(optimize)

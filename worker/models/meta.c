@@ -152,23 +152,17 @@ mq_code mq_model_meta_write(const mq_model_meta *meta, const mq_model *model, co
                : MQ_OK;
 }
 
-mq_code mq_model_publish(mq_host *host, const char *name, const mq_model *model,
-                         const mq_model_meta *meta, mq_error *err)
+mq_code mq_model_publish_blob(mq_host *host, const char *name, const mq_model *model,
+                              const char *blob, size_t bytes, const mq_model_meta *given,
+                              mq_error *err)
 {
-    char hash[MQ_SHA256_HEX];
-    mq_buf file, text, result;
-    mq_buf_init(&file, MQ_MODEL_BYTES_MAX);
+    mq_buf text, result;
+    mq_model_meta meta = *given;
     mq_buf_init(&text, META_BYTES_MAX);
     mq_buf_init(&result, META_BYTES_MAX + 1024);
-    mq_code code = mq_model_save(model, &file, err);
+    mq_code code = mq_model_meta_write(&meta, model, blob, bytes, host->job_id, &text, err);
     if (code == MQ_OK) {
-        code = host->ops->blob_put(host, mq_buf_span(&file), hash, err);
-    }
-    if (code == MQ_OK) {
-        code = mq_model_meta_write(meta, model, hash, file.len, host->job_id, &text, err);
-    }
-    if (code == MQ_OK) {
-        const char *blobs[1] = {hash};
+        const char *blobs[1] = {blob};
         mq_publish publish = {"model", name, mq_buf_span(&text), blobs, 1};
         code = host->ops->publish(host, &publish, err);
     }
@@ -181,9 +175,25 @@ mq_code mq_model_publish(mq_host *host, const char *name, const mq_model *model,
         MQ_ASSERT(!result.is_full);
         code = host->ops->result(host, mq_buf_span(&result), err);
     }
-    mq_buf_release(&file);
     mq_buf_release(&text);
     mq_buf_release(&result);
+    return code;
+}
+
+mq_code mq_model_publish(mq_host *host, const char *name, const mq_model *model,
+                         const mq_model_meta *meta, mq_error *err)
+{
+    char hash[MQ_SHA256_HEX];
+    mq_buf file;
+    mq_buf_init(&file, MQ_MODEL_BYTES_MAX);
+    mq_code code = mq_model_save(model, &file, err);
+    if (code == MQ_OK) {
+        code = host->ops->blob_put(host, mq_buf_span(&file), hash, err);
+    }
+    if (code == MQ_OK) {
+        code = mq_model_publish_blob(host, name, model, hash, file.len, meta, err);
+    }
+    mq_buf_release(&file);
     return code;
 }
 

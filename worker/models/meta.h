@@ -45,8 +45,13 @@ MQ_MUST_USE mq_code mq_model_meta_write(const mq_model_meta *meta, const mq_mode
                                         const char *blob, size_t bytes, const char *job_id,
                                         mq_buf *out, mq_error *err);
 
-/* Saves the model, stores the blob, publishes it as the next version of name and sets the job's
- * result to {"name":name,"meta":{...}}. */
+/* Publishes a model whose file is stored already as the next version of name, and sets the job's
+ * result to {"name":name,"meta":{...}}. Where meta->latency_us is NAN it is measured here. */
+MQ_MUST_USE mq_code mq_model_publish_blob(mq_host *host, const char *name, const mq_model *model,
+                                          const char *blob, size_t bytes, const mq_model_meta *meta,
+                                          mq_error *err);
+
+/* The same after saving the model and storing its bytes. */
 MQ_MUST_USE mq_code mq_model_publish(mq_host *host, const char *name, const mq_model *model,
                                      const mq_model_meta *meta, mq_error *err);
 
