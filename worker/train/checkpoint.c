@@ -1,0 +1,63 @@
+/* States as safetensors blobs; see state.h. Knows neither when they are saved nor where. */
+#include <stdio.h>
+
+#include "shared/tensor/safetensors.h"
+#include "worker/train/state.h"
+
+mq_code mq_state_save(const mq_state *state, const mq_manifest *m, mq_buf *out, mq_error *err)
+{
+    char metadata[128];
+    (void)snprintf(metadata, sizeof metadata, "{\"format\":\"maasq-train-1\",\"manifest\":\"%s\"}",
+                   m->hash);
+    int64_t count = (int64_t)state->count;
+    mq_st_entry entries[3] = {
+        {mq_str("weights"), {MQ_DT_F32, {1, {count}}, state->weights, state->count * 4}},
+        {mq_str("momentum"), {MQ_DT_F32, {1, {count}}, state->momentum, state->count * 4}},
+        {mq_str("record"), {MQ_DT_U8, {1, {sizeof(mq_record)}}, NULL, sizeof(mq_record)}},
+    };
+    mq_record record = state->record;
+    entries[2].tensor.data = &record;
+    return mq_safetensors_write(entries, 3, mq_str(metadata), out, err);
+}
+
+static mq_code take(const mq_safetensors *st, const char *name, mq_dtype dtype, void *out,
+                    size_t bytes, mq_error *err)
+{
+    const mq_tensor *t = mq_safetensors_find(st, mq_str(name));
+    if (t == NULL || t->dtype != dtype || t->bytes != bytes) {
+        return mq_fail(err, MQ_E_FORMAT,
+                       "checkpoint: tensor \"%s\" is missing or is not %zu bytes of %s", name,
+                       bytes, mq_dtype_name(dtype));
+    }
+    memcpy(out, t->data, bytes);
+    return MQ_OK;
+}
+
+mq_code mq_state_load(mq_state *state, const mq_manifest *m, mq_span bytes, mq_error *err)
+{
+    mq_safetensors st;
+    mq_record record;
+    size_t vector = state->count * sizeof(float);
+    mq_code code = mq_safetensors_read(&st, bytes, err);
+    char wanted[96];
+    (void)snprintf(wanted, sizeof wanted, "\"%s\"", m->hash);
+    if (code == MQ_OK && (st.metadata.len == 0 || memmem(st.metadata.data, st.metadata.len, wanted,
+                                                         strlen(wanted)) == NULL)) {
+        code = mq_fail(err, MQ_E_CONFLICT,
+                       "checkpoint: belongs to another manifest than %.16s...; the dataset, the "
+                       "first model or a hyper-parameter changed since it was written",
+                       m->hash);
+    }
+    code = code != MQ_OK ? code : take(&st, "record", MQ_DT_U8, &record, sizeof record, err);
+    code = code != MQ_OK ? code : take(&st, "weights", MQ_DT_F32, state->weights, vector, err);
+    code = code != MQ_OK ? code : take(&st, "momentum", MQ_DT_F32, state->momentum, vector, err);
+    if (code == MQ_OK && record.curve_count > MQ_CURVE_MAX) {
+        code = mq_fail(err, MQ_E_FORMAT, "checkpoint: %u points of the curve; the limit is %d",
+                       record.curve_count, MQ_CURVE_MAX);
+    }
+    if (code == MQ_OK) {
+        state->record = record;
+    }
+    mq_safetensors_release(&st);
+    return code;
+}

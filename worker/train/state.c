@@ -1,0 +1,202 @@
+/* The state of a run and how one step changes it; see state.h. Knows no members and no transport.
+ */
+#include "worker/train/state.h"
+
+#include <math.h>
+#include <stdio.h>
+
+#include "shared/base/assert.h"
+#include "shared/base/math.h"
+#include "worker/train/vec.h"
+
+_Static_assert(sizeof(mq_record) == 8 + 32 + 3 * 24 + 8 + MQ_CURVE_MAX * 24,
+               "a record travels as bytes and has no padding");
+
+#define STEPS_MAX (UINT64_C(1) << 31)
+
+mq_code mq_plan_make(mq_plan *plan, const mq_manifest *m, uint64_t rows, mq_error *err)
+{
+    *plan = (mq_plan){.rows = rows, .steps_per_epoch = rows / m->batch};
+    mq_code code = mq_manifest_steps(m, rows, &plan->steps, err);
+    if (code != MQ_OK) {
+        return code;
+    }
+    if (plan->steps >= STEPS_MAX) {
+        return mq_fail(err, MQ_E_LIMIT,
+                       "epochs: %llu steps in all; the limit is 2^31: take fewer or set max_steps",
+                       (unsigned long long)plan->steps);
+    }
+    plan->point_steps = (plan->steps + MQ_CURVE_MAX - 1) / MQ_CURVE_MAX;
+    return MQ_OK;
+}
+
+/* cos(x) for 0 <= x <= pi with plain multiplications: libm's differs between CPUs. */
+static double own_cos(double x)
+{
+    const double pi = 3.14159265358979323846;
+    double sign = 1;
+    if (x > pi / 2) {
+        x = pi - x;
+        sign = -1;
+    }
+    double sum = 0, term = 1;
+    for (int k = 1; k <= 12; k++) {
+        sum += term;
+        term *= -x * x / (double)((2 * k - 1) * (2 * k));
+    }
+    return sign * sum;
+}
+
+float mq_plan_rate(const mq_plan *plan, const mq_manifest *m, uint64_t step)
+{
+    if (m->schedule == MQ_SCHEDULE_CONSTANT) {
+        return (float)m->lr;
+    }
+    double x = 3.14159265358979323846 * (double)step / (double)plan->steps;
+    return (float)(m->lr * 0.5 * (1 + own_cos(x)));
+}
+
+mq_code mq_state_init(mq_state *state, mq_arena *arena, size_t count, mq_error *err)
+{
+    *state = (mq_state){.count = count};
+    state->weights = mq_arena_new(arena, float, mq_align_up(count, 16));
+    state->momentum = mq_arena_new(arena, float, mq_align_up(count, 16));
+    if (state->weights == NULL || state->momentum == NULL) {
+        return mq_fail(err, MQ_E_LIMIT,
+                       "memory: weights and momentum of %zu parameters do not fit in the job's "
+                       "limit of %zu bytes",
+                       count, arena->limit_bytes);
+    }
+    return MQ_OK;
+}
+
+static void digest_of_hex(const char *hex, uint8_t out[MQ_SHA256_BYTES])
+{
+    for (size_t i = 0; i < MQ_SHA256_BYTES; i++) {
+        unsigned byte = 0;
+        for (size_t j = 0; j < 2; j++) {
+            char c = hex[2 * i + j];
+            byte = byte * 16 + (unsigned)(c <= '9' ? c - '0' : c - 'a' + 10);
+        }
+        out[i] = (uint8_t)byte;
+    }
+}
+
+void mq_state_begin(mq_state *state, const mq_manifest *m)
+{
+    MQ_ASSERT(mq_sha256_is_hex(mq_str(m->hash)));
+    state->record = (mq_record){0};
+    memset(state->momentum, 0, state->count * sizeof(float));
+    digest_of_hex(m->hash, state->record.chain);
+}
+
+void mq_state_update(mq_state *state, const mq_manifest *m, const mq_plan *plan,
+                     const mq_tree_view *sum, const mq_piece *pieces, size_t piece_count,
+                     mq_tree_scratch *scratch)
+{
+    mq_sgd sgd = {mq_plan_rate(plan, m, state->record.step), (float)m->momentum,
+                  (float)m->weight_decay};
+    for (size_t p = 0; p < piece_count; p++) {
+        size_t end = pieces[p].first + pieces[p].count;
+        for (size_t at = pieces[p].first; at < end; at += MQ_TREE_BLOCK) {
+            size_t count = mq_min_size(MQ_TREE_BLOCK, end - at);
+            const float *g = mq_tree_block(sum->nodes, sum->count, at, count, scratch);
+            mq_vec_sgd(&sgd, g, state->weights + at, state->momentum + at, count);
+        }
+    }
+}
+
+static void add_sums(mq_sums *to, const mq_sums *from)
+{
+    to->loss += from->loss;
+    to->correct += from->correct;
+    to->rows += from->rows;
+}
+
+static void end_point(mq_record *r)
+{
+    if (r->point.rows == 0 || r->curve_count == MQ_CURVE_MAX) {
+        return;
+    }
+    double rows = (double)r->point.rows;
+    r->curve[r->curve_count++] =
+        (mq_curve_point){r->step, r->point.loss / rows, (double)r->point.correct / rows};
+    r->point = (mq_sums){0};
+}
+
+mq_code mq_state_count(mq_state *state, const mq_plan *plan, const mq_sums *step, mq_error *err)
+{
+    mq_record *r = &state->record;
+    if (!isfinite(step->loss)) {
+        return mq_fail(err, MQ_E_NUMERIC,
+                       "loss is not finite at step %llu of %llu (epoch %llu): training diverged; "
+                       "take a smaller lr or check the data",
+                       (unsigned long long)r->step + 1, (unsigned long long)plan->steps,
+                       (unsigned long long)(r->step / plan->steps_per_epoch) + 1);
+    }
+    add_sums(&r->epoch, step);
+    add_sums(&r->point, step);
+    r->step++;
+    bool is_end = r->step == plan->steps;
+    if (r->step % plan->point_steps == 0 || is_end) {
+        end_point(r);
+    }
+    if (r->step % plan->steps_per_epoch == 0 || (is_end && r->epoch_before.rows == 0)) {
+        r->epoch_before = r->epoch;
+        r->epoch = (mq_sums){0};
+    }
+    return MQ_OK;
+}
+
+bool mq_state_is_link(const mq_state *state, const mq_plan *plan)
+{
+    uint64_t step = state->record.step;
+    return step > 0 && (step % plan->steps_per_epoch == 0 || step == plan->steps);
+}
+
+static void next_link(const mq_state *state, uint8_t out[MQ_SHA256_BYTES])
+{
+    uint8_t weights[MQ_SHA256_BYTES], step[8];
+    mq_sha256_of(mq_span_of(state->weights, state->count * sizeof(float)), weights);
+    for (size_t i = 0; i < 8; i++) {
+        step[i] = (uint8_t)(state->record.step >> (8 * i));
+    }
+    mq_sha256 *hash = mq_sha256_new();
+    mq_sha256_add(hash, mq_span_of(state->record.chain, MQ_SHA256_BYTES));
+    mq_sha256_add(hash, mq_span_of(step, sizeof step));
+    mq_sha256_add(hash, mq_span_of(weights, sizeof weights));
+    mq_sha256_end(hash, out);
+}
+
+void mq_state_link(mq_state *state)
+{
+    uint8_t link[MQ_SHA256_BYTES];
+    next_link(state, link);
+    memcpy(state->record.chain, link, sizeof link);
+}
+
+void mq_state_chain_hex(const mq_state *state, const mq_plan *plan, char out[MQ_SHA256_HEX])
+{
+    uint8_t link[MQ_SHA256_BYTES];
+    if (mq_state_is_link(state, plan)) {
+        memcpy(link, state->record.chain, sizeof link);
+    } else {
+        next_link(state, link);
+    }
+    mq_sha256_hex(link, out);
+}
+
+void mq_state_weights_hex(const mq_state *state, char out[MQ_SHA256_HEX])
+{
+    mq_sha256_hex_of(mq_span_of(state->weights, state->count * sizeof(float)), out);
+}
+
+void mq_state_digest(const mq_state *state, uint8_t out[MQ_SHA256_BYTES])
+{
+    mq_sha256 *hash = mq_sha256_new();
+    mq_sha256_add(hash, mq_span_of(&state->record.step, sizeof state->record.step));
+    mq_sha256_add(hash, mq_span_of(state->record.chain, MQ_SHA256_BYTES));
+    mq_sha256_add(hash, mq_span_of(state->weights, state->count * sizeof(float)));
+    mq_sha256_add(hash, mq_span_of(state->momentum, state->count * sizeof(float)));
+    mq_sha256_end(hash, out);
+}

@@ -1,0 +1,108 @@
+/* Where a training run stands: everything that the next step depends on, and what has been seen so
+ * far. A state is a function of (manifest, step), whoever computed it, so any copy will do: a
+ * peer's, or a checkpoint's. Nothing else has to be saved: rows, dropout and learning rate follow
+ * from the step by counters.
+ *
+ *     mq_state
+ *      ├─ record     step, hash chain, sums for the curve   (plain bytes, travels as it is)
+ *      ├─ weights    floats of all parameters in graph order
+ *      └─ momentum   as many
+ *
+ * A checkpoint is a safetensors blob with the tensors "weights", "momentum" (F32) and "record"
+ * (U8), and the manifest hash in its metadata.
+ *
+ * Hash chain: link 0 is the manifest hash; at each end of an epoch, and after the last step,
+ * link' = SHA-256(link, step as 8 bytes LE, SHA-256(weights)). All members compute it. A checkpoint
+ * inside an epoch shows the link that would follow at its step, so that any two runs of a manifest
+ * can be compared wherever they were saved. */
+#ifndef MQ_WORKER_TRAIN_STATE_H
+#define MQ_WORKER_TRAIN_STATE_H
+
+#include "shared/base/arena.h"
+#include "shared/base/buf.h"
+#include "shared/base/error.h"
+#include "shared/base/sha256.h"
+#include "worker/train/manifest.h"
+#include "worker/train/tree.h"
+
+enum { MQ_CURVE_MAX = 40 };
+
+/* Mean over the steps since the point before. */
+typedef struct mq_curve_point {
+    uint64_t step;
+    double loss, accuracy;
+} mq_curve_point;
+
+typedef struct mq_sums {
+    double loss;      /* summed over rows */
+    uint64_t correct; /* rows whose largest logit is the label */
+    uint64_t rows;
+} mq_sums;
+
+typedef struct mq_record {
+    uint64_t step;                  /* updates done */
+    uint8_t chain[MQ_SHA256_BYTES]; /* last link */
+    mq_sums epoch;                  /* of the epoch under way */
+    mq_sums epoch_before;           /* of the last whole one (or of all, for less than one) */
+    mq_sums point;                  /* since the last point of the curve */
+    uint32_t curve_count;
+    uint32_t workers_seen; /* the most members at once; not a function of the manifest */
+    mq_curve_point curve[MQ_CURVE_MAX];
+} mq_record;
+
+typedef struct mq_state {
+    mq_record record;
+    float *weights, *momentum; /* arena; count floats each */
+    size_t count;
+} mq_state;
+
+/* What of the plan a step needs. */
+typedef struct mq_plan {
+    uint64_t rows;            /* of the dataset */
+    uint64_t steps;           /* of the whole run */
+    uint64_t steps_per_epoch; /* whole batches */
+    uint64_t point_steps;     /* steps per point of the curve */
+} mq_plan;
+
+MQ_MUST_USE mq_code mq_plan_make(mq_plan *plan, const mq_manifest *m, uint64_t rows, mq_error *err);
+
+/* Learning rate of a step. */
+float mq_plan_rate(const mq_plan *plan, const mq_manifest *m, uint64_t step);
+
+MQ_MUST_USE mq_code mq_state_init(mq_state *state, mq_arena *arena, size_t count, mq_error *err);
+
+/* Step 0 of a manifest: weights are already set by the caller, momentum 0. */
+void mq_state_begin(mq_state *state, const mq_manifest *m);
+
+/* One step: optimizer over the pieces with the sum of the view, in blocks. The record is not
+ * touched. */
+void mq_state_update(mq_state *state, const mq_manifest *m, const mq_plan *plan,
+                     const mq_tree_view *sum, const mq_piece *pieces, size_t piece_count,
+                     mq_tree_scratch *scratch);
+
+/* Moves the record past a step with these sums (over the whole batch). MQ_E_NUMERIC when the loss
+ * is not finite, naming the step. Does not touch the chain. */
+MQ_MUST_USE mq_code mq_state_count(mq_state *state, const mq_plan *plan, const mq_sums *step,
+                                   mq_error *err);
+
+/* True when record.step (after mq_state_count) is one where the chain gets a link. */
+bool mq_state_is_link(const mq_state *state, const mq_plan *plan);
+void mq_state_link(mq_state *state);
+
+/* The link that the present weights would make: what a checkpoint shows. At a link step, the link.
+ */
+void mq_state_chain_hex(const mq_state *state, const mq_plan *plan, char out[MQ_SHA256_HEX]);
+
+void mq_state_weights_hex(const mq_state *state, char out[MQ_SHA256_HEX]);
+
+/* Digest of step, weights and momentum: equal states have equal ones. */
+void mq_state_digest(const mq_state *state, uint8_t out[MQ_SHA256_BYTES]);
+
+/* Appends a checkpoint / takes one over. mq_state_load: MQ_E_CONFLICT when it belongs to another
+ * manifest, MQ_E_FORMAT when it does not fit the model. */
+MQ_MUST_USE mq_code mq_state_save(const mq_state *state, const mq_manifest *m, mq_buf *out,
+                                  mq_error *err);
+MQ_MUST_USE mq_code mq_state_load(mq_state *state, const mq_manifest *m, mq_span bytes,
+                                  mq_error *err);
+
+#endif
