@@ -8,11 +8,14 @@ endif
 Q := $(if $(VERBOSE),,@)
 say = $(if $(VERBOSE),,@printf '  %-4s %s\n' $(1) $@)
 B := build/$(V)$(if $(filter clang%,$(notdir $(CC))),-clang)
-PREFIX ?= /usr/local
 VERSION := 0.1.0
 
-PKGS := libzmq msgpack hiredis jansson libcrypto zlib
-PKG_CFLAGS := $(shell pkg-config --cflags-only-I $(PKGS) openblas libmicrohttpd cmocka 2>/dev/null)
+# A machine without the packages parses this file too: `make demo` and `make test` install them first
+# and then run make again.
+pc = $(shell pkg-config $(1) 2>/dev/null)
+PKGS := libzmq msgpack hiredis jansson libcrypto zlib openblas libmicrohttpd
+PKG_CFLAGS := $(call pc,--cflags-only-I $(PKGS) cmocka)
+PKGS_MISSING := $(shell pkg-config --exists $(PKGS) 2>/dev/null || echo yes)
 
 WARN := -Wall -Wextra -Wpedantic -Werror -Wshadow -Wconversion -Wsign-conversion -Wformat=2 -Wundef \
   -Wvla -Wcast-qual -Wpointer-arith -Wwrite-strings -Wstrict-prototypes -Wmissing-prototypes \
@@ -30,11 +33,11 @@ CFLAGS_ALL := -std=c11 -D_GNU_SOURCE -I. -I$(B)/gen -DMQ_VERSION='"$(VERSION)"' 
   $(OPT_$(V)) $(HARDEN) $(NUMERIC) $(WARN) $(PKG_CFLAGS) $(CFLAGS)
 LDFLAGS_ALL := $(OPT_$(V)) -Wl,-z,relro,-z,now $(LDFLAGS)
 
-LIBS_shared := $(shell pkg-config --libs hiredis msgpack libcrypto) -lm -pthread
-LIBS_broker := $(shell pkg-config --libs libzmq) $(LIBS_shared)
-LIBS_worker := $(shell pkg-config --libs libzmq openblas jansson zlib) $(LIBS_shared)
-LIBS_client := $(shell pkg-config --libs libzmq jansson) $(LIBS_shared)
-LIBS_gateway := $(shell pkg-config --libs libmicrohttpd) $(LIBS_client)
+LIBS_shared := $(call pc,--libs hiredis msgpack libcrypto) -lm -pthread
+LIBS_broker := $(call pc,--libs libzmq) $(LIBS_shared)
+LIBS_worker := $(call pc,--libs libzmq openblas jansson zlib) $(LIBS_shared)
+LIBS_client := $(call pc,--libs libzmq jansson) $(LIBS_shared)
+LIBS_gateway := $(call pc,--libs libmicrohttpd) $(LIBS_client)
 
 # A module is a folder; its objects are found, never listed. main.c files are the programs.
 sources = $(filter-out %/main.c,$(shell find $(1) -name '*.c' 2>/dev/null | sort))
@@ -94,6 +97,7 @@ $(B)/worker/%.o: EXTRA = $(if $(filter release,$(V)),-O3)
 
 FLAGS_STAMP := $(B)/flags
 $(FLAGS_STAMP): FORCE
+	$(if $(PKGS_MISSING),@echo 'packages are missing: run deploy/bootstrap.sh (make demo and make test do)' >&2; exit 1)
 	@mkdir -p $(@D)
 	@echo '$(CC) $(CFLAGS_ALL)' | cmp -s - $@ || echo '$(CC) $(CFLAGS_ALL)' > $@
 .PHONY: FORCE
@@ -116,7 +120,7 @@ $(B)/gen/web/%.inc: client/gateway/web/%
 # tests/<part>/test_*.c: one program each, linked with that part.
 TEST_SRC := $(wildcard tests/shared/test_*.c tests/broker/test_*.c tests/worker/test_*.c tests/client/test_*.c tests/gateway/test_*.c tests/e2e/test_*.c)
 TEST_BIN := $(patsubst %.c,$(B)/%,$(TEST_SRC))
-TEST_LIBS := $(shell pkg-config --libs cmocka 2>/dev/null)
+TEST_LIBS := $(call pc,--libs cmocka)
 $(B)/tests/shared/test_%: $(B)/tests/shared/test_%.o $(B)/shared.a
 	$(call say,LINK)
 	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(TEST_LIBS) $(LIBS_shared)
@@ -138,8 +142,91 @@ $(B)/tests/e2e/test_%: $(B)/tests/e2e/test_%.o $(B)/tests/support/system.o $(B)/
 	$(call say,LINK)
 	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(TEST_LIBS) $(LIBS_client)
 
-.PHONY: tests clean
+
+# What a newcomer runs. The second make sees the packages that the first one installed.
+JOBS ?= $(shell nproc)
+AGAIN = $(MAKE) $(if $(findstring -j,$(MAKEFLAGS)),,-j$(JOBS))
+.PHONY: deps demo test check tests asan tsan
+deps: ## install the Debian packages that are missing (deploy/bootstrap.sh)
+	@sh deploy/bootstrap.sh
+demo: deps ## the main job end to end on real data: train, kill, compare, compress, serve
+	$(Q)+$(AGAIN) all
+	@B=$(B) sh deploy/demo.sh
+test: deps ## install what is missing, build, run all tests in parallel
+	$(Q)+$(AGAIN) check
+check: all tests ## build and run the tests; ONLY="shared/ e2e/kill" picks some by name
+	@JOBS=$(JOBS) CC='$(CC)' tests/run.sh $(B) $(ONLY)
 tests: $(TEST_BIN)
+asan: export ASAN_OPTIONS = detect_leaks=1
+asan: ## the tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	$(Q)+$(AGAIN) V=asan check
+tsan: export TSAN_OPTIONS = suppressions=$(CURDIR)/tests/tsan.supp
+tsan: ## the tests of the threaded parts under ThreadSanitizer
+	$(Q)+$(AGAIN) V=tsan check ONLY="client/ gateway/ shared/test_blob broker/test_blob worker/test_supervisor"
+
+# Rules are programs (tests/check/ runs as part of the tests); these need the packages of --dev.
+SOURCES_C := $(shell find shared broker worker client tests -name '*.c' 2>/dev/null | sort)
+SOURCES_H := $(shell find shared broker worker client tests -name '*.h' 2>/dev/null | sort)
+ANALYZED := $(filter shared/% broker/% client/src/%,$(SOURCES_C))
+.PHONY: lint lint-format lint-rules lint-cppcheck lint-analyzer lint-tidy lint-scripts format
+lint: lint-format lint-rules lint-scripts lint-cppcheck lint-analyzer lint-tidy ## all static checks
+lint-format:
+	$(call say,FMT)
+	$(Q)clang-format --dry-run -Werror $(SOURCES_C) $(SOURCES_H)
+lint-rules: all
+	$(Q)CC='$(CC)' tests/run.sh $(B) check/
+lint-scripts:
+	$(Q)! command -v shellcheck >/dev/null || shellcheck -S warning deploy/*.sh tests/*.sh tests/check/*.sh .ci/run
+lint-cppcheck: $(GEN)
+	$(Q)cppcheck -q --std=c11 -I. -I$(B)/gen -D_GNU_SOURCE --enable=warning,portability --inline-suppr \
+	  --suppress=missingIncludeSystem --error-exitcode=1 $(SOURCES_C)
+lint-analyzer: $(GEN)
+	$(Q)printf '%s\n' $(ANALYZED) | xargs -P $(JOBS) -I{} gcc $(CFLAGS_ALL) -fanalyzer -c -o /dev/null {}
+lint-tidy: $(GEN)
+	$(Q)! command -v clang-tidy >/dev/null || printf '%s\n' $(SOURCES_C) | \
+	  xargs -P $(JOBS) -I{} clang-tidy --quiet {} -- -std=c11 -D_GNU_SOURCE -I. -I$(B)/gen -DMQ_VERSION='""' $(PKG_CFLAGS)
+format: ## lay out all C files with clang-format
+	clang-format -i $(SOURCES_C) $(SOURCES_H)
+
+.PHONY: bench
+bench: all ## ratios against named ceilings, one JSON object a line
+	@B=$(B) sh tests/bench/run.sh
+
+# Installation. DESTDIR stages, PREFIX is where it will live.
+PREFIX ?= /usr/local
+UNITDIR ?= $(PREFIX)/lib/systemd/system
+install_to = install -d '$(DESTDIR)$(2)' && install -m $(1) $(3) '$(DESTDIR)$(2)/'
+MAN1 := $(wildcard deploy/man/*.1)
+MAN3 := $(wildcard deploy/man/*.3)
+MAN8 := $(wildcard deploy/man/*.8)
+.PHONY: install uninstall clean
+install: all ## install below PREFIX (default /usr/local), staged below DESTDIR
+	$(call install_to,755,$(PREFIX)/bin,$(PROGRAMS))
+	$(call install_to,644,$(PREFIX)/lib,$(B)/libmaasq.a)
+	install -m 755 $(B)/libmaasq.so '$(DESTDIR)$(PREFIX)/lib/libmaasq.so.$(VERSION)'
+	ln -sf libmaasq.so.$(VERSION) '$(DESTDIR)$(PREFIX)/lib/libmaasq.so.0'
+	ln -sf libmaasq.so.0 '$(DESTDIR)$(PREFIX)/lib/libmaasq.so'
+	$(call install_to,644,$(PREFIX)/include,$(wildcard client/include/*.h))
+	install -d '$(DESTDIR)$(PREFIX)/lib/pkgconfig'
+	sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|' deploy/libmaasq.pc.in \
+	  >'$(DESTDIR)$(PREFIX)/lib/pkgconfig/libmaasq.pc'
+	$(call install_to,644,$(PREFIX)/share/man/man1,$(MAN1))
+	$(call install_to,644,$(PREFIX)/share/man/man3,$(MAN3))
+	$(call install_to,644,$(PREFIX)/share/man/man8,$(MAN8))
+	install -D -m 644 deploy/completion/maasq.bash '$(DESTDIR)$(PREFIX)/share/bash-completion/completions/maasq'
+	install -d '$(DESTDIR)$(UNITDIR)'
+	for unit in deploy/systemd/*.service deploy/systemd/*.target; do \
+	  sed 's|/usr/local|$(PREFIX)|g' "$$unit" >'$(DESTDIR)$(UNITDIR)'/"$${unit##*/}" || exit 1; done
+	$(call install_to,644,$(PREFIX)/share/maasq/redis,$(wildcard deploy/redis/*))
+uninstall: ## remove what install put below PREFIX
+	rm -f $(addprefix '$(DESTDIR)$(PREFIX)'/bin/,$(notdir $(PROGRAMS))) '$(DESTDIR)$(PREFIX)'/lib/libmaasq.* \
+	  '$(DESTDIR)$(PREFIX)'/lib/pkgconfig/libmaasq.pc '$(DESTDIR)$(PREFIX)'/include/maasq.h \
+	  '$(DESTDIR)$(PREFIX)'/include/maasq_worker.h '$(DESTDIR)$(PREFIX)'/share/bash-completion/completions/maasq \
+	  $(addprefix '$(DESTDIR)$(PREFIX)'/share/man/man1/,$(notdir $(MAN1))) \
+	  $(addprefix '$(DESTDIR)$(PREFIX)'/share/man/man3/,$(notdir $(MAN3))) \
+	  $(addprefix '$(DESTDIR)$(PREFIX)'/share/man/man8/,$(notdir $(MAN8))) \
+	  $(addprefix '$(DESTDIR)$(UNITDIR)'/,$(notdir $(wildcard deploy/systemd/*.service deploy/systemd/*.target)))
+	rm -rf '$(DESTDIR)$(PREFIX)'/share/maasq
 clean: ## remove build products
 	rm -rf build
 
