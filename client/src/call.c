@@ -1,0 +1,103 @@
+/* Questions and commands: one message, one answer, sent again until it comes. */
+#include <stdlib.h>
+
+#include "client/src/client.h"
+#include "shared/base/clock.h"
+
+enum { ARGS_MAX = 8, ARG_BYTES_MAX = 192, VERB_BYTES_MAX = 32, FILTER_BYTES_MAX = 256 };
+
+static bool call_is_done(const void *arg)
+{
+    return ((const mq_call *)arg)->is_done;
+}
+
+static int run(maasq_client *client, mq_call *call, const char *what, int64_t timeout_ms,
+               maasq_error *err)
+{
+    int64_t deadline_ms = mq_client_deadline(timeout_ms, err);
+    if (deadline_ms < 0) {
+        return MAASQ_E_ARG;
+    }
+    pthread_mutex_lock(&client->lock);
+    uint32_t slot = client->is_closing
+                        ? MQ_CCORE_NONE
+                        : mq_ccore_call(&client->core, mq_clock_mono_ms(), INT64_MAX);
+    if (slot == MQ_CCORE_NONE) {
+        pthread_mutex_unlock(&client->lock);
+        return mq_client_fail(err, MQ_E_BUSY, "%s: more than %d calls are under way", what,
+                              MQ_CLIENT_CALLS_MAX);
+    }
+    client->slots[slot].call = call;
+    mq_client_wake(client);
+    mq_code code = mq_client_wait(client, call_is_done, call, deadline_ms);
+    if (!call->is_done) {
+        client->slots[slot].call = NULL;
+        mq_ccore_drop(&client->core, slot);
+    }
+    bool was_welcome = client->was_welcome;
+    pthread_mutex_unlock(&client->lock);
+    if (code == MQ_E_ARG) {
+        return mq_client_fail(err, code, "%s: must not be called in a callback", what);
+    }
+    if (code != MQ_OK) {
+        return mq_client_fail(err, code, "%s: no answer within %lld ms (%s)", what,
+                              (long long)timeout_ms,
+                              was_welcome ? "the broker was reachable before"
+                                          : "no broker has answered at all");
+    }
+    if (call->code != MAASQ_OK) {
+        return mq_client_fail(err, (mq_code)-call->code, "%s", call->text);
+    }
+    return MAASQ_OK;
+}
+
+static bool fits(const char *text, size_t max)
+{
+    return text == NULL || strlen(text) <= max;
+}
+
+int maasq_query(maasq_client *client, const char *what, const char *name, const char *filter,
+                uint32_t limit, int64_t timeout_ms, char **json, maasq_error *err)
+{
+    if (what == NULL || !fits(what, VERB_BYTES_MAX) || !fits(name, ARG_BYTES_MAX) ||
+        !fits(filter, FILTER_BYTES_MAX) || json == NULL) {
+        return mq_client_fail(err, MQ_E_ARG,
+                              "query: what has at most %d bytes, name %d, filter %d; json is not "
+                              "NULL",
+                              VERB_BYTES_MAX, ARG_BYTES_MAX, FILTER_BYTES_MAX);
+    }
+    mq_call call = {.command = MQ_CMD_query,
+                    .query = {.what = mq_str(what),
+                              .name = mq_str(name),
+                              .filter = mq_str(filter),
+                              .limit = limit}};
+    *json = NULL;
+    int code = run(client, &call, what, timeout_ms, err);
+    if (code == MAASQ_OK) {
+        *json = call.json;
+    } else {
+        free(call.json);
+    }
+    return code;
+}
+
+int maasq_command(maasq_client *client, const char *verb, const char *const *args, size_t count,
+                  int64_t timeout_ms, maasq_error *err)
+{
+    mq_span spans[ARGS_MAX];
+    bool is_good = verb != NULL && fits(verb, VERB_BYTES_MAX) && count <= ARGS_MAX;
+    for (size_t i = 0; is_good && i < count; i++) {
+        is_good = args[i] != NULL && fits(args[i], ARG_BYTES_MAX);
+        spans[i] = mq_str(args[i]);
+    }
+    if (!is_good) {
+        return mq_client_fail(err, MQ_E_ARG,
+                              "command: the verb has at most %d bytes, and there are at most %d "
+                              "arguments of at most %d bytes",
+                              VERB_BYTES_MAX, ARGS_MAX, ARG_BYTES_MAX);
+    }
+    mq_call call = {
+        .command = MQ_CMD_command,
+        .request = {.verb = mq_str(verb), .args = spans, .args_count = (uint32_t)count}};
+    return run(client, &call, verb, timeout_ms, err);
+}

@@ -1,0 +1,225 @@
+/* What the files of the client library share: the client, its jobs and its calls.
+ *
+ *     maasq_client --- lock, changed (condition)          any thread
+ *       |-- core      sessions as pure data (core.h)      under the lock
+ *       |-- slots[]   core slot -> maasq_job or mq_call   under the lock
+ *       |-- io        sockets                             only the thread that dispatches
+ *       `-- ended, events: callbacks to run               filled under the lock, run without it
+ *
+ * Reference counts (under the lock): a job is held by its caller and, until its callback has run, by
+ * the session; a client is held by its owner and by each of its jobs. */
+#ifndef MQ_CLIENT_CLIENT_H
+#define MQ_CLIENT_CLIENT_H
+
+#include <pthread.h>
+
+#include "client/include/maasq.h"
+#include "client/src/core.h"
+#include "shared/base/arena.h"
+#include "shared/base/buf.h"
+#include "shared/blob/blob.h"
+#include "shared/wire/messages.h"
+
+enum {
+    MQ_CLIENT_BROKERS_MAX = 16,
+    MQ_CLIENT_URL_MAX = 256,
+    MQ_CLIENT_CALLS_MAX = 1024,        /* queries and commands under way, beside jobs_max */
+    MQ_CLIENT_BODY_BYTES_MAX = 1 << 20, /* of a kind that is not in the table */
+    MQ_CLIENT_EVENTS_MAX = 4096,       /* waiting for their callbacks; more are dropped */
+};
+#define MQ_CLIENT_WAIT_MS_MAX INT64_C(604800000)
+
+/* A message out of the core's sight: its request fields, in one block with their texts. */
+struct maasq_job {
+    maasq_client *client; /* counted */
+    uint32_t refs;
+    uint32_t slot; /* MQ_CCORE_NONE when the session does not hold it */
+    char id[MQ_CCORE_ID_SIZE];
+    mq_msg_submit_job request; /* texts point into block */
+    mq_span body;              /* into block */
+    void *block;               /* owned, freed at the end of the job */
+    size_t block_bytes;
+    maasq_done_fn *done;
+    void *done_arg;
+    maasq_event_fn *event;
+    void *event_arg;
+    maasq_job *next; /* in client->ended */
+
+    bool is_done;
+    const char *state; /* static */
+    char *progress;    /* owned, NULL when none */
+    int code;          /* MAASQ_E_* of the end */
+    char *error;       /* owned, NULL when none */
+    char why[64];
+    void *result; /* owned */
+    size_t result_bytes;
+    uint32_t attempts;
+    uint32_t sends;
+    uint64_t queue_us;
+    uint64_t run_us;
+};
+
+/* A question or command under way; on the stack of the thread that waits for it. */
+typedef struct mq_call {
+    mq_command command;
+    mq_msg_query query;
+    mq_msg_command request;
+    bool is_done;
+    int code;
+    char text[MAASQ_ERROR_TEXT_MAX];
+    char *json; /* owned; the answer of a query */
+} mq_call;
+
+typedef struct mq_slot {
+    maasq_job *job; /* counted, or NULL */
+    mq_call *call;
+} mq_slot;
+
+/* Sockets and timers of one client; see io.c. */
+typedef struct mq_io {
+    void *context;
+    void *dealer;
+    void *monitor;
+    int epoll_fd;
+    int event_fd;
+    int timer_fd;
+    int64_t timer_ms; /* what timer_fd is set to, monotonic */
+    bool is_blocked;  /* the send queue is full */
+    mq_buf header;
+    mq_buf payload;
+    mq_arena arena;
+} mq_io;
+
+/* An event for a callback. */
+typedef struct mq_told {
+    maasq_job *job; /* counted */
+    const char *state;
+    char *progress; /* owned, may be NULL */
+    char *log;      /* owned, may be NULL */
+    struct mq_told *next;
+} mq_told;
+
+struct maasq_client {
+    pthread_mutex_t lock;   /* everything below but io and what never changes */
+    pthread_cond_t changed; /* some job or call ended, a broker answered */
+    uint32_t refs;
+
+    /* Never changes after maasq_client_new. */
+    char brokers[MQ_CLIENT_BROKERS_MAX][MQ_CLIENT_URL_MAX];
+    uint32_t broker_count;
+    char name[65];
+    char tenant[65];
+    char blob_url[513]; /* from the options, or "" */
+    uint32_t jobs_max;
+    uint64_t bytes_max;
+    int64_t submit_ms;
+    bool is_own_loop;
+    pthread_t thread;
+
+    mq_ccore core;
+    mq_slot *slots; /* owned, one per core slot */
+    uint32_t job_count;
+    uint64_t job_bytes;
+    uint32_t broker_index;
+    char moved_to[MQ_CLIENT_URL_MAX]; /* the owner's endpoint when a broker said moved, or "" */
+    bool is_welcome;                  /* a broker has answered on this connection */
+    bool was_welcome;                 /* or once before */
+    char welcome_blobs[513];
+    int64_t clock_ahead_ms; /* the broker's wall clock minus ours */
+    mq_error refusal;       /* text of the latest error message */
+    bool is_woken;          /* event_fd has been written and not read */
+    bool is_closing;
+    bool is_dispatching;              /* own_loop: inside maasq_dispatch */
+    maasq_job *ended, *ended_tail;
+    mq_told *told, *told_tail;
+    uint32_t told_count;
+
+    mq_io io;
+
+    pthread_mutex_t blob_lock; /* blobs, blobs_url */
+    mq_blobs *blobs;
+    char blobs_url[513];
+};
+
+/* ---- client.c ---- */
+
+/* Lets the dispatching thread look again. Under the lock. */
+void mq_client_wake(maasq_client *client);
+
+/* Drops one reference; frees at the last. Under the lock, which is gone or released afterwards. */
+void mq_client_unref_unlock(maasq_client *client);
+
+/* Waits, under the lock, until is_met(arg), at most until deadline_ms (monotonic). MQ_OK,
+ * MQ_E_TIMEOUT, or MQ_E_ARG when called in a callback. With own_loop it dispatches meanwhile. */
+mq_code mq_client_wait(maasq_client *client, bool (*is_met)(const void *), const void *arg,
+                       int64_t deadline_ms);
+
+/* Turns mq_fail's result into the public form. */
+int mq_client_fail(maasq_error *err, mq_code code, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+int mq_client_error(maasq_error *err, const mq_error *from);
+
+/* timeout_ms in range: the deadline; else -1 and err. */
+int64_t mq_client_deadline(int64_t timeout_ms, maasq_error *err);
+
+/* ---- future.c ---- */
+
+/* How a job ended. Texts are borrowed and copied. */
+typedef struct mq_end {
+    const char *state; /* static */
+    mq_code code;
+    mq_span error;
+    mq_span why;
+    mq_span result;
+    uint32_t attempts;
+    uint32_t sends;
+    uint64_t queue_us;
+    uint64_t run_us;
+} mq_end;
+
+/* Completes the job of a slot that the core has just freed, and queues its callback. */
+void mq_job_end(maasq_client *client, uint32_t slot, const mq_end *end);
+
+/* Static text of a state's wire name, NULL when unknown; *is_terminal may be NULL. */
+const char *mq_job_state(mq_span name, bool *is_terminal);
+
+/* New state or progress (empty = unchanged) of an open job. */
+void mq_job_tell(maasq_client *client, uint32_t slot, const char *state, mq_span progress,
+                 mq_span log);
+
+/* The job was accepted: when nobody waits for it any more, the session lets it go. */
+void mq_job_accepted(maasq_client *client, uint32_t slot);
+
+/* Drops one reference, under the lock. */
+void mq_job_unref(maasq_job *job);
+
+/* Runs the callbacks that are due. Takes the lock only for moments. Returns jobs that ended. */
+int mq_job_callbacks(maasq_client *client);
+
+/* ---- io.c ---- */
+
+MQ_MUST_USE mq_code mq_io_init(maasq_client *client, mq_error *err);
+void mq_io_release(mq_io *io);
+
+/* Whether a message can go out now; remembers it for the timer. */
+bool mq_io_is_writable(mq_io *io);
+
+/* One turn: receives, lets the core act, sends, sets the timer. Under the lock. True: more waits. */
+bool mq_io_turn(maasq_client *client);
+
+/* Sends one message. header_of: struct of the command. False when it could not go out. */
+bool mq_io_send(mq_io *io, mq_command command, const void *message, mq_span payload);
+
+/* ---- send.c, receive.c ---- */
+
+/* Does what the core wants done. True when it stopped at its bound of actions. */
+bool mq_client_act(maasq_client *client, int64_t now_ms);
+
+/* One message from the broker. Bad ones are dropped. */
+void mq_client_receive(maasq_client *client, int64_t now_ms, mq_span head, mq_span header,
+                       mq_span payload);
+
+/* Drops the connection and connects to moved_to, else to the next broker of the list. */
+void mq_io_reconnect(maasq_client *client);
+
+#endif
