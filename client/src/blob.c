@@ -43,8 +43,8 @@ static int open_blobs(maasq_client *client, maasq_error *err)
     return MAASQ_OK;
 }
 
-int maasq_blob_put(maasq_client *client, const void *data, size_t bytes,
-                   char hash[MAASQ_HASH_SIZE], maasq_error *err)
+int maasq_blob_put(maasq_client *client, const void *data, size_t bytes, char hash[MAASQ_HASH_SIZE],
+                   maasq_error *err)
 {
     pthread_mutex_lock(&client->blob_lock);
     mq_error why = {0};

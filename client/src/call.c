@@ -40,10 +40,9 @@ static int run(maasq_client *client, mq_call *call, const char *what, int64_t ti
         return mq_client_fail(err, code, "%s: must not be called in a callback", what);
     }
     if (code != MQ_OK) {
-        return mq_client_fail(err, code, "%s: no answer within %lld ms (%s)", what,
-                              (long long)timeout_ms,
-                              was_welcome ? "the broker was reachable before"
-                                          : "no broker has answered at all");
+        return mq_client_fail(
+            err, code, "%s: no answer within %lld ms (%s)", what, (long long)timeout_ms,
+            was_welcome ? "the broker was reachable before" : "no broker has answered at all");
     }
     if (call->code != MAASQ_OK) {
         return mq_client_fail(err, (mq_code)-call->code, "%s", call->text);
@@ -66,11 +65,10 @@ int maasq_query(maasq_client *client, const char *what, const char *name, const 
                               "NULL",
                               VERB_BYTES_MAX, ARG_BYTES_MAX, FILTER_BYTES_MAX);
     }
-    mq_call call = {.command = MQ_CMD_query,
-                    .query = {.what = mq_str(what),
-                              .name = mq_str(name),
-                              .filter = mq_str(filter),
-                              .limit = limit}};
+    mq_call call = {
+        .command = MQ_CMD_query,
+        .query = {
+            .what = mq_str(what), .name = mq_str(name), .filter = mq_str(filter), .limit = limit}};
     *json = NULL;
     int code = run(client, &call, what, timeout_ms, err);
     if (code == MAASQ_OK) {

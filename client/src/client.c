@@ -133,8 +133,8 @@ static mq_code read_texts(maasq_client *client, const maasq_options *o, mq_error
                            texts[i].size - 1);
         }
     }
-    return read_brokers(client, or_else(o->brokers, or_else(getenv("MAASQ_BROKER"), DEFAULT_BROKERS)),
-                        err);
+    return read_brokers(client,
+                        or_else(o->brokers, or_else(getenv("MAASQ_BROKER"), DEFAULT_BROKERS)), err);
 }
 
 static mq_code read_options(maasq_client *client, const maasq_options *given, uint32_t *window,
@@ -412,8 +412,8 @@ int maasq_connect(maasq_client *client, int64_t timeout_ms, maasq_error *err)
         mq_ccore_drop(&client->core, slot);
     }
     bool is_version = !client->is_welcome && client->refusal.code == MQ_E_VERSION;
-    char text[400];
-    (void)snprintf(text, sizeof text, "%s", client->refusal.text);
+    char text[MAASQ_ERROR_TEXT_MAX];
+    memcpy(text, client->refusal.text, sizeof text);
     pthread_mutex_unlock(&client->lock);
     if (code == MQ_E_ARG) {
         return mq_client_fail(err, code, "maasq_connect: must not be called in a callback");

@@ -6,8 +6,8 @@
  *       |-- io        sockets                             only the thread that dispatches
  *       `-- ended, events: callbacks to run               filled under the lock, run without it
  *
- * Reference counts (under the lock): a job is held by its caller and, until its callback has run, by
- * the session; a client is held by its owner and by each of its jobs. */
+ * Reference counts (under the lock): a job is held by its caller and, until its callback has run,
+ * by the session; a client is held by its owner and by each of its jobs. */
 #ifndef MQ_CLIENT_CLIENT_H
 #define MQ_CLIENT_CLIENT_H
 
@@ -23,9 +23,9 @@
 enum {
     MQ_CLIENT_BROKERS_MAX = 16,
     MQ_CLIENT_URL_MAX = 256,
-    MQ_CLIENT_CALLS_MAX = 1024,        /* queries and commands under way, beside jobs_max */
+    MQ_CLIENT_CALLS_MAX = 1024,         /* queries and commands under way, beside jobs_max */
     MQ_CLIENT_BODY_BYTES_MAX = 1 << 20, /* of a kind that is not in the table */
-    MQ_CLIENT_EVENTS_MAX = 4096,       /* waiting for their callbacks; more are dropped */
+    MQ_CLIENT_EVENTS_MAX = 4096,        /* waiting for their callbacks; more are dropped */
 };
 #define MQ_CLIENT_WAIT_MS_MAX INT64_C(604800000)
 
@@ -85,6 +85,7 @@ typedef struct mq_io {
     int timer_fd;
     int64_t timer_ms; /* what timer_fd is set to, monotonic */
     bool is_blocked;  /* the send queue is full */
+    uint64_t links;   /* sockets opened so far */
     mq_buf header;
     mq_buf payload;
     mq_arena arena;
@@ -129,7 +130,7 @@ struct maasq_client {
     mq_error refusal;       /* text of the latest error message */
     bool is_woken;          /* event_fd has been written and not read */
     bool is_closing;
-    bool is_dispatching;              /* own_loop: inside maasq_dispatch */
+    bool is_dispatching; /* own_loop: inside maasq_dispatch */
     maasq_job *ended, *ended_tail;
     mq_told *told, *told_tail;
     uint32_t told_count;
@@ -204,7 +205,8 @@ void mq_io_release(mq_io *io);
 /* Whether a message can go out now; remembers it for the timer. */
 bool mq_io_is_writable(mq_io *io);
 
-/* One turn: receives, lets the core act, sends, sets the timer. Under the lock. True: more waits. */
+/* One turn: receives, lets the core act, sends, sets the timer. Under the lock. True: more waits.
+ */
 bool mq_io_turn(maasq_client *client);
 
 /* Sends one message. header_of: struct of the command. False when it could not go out. */

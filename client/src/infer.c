@@ -50,7 +50,8 @@ maasq_job *maasq_infer(maasq_client *client, const char *model, const maasq_tens
 {
     mq_error why = {0};
     if (model == NULL || model[0] == '\0') {
-        (void)mq_client_fail(err, MQ_E_ARG, "model: empty; name one, as \"m\", \"m@3\", \"m@prod\"");
+        (void)mq_client_fail(err, MQ_E_ARG,
+                             "model: empty; name one, as \"m\", \"m@3\", \"m@prod\"");
         return NULL;
     }
     if (timeout_ms < 1 || timeout_ms > TIMEOUT_MS_MAX) {

@@ -1,11 +1,12 @@
-/* Sockets of the client: one DEALER, its monitor, a descriptor to wake it and a timer, all behind one
- * epoll descriptor, which the I/O thread or the caller's own loop waits on. Must not know jobs.
+/* Sockets of the client: one DEALER, its monitor, a descriptor to wake it and a timer, all behind
+ * one epoll descriptor, which the I/O thread or the caller's own loop waits on. Must not know jobs.
  *
  *     epoll -+- DEALER      messages from the broker (ZMQ_FD: look at ZMQ_EVENTS, never at the fd)
  *            +- monitor     handshake done, connection lost
  *            +- event_fd    another thread queued something
  *            `- timer_fd    the core's deadline */
 #include <errno.h>
+#include <stdio.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/timerfd.h>
@@ -16,8 +17,6 @@
 #include "shared/base/assert.h"
 #include "shared/base/clock.h"
 #include "shared/base/math.h"
-
-#define MONITOR_URL "inproc://maasq-monitor"
 
 enum {
     RECEIVE_MAX = 1000, /* messages of one turn */
@@ -65,12 +64,14 @@ static mq_code open_dealer(mq_io *io, const char *url, mq_error *err)
                   set(s, ZMQ_HANDSHAKE_IVL, 5000) && set(s, ZMQ_HEARTBEAT_IVL, 2000) &&
                   set(s, ZMQ_HEARTBEAT_TIMEOUT, 6000) && set(s, ZMQ_TCP_KEEPALIVE, 1);
     int events = ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_DISCONNECTED;
-    if (!is_set || zmq_socket_monitor(s, MONITOR_URL, events) != 0) {
+    char name[48]; /* the former monitor's name may be taken a little longer */
+    (void)snprintf(name, sizeof name, "inproc://monitor-%llu", (unsigned long long)io->links++);
+    if (!is_set || zmq_socket_monitor(s, name, events) != 0) {
         return mq_fail(err, MQ_E_IO, "ZeroMQ option: %s", zmq_strerror(zmq_errno()));
     }
     io->monitor = zmq_socket(io->context, ZMQ_PAIR);
     if (io->monitor == NULL || !set(io->monitor, ZMQ_LINGER, 0) ||
-        zmq_connect(io->monitor, MONITOR_URL) != 0) {
+        zmq_connect(io->monitor, name) != 0) {
         return mq_fail(err, MQ_E_IO, "ZeroMQ monitor: %s", zmq_strerror(zmq_errno()));
     }
     if (zmq_connect(s, url) != 0) {
@@ -215,7 +216,8 @@ static bool read_message(maasq_client *client, int64_t now_ms)
         count++;
     }
     if (count == 3) {
-        mq_client_receive(client, now_ms, mq_span_of(zmq_msg_data(&frames[0]), zmq_msg_size(&frames[0])),
+        mq_client_receive(client, now_ms,
+                          mq_span_of(zmq_msg_data(&frames[0]), zmq_msg_size(&frames[0])),
                           mq_span_of(zmq_msg_data(&frames[1]), zmq_msg_size(&frames[1])),
                           mq_span_of(zmq_msg_data(&frames[2]), zmq_msg_size(&frames[2])));
     }

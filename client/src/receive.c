@@ -30,8 +30,8 @@ static void on_welcome(maasq_client *client, int64_t now_ms, mq_msg_welcome *m, 
 static void on_moved(maasq_client *client, mq_span text)
 {
     char url[MQ_CLIENT_URL_MAX];
-    bool is_url = text.len > 6 && (memcmp(text.data, "tcp://", 6) == 0 ||
-                                   memcmp(text.data, "ipc://", 6) == 0);
+    bool is_url = text.len > 6 &&
+                  (memcmp(text.data, "tcp://", 6) == 0 || memcmp(text.data, "ipc://", 6) == 0);
     if (is_url && mq_span_copy(text, url, sizeof url)) {
         memcpy(client->moved_to, url, sizeof url);
         mq_io_reconnect(client);
@@ -162,8 +162,8 @@ static void on_state(maasq_client *client, int64_t now_ms, mq_msg_state *m, mq_s
     uint32_t open = mq_ccore_find(&client->core, m->id);
     uint32_t sends = open == MQ_CCORE_NONE ? 0 : client->core.entries[open].sends;
     mq_code lost = MQ_OK;
-    uint32_t slot = mq_ccore_state(&client->core, now_ms, m->rid, verdict_of(m->verdict),
-                                   is_terminal, &lost);
+    uint32_t slot =
+        mq_ccore_state(&client->core, now_ms, m->rid, verdict_of(m->verdict), is_terminal, &lost);
     if (slot == MQ_CCORE_NONE) {
         if (open != MQ_CCORE_NONE && state != NULL && !is_terminal) {
             mq_job_tell(client, open, state, m->progress, (mq_span){0});

@@ -1,11 +1,12 @@
-/* Messages to the broker: turns the core's actions into frames, and packs what is ready at the moment
- * into as few messages as their limits allow. Must not know sockets. */
+/* Messages to the broker: turns the core's actions into frames, and packs what is ready at the
+ * moment into as few messages as their limits allow. Must not know sockets. */
 #include "client/src/client.h"
 #include "shared/base/assert.h"
 
 enum {
     BATCH_JOBS_MAX = 512,
-    BATCH_BYTES_MAX = 1 << 20,    /* payload of a message of several jobs; a single one may be larger */
+    BATCH_BYTES_MAX =
+        1 << 20, /* payload of a message of several jobs; a single one may be larger */
     BATCH_HEADER_MAX = 256 << 10, /* texts of a message of several jobs */
     ACTIONS_MAX = 4096,           /* of one turn */
 };
@@ -23,9 +24,8 @@ static void flush(maasq_client *client, batch *b)
     if (b->count == 0) {
         return;
     }
-    mq_msg_submit message = {.rid = mq_ccore_new_batch(&client->core),
-                             .jobs = b->jobs,
-                             .jobs_count = b->count};
+    mq_msg_submit message = {
+        .rid = mq_ccore_new_batch(&client->core), .jobs = b->jobs, .jobs_count = b->count};
     for (uint32_t i = 0; i < b->count; i++) {
         mq_ccore_batched(&client->core, b->slots[i], message.rid);
     }
@@ -114,8 +114,9 @@ static void end(maasq_client *client, const mq_ccore_action *action)
     if (action->code == MQ_E_TIMEOUT) {
         text = mq_str("no answer from any broker in time");
     }
-    mq_job_end(client, action->slot,
-               &(mq_end){.state = "lost", .code = action->code, .error = text, .sends = action->sends});
+    mq_job_end(
+        client, action->slot,
+        &(mq_end){.state = "lost", .code = action->code, .error = text, .sends = action->sends});
 }
 
 bool mq_client_act(maasq_client *client, int64_t now_ms)

@@ -1,4 +1,5 @@
-/* Submitting: checks a spec field by field, copies it into one block and hands it to the session. */
+/* Submitting: checks a spec field by field, copies it into one block and hands it to the session.
+ */
 #include <stdlib.h>
 
 #include "client/src/client.h"
