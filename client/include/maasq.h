@@ -11,7 +11,7 @@
  *     maasq_job_release(&job);
  *     maasq_client_free(&client);
  *
- * Link: cc prog.c $(pkg-config --cflags --libs maasq)
+ * Link: cc prog.c $(pkg-config --cflags --libs libmaasq)
  *
  * WHAT IS PROMISED
  *   - A job has an id (a ULID, made here unless given). Submitting the same id again, after a crash
