@@ -8,6 +8,7 @@
 #include "shared/base/assert.h"
 
 static char core[128];
+static _Thread_local mq_gemm_log *gemm_log;
 
 void mq_blas_init(void)
 {
@@ -50,8 +51,25 @@ static void scale_only(const mq_gemm *g)
     }
 }
 
+void mq_blas_log(mq_gemm_log *log)
+{
+    gemm_log = log;
+}
+
+static void note(const mq_gemm *g)
+{
+    if (gemm_log == NULL) {
+        return;
+    }
+    if (gemm_log->count < gemm_log->room) {
+        gemm_log->list[gemm_log->count] = *g;
+    }
+    gemm_log->count++;
+}
+
 void mq_blas_gemm(const mq_gemm *g)
 {
+    note(g);
     if (g->m == 0 || g->n == 0) {
         return;
     }
@@ -84,8 +102,10 @@ static void matrix_times_column(const mq_gemm *g)
 void mq_blas_gemm_fast(const mq_gemm *g)
 {
     if (g->m == 1 && g->n > 0 && g->k > 0) {
+        note(g);
         row_times_matrix(g);
     } else if (g->n == 1 && g->m > 0 && g->k > 0) {
+        note(g);
         matrix_times_column(g);
     } else {
         mq_blas_gemm(g);

@@ -25,11 +25,19 @@ typedef struct mq_gemm {
     int64_t lda, ldb, ldc;
 } mq_gemm;
 
-/* For training: always the matrix kernel, also for one row. */
+/* Always the matrix kernel. */
 void mq_blas_gemm(const mq_gemm *g);
 
-/* For inference: one row or column goes to gemv, several times faster (INFERENCE.md section 4). */
+/* One row or column goes to gemv, several times faster (INFERENCE.md section 4). */
 void mq_blas_gemm_fast(const mq_gemm *g);
+
+/* Keeps a list of the single precision products that this thread runs, so that a benchmark can run
+ * exactly those again; NULL stops it. What is past `room` is counted but not kept. */
+typedef struct mq_gemm_log {
+    mq_gemm *list; /* the caller's */
+    uint32_t count, room;
+} mq_gemm_log;
+void mq_blas_log(mq_gemm_log *log);
 
 /* Double precision, same meaning, for the f64 rows of the operator table. */
 typedef struct mq_dgemm {

@@ -38,11 +38,43 @@ enum { MQ_OP_ARGS_MAX = 8 };
 
 typedef struct mq_op mq_op;
 
+/* One attribute an operator knows: where its value goes in the attribute struct, and its default.
+ * FLOAT -> float, INT -> int64_t, STRING -> mq_span, TENSOR -> const mq_init *, GRAPH ->
+ * mq_graph *, INTS -> mq_ints, FLOATS -> mq_floats, STRINGS -> mq_strings. Lists and tensors are
+ * borrowed from the model; an absent one has count 0 and is_given false (tensors: NULL). */
+typedef struct mq_attr_spec {
+    const char *name; /* NULL ends a list of specs */
+    mq_attr_type type;
+    size_t offset;
+    bool is_required;
+    int64_t i;     /* default of an INT */
+    float f;       /* default of a FLOAT */
+    const char *s; /* default of a STRING */
+} mq_attr_spec;
+
+typedef struct mq_ints {
+    const int64_t *at;
+    size_t count;
+    bool is_given;
+} mq_ints;
+
+typedef struct mq_floats {
+    const float *at;
+    size_t count;
+    bool is_given;
+} mq_floats;
+
+typedef struct mq_strings {
+    const mq_span *at;
+    size_t count;
+    bool is_given;
+} mq_strings;
+
 /* What one run of a node is: tensors, parsed attributes, prepared state. Pointer arrays have
  * input_count / output_count entries; an omitted optional one is NULL. */
 typedef struct mq_op_call {
     const mq_op *op;
-    const void *attrs; /* what op->parse made; NULL when op->attrs_bytes is 0 */
+    const void *attrs; /* the attribute struct; NULL when op->attrs_bytes is 0 */
     const mq_tensor *const *inputs;
     mq_tensor *const *outputs;
     uint32_t input_count;
@@ -70,7 +102,7 @@ enum {
 enum {
     MQ_OP_VIEW = 1,        /* output 0 is input 0's bytes under another shape: never copied */
     MQ_OP_ELEMENTWISE = 2, /* output 0 may use the memory of an input of equal type and shape */
-    MQ_OP_NO_FOLD = 4,     /* never computed at load, even when all inputs are constant */
+    MQ_OP_INTERNAL = 4,    /* made by fusion, not accepted from a file */
 };
 
 /* Why parse may refuse is said to the caller, who puts node, operator, domain and opset in front.
@@ -85,14 +117,14 @@ struct mq_op {
     } in, out;
     mq_op_arg args[MQ_OP_ARGS_MAX]; /* by input; the last one given serves all further inputs */
     uint32_t flags;
-    uint32_t shape_inputs; /* bit i: shape() needs input i's values, not only its shape */
-    uint32_t params;       /* bit i: a float32 initializer at input i is a trainable weight */
-    uint32_t grad_keeps;   /* MQ_GRAD_* */
-    size_t attrs_bytes;
+    uint32_t shape_inputs;     /* bit i: shape() needs input i's values, not only its shape */
+    uint32_t params;           /* bit i: a float32 initializer at input i is a trainable weight */
+    uint32_t grad_keeps;       /* MQ_GRAD_* */
+    size_t attrs_bytes;        /* of the attribute struct */
+    const mq_attr_spec *specs; /* NULL: no attributes; others than these are refused */
 
-    /* Checks the node's attributes and writes them into out (attrs_bytes, zeroed). Lists and
-     * tensors may be borrowed from the node. NULL: the operator has no attributes. */
-    mq_code (*parse)(const mq_node *node, int64_t opset, void *out, mq_error *err);
+    /* Optional: checks the attribute struct, which specs has filled, and may add to it. */
+    mq_code (*parse)(const mq_node *node, int64_t opset, void *attrs, mq_error *err);
 
     /* Sets type and shape of every output from type and shape of the inputs (data may be NULL but
      * for shape_inputs), and refuses what does not fit. */
@@ -111,11 +143,16 @@ struct mq_op {
      */
     void (*grad)(const mq_op_grad *grad);
 
+    /* Optional: multiply-adds times 2 of one run, where they are what it costs. */
+    double (*flop)(const mq_op_call *call);
+
     /* The same result the plainest way, for tests; may be slow. NULL: vectors alone test it. */
     mq_code (*reference)(const mq_op_call *call, mq_error *err);
 
-    /* Optional: fills attributes and input shapes for a random test case (see tests/worker). */
-    const char *test_case;
+    /* What tests run it on: cases separated by ';', each "attr=value ... | input input ...".
+     * An input is type[dims] with random values, type{values}, or '-' (omitted); a capital letter
+     * is a random dimension, the same within a case. '+' after it: values above 0. */
+    const char *cases;
 };
 
 /* All rows, sorted by name, domain, since. */

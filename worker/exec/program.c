@@ -1,0 +1,351 @@
+/* Binding a model's graph: names to values, nodes to operators, constants folded. Must not know
+ * where tensors of a run live. */
+#include "worker/exec/program.h"
+
+#include "shared/base/assert.h"
+#include "shared/base/map.h"
+#include "shared/base/math.h"
+
+enum { FOLD_BYTES_MAX = 64 << 20 }; /* a folded tensor that large is better made at run time */
+
+static mq_code no_memory(const mq_program *p, mq_error *err)
+{
+    return mq_fail(err, MQ_E_LIMIT, "the model needs more memory than its limit of %zu bytes",
+                   p->arena.limit_bytes);
+}
+
+static size_t value_room(const mq_graph *g)
+{
+    size_t room = (size_t)g->input_count + g->initializer_count;
+    for (uint32_t n = 0; n < g->node_count; n++) {
+        room += g->nodes[n].output_count;
+    }
+    return room;
+}
+
+static uint32_t add_value(mq_program *p, mq_map *names, const char *name, mq_value_kind kind,
+                          uint32_t source)
+{
+    uint32_t id = p->value_count++;
+    p->values[id] = (mq_value){.name = name, .kind = kind, .source = source};
+    if (name[0] != '\0') {
+        MQ_ASSERT(mq_map_put(names, mq_str(name), id));
+    }
+    return id;
+}
+
+/* A constant's bytes may lie anywhere in a file; kernels want them aligned. */
+static mq_code add_constant(mq_program *p, mq_value *value, const mq_tensor *tensor, mq_error *err)
+{
+    value->kind = MQ_VALUE_CONST;
+    value->tensor = *tensor;
+    size_t each = mq_dtype_bytes(tensor->dtype);
+    if (each > 1 && (uintptr_t)tensor->data % each != 0) {
+        value->tensor.data = mq_arena_copy(&p->arena, mq_span_of(tensor->data, tensor->bytes));
+        if (value->tensor.data == NULL) {
+            return no_memory(p, err);
+        }
+    }
+    return MQ_OK;
+}
+
+static mq_code bind_given(mq_program *p, mq_map *names, const bool *is_param, mq_error *err)
+{
+    const mq_graph *g = &p->model->graph;
+    for (uint32_t i = 0; i < g->initializer_count; i++) {
+        bool is_weight = is_param != NULL && is_param[i];
+        uint32_t id = add_value(p, names, g->initializers[i].name,
+                                is_weight ? MQ_VALUE_PARAM : MQ_VALUE_CONST, i);
+        p->values[id].tensor = g->initializers[i].tensor;
+        mq_code code =
+            is_weight ? MQ_OK : add_constant(p, &p->values[id], &g->initializers[i].tensor, err);
+        if (code != MQ_OK) {
+            return code;
+        }
+    }
+    for (uint32_t i = 0; i < g->input_count; i++) {
+        if (mq_map_find(names, mq_str(g->inputs[i].name)) == MQ_MAP_NONE) {
+            p->inputs[p->input_count++] = add_value(p, names, g->inputs[i].name, MQ_VALUE_INPUT, i);
+        }
+    }
+    return MQ_OK;
+}
+
+/* Constant with a tensor needs no step: its bytes are used where they are. */
+static const mq_init *constant_of(const mq_node *node)
+{
+    const mq_attr *attr = NULL;
+    if (strcmp(node->op_type, "Constant") == 0 && node->domain[0] == '\0' &&
+        node->attr_count == 1 && node->output_count == 1) {
+        attr = mq_node_attr(node, "value");
+    }
+    return attr != NULL && attr->type == MQ_ATTR_TENSOR ? attr->tensor : NULL;
+}
+
+static mq_code bind_node(mq_program *p, mq_map *names, const mq_node *node, mq_error *err)
+{
+    const mq_init *constant = constant_of(node);
+    if (constant != NULL) {
+        uint32_t id = add_value(p, names, node->outputs[0], MQ_VALUE_CONST, 0);
+        return add_constant(p, &p->values[id], &constant->tensor, err);
+    }
+    mq_step *step = &p->steps[p->step_count];
+    *step = (mq_step){
+        .node = node, .input_count = node->input_count, .output_count = node->output_count};
+    mq_code code = mq_op_bind(node, mq_model_opset(p->model, node->domain), &p->arena, &step->op,
+                              &step->attrs, err);
+    if (code != MQ_OK) {
+        return code;
+    }
+    step->inputs = mq_arena_new(&p->arena, uint32_t, (size_t)node->input_count + 1);
+    step->outputs = mq_arena_new(&p->arena, uint32_t, node->output_count);
+    if (step->inputs == NULL || step->outputs == NULL) {
+        return no_memory(p, err);
+    }
+    for (uint32_t i = 0; i < node->input_count; i++) {
+        step->inputs[i] =
+            node->inputs[i][0] == '\0' ? MQ_NO_VALUE : mq_map_find(names, mq_str(node->inputs[i]));
+    }
+    while (step->input_count > 0 && step->inputs[step->input_count - 1] == MQ_NO_VALUE) {
+        step->input_count--;
+    }
+    for (uint32_t i = 0; i < node->output_count; i++) {
+        step->outputs[i] = node->outputs[i][0] == '\0' ? MQ_NO_VALUE
+                                                       : add_value(p, names, node->outputs[i],
+                                                                   MQ_VALUE_STEP, p->step_count);
+    }
+    p->step_count++;
+    return MQ_OK;
+}
+
+static mq_code bind_outputs(mq_program *p, const mq_map *names, mq_error *err)
+{
+    const mq_graph *g = &p->model->graph;
+    for (uint32_t i = 0; i < g->output_count; i++) {
+        uint32_t id = mq_map_find(names, mq_str(g->outputs[i].name));
+        if (id == MQ_MAP_NONE) {
+            return mq_fail(err, MQ_E_FORMAT, "graph output '%s' is made by no node",
+                           g->outputs[i].name);
+        }
+        p->outputs[p->output_count++] = id;
+        p->values[id].is_output = true;
+    }
+    return MQ_OK;
+}
+
+mq_code mq_program_init(mq_program *p, const mq_model *model, const bool *is_param,
+                        size_t memory_bytes_max, mq_error *err)
+{
+    const mq_graph *g = &model->graph;
+    *p = (mq_program){.model = model};
+    mq_arena_init(&p->arena, memory_bytes_max);
+    size_t room = value_room(g);
+    p->values = mq_arena_new(&p->arena, mq_value, room + 1);
+    p->steps = mq_arena_new(&p->arena, mq_step, (size_t)g->node_count + 1);
+    p->inputs = mq_arena_new(&p->arena, uint32_t, (size_t)g->input_count + 1);
+    p->outputs = mq_arena_new(&p->arena, uint32_t, (size_t)g->output_count + 1);
+    if (p->values == NULL || p->steps == NULL || p->inputs == NULL || p->outputs == NULL) {
+        mq_code full = no_memory(p, err);
+        mq_program_release(p);
+        return full;
+    }
+    mq_map names;
+    mq_code code = mq_map_init(&names, (uint32_t)room + 1, (uint64_t)(uintptr_t)p, err);
+    if (code == MQ_OK) {
+        code = bind_given(p, &names, is_param, err);
+        for (uint32_t n = 0; n < g->node_count && code == MQ_OK; n++) {
+            code = bind_node(p, &names, &g->nodes[n], err);
+        }
+        if (code == MQ_OK) {
+            code = bind_outputs(p, &names, err);
+        }
+        mq_map_release(&names);
+    }
+    if (code != MQ_OK) {
+        mq_program_release(p);
+        return code;
+    }
+    mq_program_compact(p);
+    return MQ_OK;
+}
+
+void mq_program_release(mq_program *p)
+{
+    mq_arena_release(&p->arena);
+    *p = (mq_program){.model = NULL};
+}
+
+static void count_uses(mq_program *p)
+{
+    for (uint32_t v = 0; v < p->value_count; v++) {
+        p->values[v].uses = 0;
+    }
+    for (uint32_t s = 0; s < p->step_count; s++) {
+        for (uint32_t i = 0; p->steps[s].op != NULL && i < p->steps[s].input_count; i++) {
+            if (p->steps[s].inputs[i] != MQ_NO_VALUE) {
+                p->values[p->steps[s].inputs[i]].uses++;
+                p->values[p->steps[s].inputs[i]].reader = s;
+            }
+        }
+    }
+}
+
+void mq_program_compact(mq_program *p)
+{
+    count_uses(p);
+    for (uint32_t s = p->step_count; s-- > 0;) {
+        mq_step *step = &p->steps[s];
+        bool is_read = false;
+        for (uint32_t i = 0; step->op != NULL && i < step->output_count; i++) {
+            uint32_t v = step->outputs[i];
+            is_read =
+                is_read || (v != MQ_NO_VALUE && (p->values[v].uses > 0 || p->values[v].is_output));
+        }
+        for (uint32_t i = 0; step->op != NULL && !is_read && i < step->input_count; i++) {
+            if (step->inputs[i] != MQ_NO_VALUE) {
+                p->values[step->inputs[i]].uses--;
+            }
+        }
+        step->op = is_read ? step->op : NULL;
+    }
+    uint32_t kept = 0;
+    for (uint32_t s = 0; s < p->step_count; s++) {
+        if (p->steps[s].op == NULL) {
+            continue;
+        }
+        p->steps[kept] = p->steps[s];
+        for (uint32_t i = 0; i < p->steps[kept].input_count; i++) {
+            if (p->steps[kept].inputs[i] != MQ_NO_VALUE) {
+                p->values[p->steps[kept].inputs[i]].reader = kept;
+            }
+        }
+        for (uint32_t i = 0; i < p->steps[kept].output_count; i++) {
+            if (p->steps[kept].outputs[i] != MQ_NO_VALUE) {
+                p->values[p->steps[kept].outputs[i]].source = kept;
+            }
+        }
+        kept++;
+    }
+    p->step_count = kept;
+}
+
+bool mq_program_call(const mq_program *p, uint32_t s, mq_tensor *tensors, mq_arena *arena,
+                     mq_op_call *call)
+{
+    const mq_step *step = &p->steps[s];
+    const mq_tensor **inputs = mq_arena_new(arena, const mq_tensor *, step->input_count);
+    mq_tensor **outputs = mq_arena_new(arena, mq_tensor *, step->output_count);
+    if (inputs == NULL || outputs == NULL) {
+        return false;
+    }
+    for (uint32_t i = 0; i < step->input_count; i++) {
+        inputs[i] = step->inputs[i] == MQ_NO_VALUE ? NULL : &tensors[step->inputs[i]];
+    }
+    for (uint32_t i = 0; i < step->output_count; i++) {
+        outputs[i] = step->outputs[i] == MQ_NO_VALUE ? NULL : &tensors[step->outputs[i]];
+    }
+    *call = (mq_op_call){.op = step->op,
+                         .attrs = step->attrs,
+                         .inputs = inputs,
+                         .outputs = outputs,
+                         .input_count = step->input_count,
+                         .output_count = step->output_count,
+                         .state = step->state};
+    return true;
+}
+
+/* Runs one step whose inputs are constants and makes its outputs constants. */
+static mq_code fold_step(mq_program *p, uint32_t s, mq_tensor *tensors, mq_arena *scratch,
+                         mq_error *err)
+{
+    mq_step *step = &p->steps[s];
+    mq_op_call call;
+    size_t bytes = 0;
+    if (!mq_program_call(p, s, tensors, scratch, &call)) {
+        return no_memory(p, err);
+    }
+    mq_code code = mq_op_shape(&call, step->node, err);
+    for (uint32_t i = 0; i < step->output_count && code == MQ_OK; i++) {
+        bytes += call.outputs[i] == NULL ? 0 : call.outputs[i]->bytes;
+    }
+    if (code != MQ_OK || bytes > FOLD_BYTES_MAX) {
+        return code;
+    }
+    for (uint32_t i = 0; i < step->output_count; i++) {
+        if (call.outputs[i] != NULL) {
+            call.outputs[i]->data = mq_arena_alloc(&p->arena, call.outputs[i]->bytes, 1);
+            code = call.outputs[i]->data == NULL ? no_memory(p, err) : code;
+        }
+    }
+    if (code == MQ_OK && call.op->scratch != NULL) {
+        call.scratch = mq_arena_alloc(scratch, call.op->scratch(&call), 1);
+        code = call.scratch == NULL ? no_memory(p, err) : code;
+    }
+    if (code == MQ_OK) {
+        code = call.op->run(&call, err);
+    }
+    if (code != MQ_OK) {
+        return mq_wrap(err, "node '%s' (%s)", step->node->name, step->node->op_type);
+    }
+    for (uint32_t i = 0; i < step->output_count; i++) {
+        if (call.outputs[i] != NULL) {
+            p->values[step->outputs[i]].kind = MQ_VALUE_CONST;
+            p->values[step->outputs[i]].tensor = *call.outputs[i];
+        }
+    }
+    step->op = NULL;
+    p->folded_count++;
+    return MQ_OK;
+}
+
+mq_code mq_program_fold(mq_program *p, mq_error *err)
+{
+    mq_arena scratch;
+    mq_arena_init(&scratch, p->arena.limit_bytes);
+    mq_tensor *tensors = mq_arena_new(&scratch, mq_tensor, (size_t)p->value_count + 1);
+    mq_code code = tensors == NULL ? no_memory(p, err) : MQ_OK;
+    for (uint32_t v = 0; v < p->value_count && code == MQ_OK; v++) {
+        if (p->values[v].kind == MQ_VALUE_CONST) {
+            tensors[v] = p->values[v].tensor;
+        }
+    }
+    for (uint32_t s = 0; s < p->step_count && code == MQ_OK; s++) {
+        bool is_constant = true;
+        for (uint32_t i = 0; i < p->steps[s].input_count; i++) {
+            uint32_t v = p->steps[s].inputs[i];
+            is_constant = is_constant && (v == MQ_NO_VALUE || p->values[v].kind == MQ_VALUE_CONST);
+        }
+        code = is_constant ? fold_step(p, s, tensors, &scratch, err) : MQ_OK;
+    }
+    mq_arena_release(&scratch);
+    if (code == MQ_OK) {
+        mq_program_compact(p);
+    }
+    return code;
+}
+
+mq_code mq_program_prepare(mq_program *p, mq_error *err)
+{
+    mq_arena scratch;
+    mq_arena_init(&scratch, p->arena.limit_bytes);
+    mq_tensor *tensors = mq_arena_new(&scratch, mq_tensor, (size_t)p->value_count + 1);
+    mq_code code = tensors == NULL ? no_memory(p, err) : MQ_OK;
+    for (uint32_t v = 0; v < p->value_count && code == MQ_OK; v++) {
+        if (p->values[v].kind == MQ_VALUE_CONST) {
+            tensors[v] = p->values[v].tensor;
+        }
+    }
+    for (uint32_t s = 0; s < p->step_count && code == MQ_OK; s++) {
+        mq_op_call call;
+        if (p->steps[s].op->prepare == NULL) {
+            continue;
+        }
+        if (!mq_program_call(p, s, tensors, &scratch, &call)) {
+            code = no_memory(p, err);
+        } else {
+            code = call.op->prepare(&call, &p->arena, &p->steps[s].state, err);
+        }
+    }
+    mq_arena_release(&scratch);
+    return code;
+}

@@ -1,0 +1,18 @@
+/* The internal operator that fusion makes of Gemm or MatMul, Add and Relu: y = act(x W + b). */
+#ifndef MQ_WORKER_OPS_DENSE_H
+#define MQ_WORKER_OPS_DENSE_H
+
+#include <stdbool.h>
+
+typedef enum mq_activation {
+    MQ_ACT_NONE = 0,
+    MQ_ACT_RELU = 1,
+} mq_activation;
+
+/* Inputs x [..., K], W [K, N] or (is_transposed) [N, K], b [N] or omitted. */
+typedef struct mq_dense_attrs {
+    bool is_transposed;
+    mq_activation act;
+} mq_dense_attrs;
+
+#endif
