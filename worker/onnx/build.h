@@ -25,6 +25,21 @@ void mq_read_tensor(mq_pb *pb, mq_arena *arena, mq_init *out);
 /* Name or text field: checked, copied. NULL after an error, which is in pb. */
 const char *mq_read_name(mq_pb *pb, mq_arena *arena, const mq_pb_field *field, const char *what);
 
+/* What the readers of one model share. */
+typedef struct mq_loader {
+    mq_model *model;
+    uint32_t depth;       /* of nested graphs */
+    uint32_t value_total; /* initializers and value infos so far */
+} mq_loader;
+
+/* Each reads one message; false after an error, which is in pb. */
+bool mq_read_value_info(mq_pb *pb, mq_loader *l, mq_value_info *info);
+bool mq_read_attr(mq_pb *pb, mq_loader *l, mq_attr *attr);
+bool mq_read_graph(mq_pb *pb, mq_loader *l, mq_graph *graph);
+
+/* Hands a nested reader's error to its parent; true when there is none. */
+bool mq_read_join(mq_pb *pb, const mq_pb *nested);
+
 /* "no memory" as a reader's error. */
 bool mq_read_full(mq_pb *pb, size_t offset);
 

@@ -1,11 +1,11 @@
 /* An ONNX model in memory: what a file says, checked, and editable.
  *
  *   mq_model
- *    ├─ ir_version, producer, opsets[] {domain, version}, metadata[] {key, value}
- *    └─ graph
- *        ├─ inputs[], outputs[], values[]   mq_value_info {name, dtype, dims}
- *        ├─ initializers[]                  mq_init {name, tensor}
- *        └─ nodes[]                         mq_node {op_type, inputs[], outputs[], attrs[]}
+ *    +- ir_version, producer, opsets[] {domain, version}, metadata[] {key, value}
+ *    +- graph
+ *        +- inputs[], outputs[], values[]   mq_value_info {name, dtype, dims}
+ *        +- initializers[]                  mq_init {name, tensor}
+ *        +- nodes[]                         mq_node {op_type, inputs[], outputs[], attrs[]}
  *
  * Everything lives in the model's own arena and dies with it. Initializer bytes are either borrowed
  * (from the span given to mq_model_load, usually a mapped file, which must then outlive the model)

@@ -1,12 +1,12 @@
 /* Inside worker/train only: what a compiled net is. net_build.c makes it, net.c runs it.
  *
  *   net
- *    ├─ program           the whole model's graph: values, steps (fused, softmax at the end cut
- * off) ├─ params[]          trainable initializers and their places in the flat vector ├─ first,
- * last       the steps of this stage; input, output: the values at its borders └─ slots[16] one
- * micro-batch each, made when first used ├─ tensors[]     by value: shape, and where its data is (a
- * parameter's: in flat, per call) ├─ calls[]       forward, by step        grads[]   backward, by
- * step └─ block         activations, all kept Gradients of activations share one block for all
+ *    +- program           the whole model's graph: values, steps (fused, softmax at the end cut
+ * off) +- params[]          trainable initializers and their places in the flat vector +- first,
+ * last       the steps of this stage; input, output: the values at its borders +- slots[16] one
+ * micro-batch each, made when first used +- tensors[]     by value: shape, and where its data is (a
+ * parameter's: in flat, per call) +- calls[]       forward, by step        grads[]   backward, by
+ * step +- block         activations, all kept Gradients of activations share one block for all
  * slots: only one slot goes backward at a time. */
 #ifndef MQ_WORKER_TRAIN_NET_IMPL_H
 #define MQ_WORKER_TRAIN_NET_IMPL_H
@@ -68,6 +68,12 @@ struct mq_net {
  * one). A float32 initializer of more than one element is trainable when some node reads it where
  * its operator has weights (mq_op.params). */
 MQ_MUST_USE mq_code mq_net_trainable(const mq_model *model, bool *is_param, mq_error *err);
+
+/* Multiply-adds x 2 of a step; scratch is reset. */
+double mq_net_step_cost(mq_net *net, uint32_t step, mq_arena *scratch);
+
+/* Sets first, last, input and output from options.stage. MQ_E_ARG: no such cut. */
+MQ_MUST_USE mq_code mq_net_choose_stage(mq_net *net, mq_error *err);
 
 /* Memory and calls of a slot; MQ_E_LIMIT. */
 MQ_MUST_USE mq_code mq_net_slot_init(mq_net *net, uint32_t slot, mq_error *err);
