@@ -12,7 +12,6 @@
 
 PENDING(train)
 PENDING(infer)
-PENDING(dataset_import)
 PENDING(model_import)
 PENDING(evaluate)
 PENDING(optimize)
