@@ -1,86 +1,12 @@
 /* Importing files into datasets, through the job kind: what good files become, and what is said of
  * every way in which a file can be wrong. */
 #include "tests/worker/local.h"
+#include "tests/worker/rows.h"
 
 #include <math.h>
 #include <zlib.h>
 
-#include "worker/data/dataset.h"
 #include "worker/data/gunzip.h"
-
-#define S(literal) mq_span_of("" literal, sizeof(literal) - 1)
-
-/* A body for one file, with further fields such as ",\"format\":\"csv\"". */
-static const char *body_of(const char *name, mq_span bytes, const char *more)
-{
-    static char text[4096];
-    snprintf(text, sizeof text, "{\"name\":\"d\",\"files\":[{\"name\":\"%s\",\"blob\":\"%s\"}]%s}",
-             name, put(bytes), more);
-    return text;
-}
-
-static void refused(const char *name, mq_span bytes, const char *more, mq_code code,
-                    const char *words)
-{
-    mq_local_job job = {.kind = "dataset.import", .body = mq_str(body_of(name, bytes, more))};
-    run_refused(&job, code, words);
-}
-
-/* Imports and checks the meta; the caller decrefs. */
-static json_t *imported(const char *name, mq_span bytes, const char *more)
-{
-    json_t *result = run_body("dataset.import", body_of(name, bytes, more));
-    json_t *meta = json_incref(json_object_get(result, "meta"));
-    assert_non_null(meta);
-    json_decref(result);
-    return meta;
-}
-
-/* Reading back needs a host as a job sees it: a kind of its own is not in the table, so the dataset
- * is opened over a host with two functions. */
-static mq_code open_blob(mq_host *host, const char *hash, mq_map_file *out, mq_error *err)
-{
-    (void)host;
-    return mq_local_host_blob(local, hash, out, err);
-}
-
-static mq_code ask(mq_host *host, const char *what, const char *name, mq_buf *json, mq_error *err)
-{
-    (void)host;
-    return mq_local_host_query(local, what, name, json, err);
-}
-
-static const mq_host_ops reader_ops = {.blob_open = open_blob, .query = ask};
-static mq_host reader = {.ops = &reader_ops};
-
-static mq_dataset *open_newest(const char *name)
-{
-    mq_dataset *d;
-    mq_error err = {0};
-    if (mq_dataset_open(&d, &reader, name, &err) != MQ_OK) {
-        fail_msg("%s: %s", name, err.text);
-    }
-    return d;
-}
-
-static void rows_are(const char *name, uint64_t rows, size_t count, const float *x,
-                     const float *labels)
-{
-    mq_dataset *d = open_newest(name);
-    assert_int_equal(mq_dataset_facts_of(d)->rows, rows);
-    assert_int_equal(mq_dataset_facts_of(d)->x_count, count);
-    for (uint64_t r = 0; r < rows; r++) {
-        float got[16], value = 0;
-        assert_true(count <= 16);
-        assert_int_equal(mq_dataset_row(d, r, got, NULL, labels == NULL ? NULL : &value, NULL),
-                         MQ_OK);
-        for (size_t i = 0; i < count; i++) {
-            assert_true(fabsf(got[i] - x[r * count + i]) < 1e-6f);
-        }
-        assert_true(labels == NULL || fabsf(value - labels[r]) < 1e-6f);
-    }
-    mq_dataset_free(d);
-}
 
 /* --- IDX --- */
 
@@ -142,13 +68,6 @@ static void broken_idx_files_are_refused_with_what_was_expected(void **state)
 
 /* --- labels files --- */
 
-static const char *with_labels(mq_span labels)
-{
-    static char more[256];
-    snprintf(more, sizeof more, ",\"labels\":{\"name\":\"y.idx\",\"blob\":\"%s\"}", put(labels));
-    return more;
-}
-
 static void labels_of_a_second_file_go_with_the_rows(void **state)
 {
     (void)state;
@@ -199,13 +118,12 @@ static void several_files_are_read_one_after_the_other(void **state)
 {
     (void)state;
     char body[1024];
-    const char *form = "{\"name\":\"d\",\"files\":[{\"name\":\"a\",\"blob\":\"%s\"},"
-                       "{\"name\":\"b\",\"blob\":\"%s\"}]}";
-    snprintf(body, sizeof body, form, put(S("\0\0\x08\1\0\0\0\1\377")),
+    snprintf(body, sizeof body, TWO_FILES, put(S("\0\0\x08\1\0\0\0\1\377")),
              put(S("\0\0\x08\1\0\0\0\2\0\377")));
     json_decref(run_body("dataset.import", body));
     rows_are("d", 3, 1, (float[]){1, 0, 1}, NULL);
-    snprintf(body, sizeof body, form, put(S("\0\0\x08\1\0\0\0\1\377")), put(S(IDX_2x3 "123456")));
+    snprintf(body, sizeof body, TWO_FILES, put(S("\0\0\x08\1\0\0\0\1\377")),
+             put(S(IDX_2x3 "123456")));
     run_refused(&(mq_local_job){.kind = "dataset.import", .body = mq_str(body)}, MQ_E_FORMAT,
                 "b: rows of [3] where a has rows of [1]");
     snprintf(body, sizeof body,

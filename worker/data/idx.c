@@ -67,9 +67,9 @@ static mq_code parse(mq_span bytes, mq_array *out, mq_error *err)
         const uint8_t *at = b + MAGIC_BYTES + DIM_BYTES * d;
         out->shape.dims[d] = (int64_t)at[0] << 24 | at[1] << 16 | at[2] << 8 | at[3];
     }
-    mq_code code = mq_shape_count(&out->shape, &count, err);
-    if (code != MQ_OK) {
-        return mq_wrap(err, "IDX header");
+    mq_error cause;
+    if (mq_shape_count(&out->shape, &count, &cause) != MQ_OK) {
+        return mq_fail(err, MQ_E_FORMAT, "IDX header: %s", cause.text);
     }
     if (!mq_mul_size(count, mq_dtype_bytes(out->dtype), &need) || need != bytes.len - header) {
         return mq_fail(err, MQ_E_FORMAT,

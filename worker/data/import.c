@@ -7,7 +7,7 @@
 #include "shared/base/math.h"
 #include "worker/data/gunzip.h"
 
-enum { META_BYTES_MAX = 1 << 20 };
+enum { META_BYTES_MAX = 64 << 10 /* as much as a publish takes */ };
 
 static const mq_format *const formats[] = {
 #define MQ_FORMAT(symbol) &mq_format_##symbol,

@@ -175,12 +175,13 @@ static mq_code parse(mq_span bytes, mq_array *out, mq_error *err)
     }
     const char *start = (const char *)b + before;
     cursor c = {start, start, start + header, before, err};
+    mq_error cause;
     mq_code code = parse_header(&c, out);
-    if (code == MQ_OK) {
-        code = mq_shape_count(&out->shape, &count, err);
-    }
     if (code != MQ_OK) {
         return code;
+    }
+    if (mq_shape_count(&out->shape, &count, &cause) != MQ_OK) {
+        return mq_fail(err, MQ_E_FORMAT, "NPY header: %s", cause.text);
     }
     out->data = mq_span_of(start + header, bytes.len - before - header);
     if (!mq_mul_size(count, mq_dtype_bytes(out->dtype), &need) || need != out->data.len) {

@@ -9,7 +9,7 @@
 enum {
     MQ_SHARD_BYTES = 6 << 20, /* aim; a shard holds at least one row */
     MQ_SHARD_ROW_BYTES_MAX = 256 << 20,
-    MQ_SHARD_CLASS_COUNTS_MAX = 10000, /* classes whose counts go into the meta */
+    MQ_SHARD_CLASS_COUNTS_MAX = 1000, /* classes whose counts go into the meta */
 };
 
 /* What the rows are. */

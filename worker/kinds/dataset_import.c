@@ -16,7 +16,7 @@
 
 mq_kind_run mq_kind_run_dataset_import;
 
-enum { PIECES_MAX = 4096, CATEGORICAL_MAX = 1024, META_BYTES_MAX = 1 << 20, FILE_NAME_MAX = 256 };
+enum { PIECES_MAX = 4096, CATEGORICAL_MAX = 1024, META_BYTES_MAX = 64 << 10, FILE_NAME_MAX = 256 };
 
 /* One uploaded file: its import view and what holds its bytes. */
 typedef struct upload {

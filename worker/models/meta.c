@@ -8,7 +8,7 @@
 
 #include "shared/base/assert.h"
 
-enum { META_BYTES_MAX = 1 << 20, FREE_INPUTS_MAX = 256 };
+enum { META_BYTES_MAX = 64 << 10, FREE_INPUTS_MAX = 256 };
 
 void mq_model_meta_init(mq_model_meta *meta)
 {

@@ -13,18 +13,9 @@
 #include "shared/base/ulid.h"
 #include "worker/kinds/kind.h"
 #include "worker/slot/local_registry.h"
+#include "worker/slot/outcome.h"
 
-enum { RESULT_BYTES_MAX = 256 << 20, CHECKPOINT_META_MAX = 4096, DEPTH_MAX = 16 };
-
-typedef struct given_publish {
-    char type[16], name[256];
-    mq_buf meta;
-} given_publish;
-
-typedef struct given_spawn {
-    char kind[64], model[300];
-    mq_buf body;
-} given_spawn;
+enum { CHECKPOINT_META_MAX = 4096, DEPTH_MAX = 16 };
 
 typedef struct stored_checkpoint {
     char job_id[MQ_ULID_SIZE];
@@ -46,10 +37,7 @@ typedef struct local_run {
     const mq_local_job *job;
     bool is_gang;
     char job_id[MQ_ULID_SIZE], model[300], model_blob[MQ_SHA256_HEX];
-    mq_buf result;
-    given_publish publishes[MQ_PUBLISH_MAX];
-    given_spawn spawns[MQ_SPAWN_MAX];
-    uint32_t publish_count, spawn_count;
+    mq_outcome outcome;
 } local_run;
 
 static const mq_host_ops ops;
@@ -161,52 +149,25 @@ static mq_code check(mq_host *host, mq_error *err)
 
 static mq_code give_result(mq_host *host, mq_span bytes, mq_error *err)
 {
-    mq_buf *result = &run_of(host)->result;
-    mq_buf_reset(result);
-    return mq_buf_add_span(result, bytes)
-               ? MQ_OK
-               : mq_fail(err, MQ_E_LIMIT, "result: %zu bytes; the limit is %zu", bytes.len,
-                         result->limit);
+    return mq_outcome_result(&run_of(host)->outcome, bytes, err);
 }
 
 static mq_code give_publish(mq_host *host, const mq_publish *publish, mq_error *err)
 {
-    local_run *run = run_of(host);
-    if (run->publish_count == MQ_PUBLISH_MAX || publish->blob_count > MQ_PUBLISH_BLOBS_MAX) {
-        return mq_fail(err, MQ_E_LIMIT, "publish: at most %d things of %d blobs", MQ_PUBLISH_MAX,
-                       MQ_PUBLISH_BLOBS_MAX);
-    }
     for (uint32_t i = 0; i < publish->blob_count; i++) {
         mq_map_file file;
-        mq_code code = mq_local_blob_open(run->owner->dir, publish->blobs[i], &file, err);
+        mq_code code = mq_local_blob_open(run_of(host)->owner->dir, publish->blobs[i], &file, err);
         if (code != MQ_OK) {
             return mq_wrap(err, "publish %s", publish->name);
         }
         mq_map_file_release(&file);
     }
-    given_publish *p = &run->publishes[run->publish_count++];
-    snprintf(p->type, sizeof p->type, "%s", publish->type);
-    snprintf(p->name, sizeof p->name, "%s", publish->name);
-    mq_buf_init(&p->meta, MQ_LOCAL_META_BYTES_MAX);
-    mq_buf_add_span(&p->meta, publish->meta);
-    return p->meta.is_full ? mq_fail(err, MQ_E_LIMIT, "publish %s: meta is larger than %d bytes",
-                                     publish->name, MQ_LOCAL_META_BYTES_MAX)
-                           : MQ_OK;
+    return mq_outcome_publish(&run_of(host)->outcome, publish, err);
 }
 
 static mq_code give_spawn(mq_host *host, const mq_spawn *spawn, mq_error *err)
 {
-    local_run *run = run_of(host);
-    if (run->spawn_count == MQ_SPAWN_MAX) {
-        return mq_fail(err, MQ_E_LIMIT, "spawn: at most %d children", MQ_SPAWN_MAX);
-    }
-    given_spawn *s = &run->spawns[run->spawn_count++];
-    snprintf(s->kind, sizeof s->kind, "%s", spawn->kind);
-    snprintf(s->model, sizeof s->model, "%s", spawn->model);
-    mq_buf_init(&s->body, RESULT_BYTES_MAX);
-    return mq_buf_add_span(&s->body, spawn->body)
-               ? MQ_OK
-               : mq_fail(err, MQ_E_LIMIT, "spawn: body of %zu bytes", spawn->body.len);
+    return mq_outcome_spawn(&run_of(host)->outcome, spawn, err);
 }
 
 /* --- a gang of one --- */
@@ -376,7 +337,7 @@ static void prepare(local_run *run, mq_local_host *owner, const mq_local_job *jo
         c->blob[0] = c->chain[0] = c->job_id[0] = '\0';
         mq_buf_reset(&c->meta);
     }
-    mq_buf_init(&run->result, RESULT_BYTES_MAX);
+    mq_outcome_init(&run->outcome);
     run->base = (mq_host){
         .ops = &ops,
         .job_id = run->job_id,
@@ -394,27 +355,27 @@ static void prepare(local_run *run, mq_local_host *owner, const mq_local_job *jo
 }
 
 /* Stores what the job published, then runs its children. */
-static mq_code commit(local_run *run, uint32_t depth, mq_error *err)
+static mq_code commit(const local_run *run, uint32_t depth, mq_error *err)
 {
+    const mq_outcome *o = &run->outcome;
     mq_code code = MQ_OK;
-    for (uint32_t i = 0; i < run->publish_count && code == MQ_OK; i++) {
-        given_publish *p = &run->publishes[i];
-        code = mq_local_publish(run->owner->dir, p->type, p->name, mq_buf_span(&p->meta), err);
+    for (uint32_t i = 0; i < o->publish_count && code == MQ_OK; i++) {
+        const mq_publish *p = &o->publish[i];
+        code = mq_local_publish(run->owner->dir, p->type, p->name, p->meta, err);
     }
-    for (uint32_t i = 0; i < run->spawn_count && code == MQ_OK; i++) {
-        given_spawn *s = &run->spawns[i];
+    for (uint32_t i = 0; i < o->spawn_count && code == MQ_OK; i++) {
         mq_local_job child = *run->job;
-        child.kind = s->kind;
-        child.model = s->model;
-        child.body = mq_buf_span(&s->body);
+        child.kind = o->spawn[i].kind;
+        child.model = o->spawn[i].model;
+        child.body = o->spawn[i].body;
         child.id = NULL;
         child.attempt = 1;
         mq_buf ignored;
-        mq_buf_init(&ignored, RESULT_BYTES_MAX);
+        mq_buf_init(&ignored, MQ_RESULT_BYTES_MAX);
         code = run_job(run->owner, &child, depth + 1, &ignored, err);
         mq_buf_release(&ignored);
         if (code != MQ_OK) {
-            return mq_wrap(err, "child %u (%s)", i + 1, s->kind);
+            return mq_wrap(err, "child %u (%s)", i + 1, child.kind);
         }
     }
     return code;
@@ -440,19 +401,13 @@ static mq_code run_job(mq_local_host *owner, const mq_local_job *job, uint32_t d
     if (code == MQ_OK) {
         code = kind->run(&run->base, err);
     }
-    if (code == MQ_OK && !mq_buf_add_span(result, mq_buf_span(&run->result))) {
-        code = mq_fail(err, MQ_E_LIMIT, "result: %zu bytes", run->result.len);
+    if (code == MQ_OK && !mq_buf_add_span(result, mq_buf_span(&run->outcome.result))) {
+        code = mq_fail(err, MQ_E_LIMIT, "result: %zu bytes", run->outcome.result.len);
     }
     if (code == MQ_OK) {
         code = commit(run, depth, err);
     }
-    for (uint32_t i = 0; i < run->publish_count; i++) {
-        mq_buf_release(&run->publishes[i].meta);
-    }
-    for (uint32_t i = 0; i < run->spawn_count; i++) {
-        mq_buf_release(&run->spawns[i].body);
-    }
-    mq_buf_release(&run->result);
+    mq_outcome_release(&run->outcome);
     free(run);
     return code;
 }
