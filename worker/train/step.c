@@ -1,0 +1,170 @@
+/* Data-parallel training: one step of a member's own shards, and the loop over steps. The bits of a
+ * step depend on (state, manifest, step) only: shards are computed one by one on the same shapes
+ * whoever holds them, and are added up by the fixed tree. */
+#include <stdio.h>
+
+#include "shared/base/assert.h"
+#include "shared/base/clock.h"
+#include "worker/train/train.h"
+
+/* What one roster's steps need besides the trainer. */
+typedef struct gang {
+    mq_trainer *t;
+    const mq_roster *roster;
+    mq_link *link;         /* NULL: alone */
+    mq_exchange *exchange; /* NULL: alone */
+    uint32_t first, end;   /* own shards */
+    mq_piece piece;        /* all parameters */
+    mq_fold fold;
+    mq_shard_stats stats[MQ_TREE_SHARDS_MAX];
+    mq_tree_view view; /* what the update adds up */
+} gang;
+
+mq_code mq_trainer_check(mq_trainer *t, uint64_t epoch, mq_error *err)
+{
+    mq_code code = t->host->ops->check(t->host, err);
+    if (code != MQ_OK || epoch == 0) {
+        return code;
+    }
+    mq_roster now;
+    t->host->ops->roster(t->host, &now);
+    if (now.epoch != epoch) {
+        return mq_fail(err, MQ_E_STALE, "roster %llu is replaced", (unsigned long long)epoch);
+    }
+    return MQ_OK;
+}
+
+mq_code mq_trainer_gather(mq_trainer *t, uint32_t shard, float *x, int32_t *y, mq_error *err)
+{
+    uint64_t step = t->state.record.step;
+    uint32_t epoch = (uint32_t)(step / t->plan.steps_per_epoch);
+    if (t->permutation.epoch != epoch) {
+        mq_permutation_init(&t->permutation, (uint64_t)t->m.seed, epoch, t->plan.rows);
+    }
+    uint64_t base = step % t->plan.steps_per_epoch * t->m.batch + (uint64_t)shard * t->shard_rows;
+    size_t width = mq_dataset_facts_of(t->data)->x_count;
+    for (uint32_t i = 0; i < t->shard_rows; i++) {
+        uint64_t row = mq_permutation_at(&t->permutation, base + i);
+        mq_code code = mq_dataset_row(t->data, row, x == NULL ? t->x : x + i * width,
+                                      y == NULL ? NULL : y + i, NULL, err);
+        if (code != MQ_OK) {
+            return code;
+        }
+    }
+    return MQ_OK;
+}
+
+static mq_code compute_shard(gang *g, uint32_t shard, mq_error *err)
+{
+    mq_trainer *t = g->t;
+    mq_net_stats stats = {0};
+    mq_code code = mq_trainer_gather(t, shard, t->x, t->y, err);
+    if (code == MQ_OK) {
+        code = mq_net_step(t->net, t->state.weights, t->x, t->y, 1.0F / (float)t->m.batch,
+                           mq_fold_next(&g->fold), &stats, err);
+    }
+    if (code != MQ_OK) {
+        return mq_wrap(err, "step %llu, shard %u", (unsigned long long)t->state.record.step + 1,
+                       shard);
+    }
+    mq_fold_push(&g->fold, shard);
+    g->stats[shard] = (mq_shard_stats){stats.loss_sum, (uint64_t)stats.correct};
+    return MQ_OK;
+}
+
+mq_sums mq_trainer_sums(const mq_trainer *t, const mq_shard_stats *stats)
+{
+    mq_sums sums = {.rows = t->m.batch};
+    for (uint32_t s = 0; s < t->m.shards; s++) {
+        sums.loss += stats[s].loss;
+        sums.correct += stats[s].correct;
+    }
+    return sums;
+}
+
+/* Own shards, then everybody's sum, then the update. The state moves to the next step or stays. */
+static mq_code take_step(gang *g, mq_sums *sums, mq_error *err)
+{
+    mq_trainer *t = g->t;
+    uint64_t step = t->state.record.step;
+    int64_t begin_ms = mq_clock_mono_ms();
+    mq_code code = MQ_OK;
+    mq_fold_reset(&g->fold);
+    for (uint32_t s = g->first; s < g->end && code == MQ_OK; s++) {
+        code = compute_shard(g, s, err);
+    }
+    if (code != MQ_OK) {
+        return code;
+    }
+    if (g->exchange == NULL) {
+        g->view = g->fold.view;
+    } else {
+        mq_tree_fold(&g->fold.view, &g->piece, 1, g->exchange->ops->roots(g->exchange, step),
+                     &g->view, g->fold.scratch);
+        /* The others have as much to do as we had: ten times that is a hang or a straggler. */
+        int64_t patience_ms = 10 * (mq_clock_mono_ms() - begin_ms);
+        g->link->patience_ms =
+            patience_ms > MQ_LINK_LEASE_MS ? patience_ms : (int64_t)MQ_LINK_LEASE_MS;
+        code = g->exchange->ops->sum(g->exchange, step, g->stats, &g->view, err);
+    }
+    if (code != MQ_OK) {
+        return code;
+    }
+    mq_state_update(&t->state, &t->m, &t->plan, &g->view, &g->piece, 1, g->fold.scratch);
+    *sums = mq_trainer_sums(t, g->stats);
+    code = mq_state_count(&t->state, &t->plan, sums, err);
+    if (code == MQ_OK && mq_state_is_link(&t->state, &t->plan)) {
+        mq_state_link(&t->state);
+    }
+    return code;
+}
+
+static mq_code run_steps(gang *g, mq_error *err)
+{
+    mq_trainer *t = g->t;
+    bool is_first = g->roster->self == 0;
+    mq_code code = MQ_OK;
+    while (t->state.record.step < t->plan.steps) {
+        mq_sums sums;
+        code = mq_trainer_check(t, g->roster->epoch, err);
+        code = code != MQ_OK ? code : take_step(g, &sums, err);
+        if (code != MQ_OK) {
+            return code;
+        }
+        if (is_first) {
+            mq_trainer_report(t, g->roster->count, &sums);
+        }
+        if (is_first && mq_trainer_is_checkpoint_due(t)) {
+            code = mq_trainer_checkpoint(t, g->roster->epoch, err);
+        }
+        if (code != MQ_OK) {
+            return code;
+        }
+    }
+    return MQ_OK;
+}
+
+mq_code mq_trainer_run_gang(mq_trainer *t, const mq_roster *roster, mq_link *link, mq_error *err)
+{
+    MQ_ASSERT(t->is_whole);
+    gang *g = mq_arena_new(&t->roster, gang, 1);
+    if (g == NULL) {
+        return mq_fail(err, MQ_E_LIMIT, "memory: no room for a gang");
+    }
+    *g = (gang){.t = t, .roster = roster, .link = link, .piece = {0, t->state.count}};
+    mq_tree_range(t->m.shards, roster->self, roster->count, &g->first, &g->end);
+    mq_code code = mq_fold_init(&g->fold, &t->roster, t->state.count, g->end - g->first,
+                                MQ_TRAIN_LEAVES_BYTES, &g->piece, 1, err);
+    if (code == MQ_OK && link != NULL && t->state.record.step < t->plan.steps) {
+        code = mq_exchange_open(&g->exchange, link, t->m.transport, t->m.shards, t->state.count,
+                                &t->roster, err);
+    }
+    if (code == MQ_OK) {
+        mq_trainer_report_begin(t);
+        code = run_steps(g, err);
+    }
+    if (g->exchange != NULL) {
+        g->exchange->ops->release(g->exchange);
+    }
+    return code;
+}
