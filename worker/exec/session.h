@@ -40,7 +40,8 @@ void mq_session_free(mq_session *session);
 size_t mq_session_inputs(const mq_session *session, const mq_value_info **out);
 size_t mq_session_outputs(const mq_session *session, const mq_value_info **out);
 
-/* Runs. inputs in the order of mq_session_inputs, borrowed for the call; type and fixed dimensions
+/* Runs. inputs in the order of mq_session_inputs, borrowed for the call, aligned to their
+ * element size; type and fixed dimensions
  * are checked, the same symbol must have the same size everywhere (MQ_E_ARG names input and
  * dimension). *outputs: array in the order of mq_session_outputs, with its data borrowed from the
  * session until its next run or free. */

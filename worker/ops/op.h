@@ -103,6 +103,7 @@ enum {
     MQ_OP_VIEW = 1,        /* output 0 is input 0's bytes under another shape: never copied */
     MQ_OP_ELEMENTWISE = 2, /* output 0 may use the memory of an input of equal type and shape */
     MQ_OP_INTERNAL = 4,    /* made by fusion, not accepted from a file */
+    MQ_OP_OF_SHAPE = 8,    /* run reads only type and shape of its inputs, their data may be NULL */
 };
 
 /* Why parse may refuse is said to the caller, who puts node, operator, domain and opset in front.

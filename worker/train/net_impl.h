@@ -1,13 +1,15 @@
 /* Inside worker/train only: what a compiled net is. net_build.c makes it, net.c runs it.
  *
  *   net
- *    +- program           the whole model's graph: values, steps (fused, softmax at the end cut
- * off) +- params[]          trainable initializers and their places in the flat vector +- first,
- * last       the steps of this stage; input, output: the values at its borders +- slots[16] one
- * micro-batch each, made when first used +- tensors[]     by value: shape, and where its data is (a
- * parameter's: in flat, per call) +- calls[]       forward, by step        grads[]   backward, by
- * step +- block         activations, all kept Gradients of activations share one block for all
- * slots: only one slot goes backward at a time. */
+ *    +- program       the whole model's graph: values and steps, fused, softmax at the end cut off
+ *    +- params[]      trainable initializers and their places in the flat vector
+ *    +- first, last   the steps of this stage; input, output: the values at its borders
+ *    +- slots[16]     one micro-batch each, made when first used
+ *        +- tensors[] by value: shape, and where its data is (a parameter's: in flat, per call)
+ *        +- calls[]   forward, by step; grads[]: backward, by step
+ *        +- block     activations, all kept
+ *
+ * Gradients of activations share one block for all slots: one slot goes backward at a time. */
 #ifndef MQ_WORKER_TRAIN_NET_IMPL_H
 #define MQ_WORKER_TRAIN_NET_IMPL_H
 
