@@ -203,6 +203,13 @@ void mq_forked_gang_kill(mq_forked_gang *g, uint32_t seat)
     }
 }
 
+void mq_forked_gang_stop(mq_forked_gang *g, uint32_t seat)
+{
+    if (seat < g->seat_count && g->pids[seat] > 0) {
+        (void)kill(g->pids[seat], SIGSTOP);
+    }
+}
+
 /* A member is gone: finished, failed, told to stop, or dead. */
 static void seat_gone(mq_forked_gang *g, uint32_t seat)
 {
@@ -254,6 +261,7 @@ static void collect(mq_forked_gang *g, mq_forked_outcome *out)
     for (uint32_t s = 0; s < g->seat_count; s++) {
         const mq_forked_seat *seat = &g->shared->seats[s];
         out->progress_count += seat->progress_count;
+        out->calls[s] = atomic_load(&g->shared->seats[s].calls);
         if (seat->progress_count > 0) {
             memcpy(out->progress, seat->progress, sizeof out->progress);
         }

@@ -44,6 +44,7 @@ typedef struct mq_forked_outcome {
     uint64_t progress_count;
     uint64_t checkpoint_step;
     char checkpoint_chain[MQ_SHA256_HEX];
+    uint64_t calls[MQ_FORKED_SEATS_MAX]; /* host calls made by each seat */
     uint32_t deaths, epochs;
 } mq_forked_outcome;
 
@@ -72,6 +73,9 @@ MQ_MUST_USE mq_code mq_forked_gang_join(mq_forked_gang *gang, mq_error *err);
 
 /* Kills a member now. */
 void mq_forked_gang_kill(mq_forked_gang *gang, uint32_t seat);
+
+/* Makes a member hang: SIGSTOP. */
+void mq_forked_gang_stop(mq_forked_gang *gang, uint32_t seat);
 
 /* Host calls that a seat has made; for choosing moments. */
 uint64_t mq_forked_gang_calls(const mq_forked_gang *gang, uint32_t seat);
