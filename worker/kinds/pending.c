@@ -10,7 +10,6 @@
                        host->kind);                                                                \
     }
 
-PENDING(train)
 PENDING(infer)
 PENDING(model_import)
 PENDING(evaluate)
