@@ -10,7 +10,4 @@
                        host->kind);                                                                \
     }
 
-PENDING(infer)
-PENDING(model_import)
-PENDING(evaluate)
 PENDING(optimize)

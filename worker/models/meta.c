@@ -7,6 +7,7 @@
 #include <stdio.h>
 
 #include "shared/base/assert.h"
+#include "worker/models/measure.h"
 
 enum { META_BYTES_MAX = 64 << 10, FREE_INPUTS_MAX = 256 };
 
@@ -158,6 +159,9 @@ mq_code mq_model_publish_blob(mq_host *host, const char *name, const mq_model *m
 {
     mq_buf text, result;
     mq_model_meta meta = *given;
+    if (isnan(meta.latency_us)) {
+        meta.latency_us = mq_model_latency_us(model);
+    }
     mq_buf_init(&text, META_BYTES_MAX);
     mq_buf_init(&result, META_BYTES_MAX + 1024);
     mq_code code = mq_model_meta_write(&meta, model, blob, bytes, host->job_id, &text, err);
