@@ -119,9 +119,9 @@ static mq_code check_finishes(const mq_store_batch *b, mq_error *err)
             return mq_fail(err, MQ_E_ARG, "finish %u: retention of %lld ms is outside 1 ms..3660 d",
                            i, (long long)f->retention_ms);
         }
-        if (code == MQ_OK && f->was_dead && (f->is_new || f->is_dead)) {
-            return mq_fail(err, MQ_E_ARG, "finish %u: a dead letter goes to done and nowhere else",
-                           i);
+        if (code == MQ_OK && f->is_dead + f->is_new + f->was_dead > 1) {
+            return mq_fail(err, MQ_E_ARG,
+                           "finish %u: at most one of is_dead, is_new and was_dead may be set", i);
         }
     }
     return code;

@@ -69,7 +69,7 @@ typedef struct mq_store_put {
  * body (and a result of at most MQ_STORE_INLINE_MAX bytes). Ignored, like a put, when the job is
  * not live; an is_new one is refused, like a create, when the id exists anywhere. was_dead: it is a
  * dead letter that goes to done for good (sweep, or an operator discards it); ignored when it is
- * not in dead. At most one of is_new and was_dead; was_dead excludes is_dead. */
+ * not in dead. At most one of the three flags may be set. */
 typedef struct mq_store_finish {
     mq_span id;
     uint64_t number;
