@@ -600,7 +600,7 @@ static void counters_add_up_and_the_newest_events_come_first(void **state)
     take(w);
     mq_store_count counts[] = {{mq_str("up"), 5}, {mq_str("down"), -7}, {mq_str("up"), 1}};
     for (int i = 0; i < 300; i++) {
-        char text[16];
+        char text[24];
         snprintf(text, sizeof text, "event %d", i);
         commit(w, &(mq_store_batch){
                       .counters = counts, .counter_count = i < 2 ? 3 : 0, .event = mq_str(text)});
