@@ -51,6 +51,8 @@ objects = $(patsubst %.c,$(B)/%.o,$(1))
 
 LUA := $(wildcard shared/store/lua/*.lua)
 GEN := $(patsubst shared/store/lua/%.lua,$(B)/gen/lua/%.inc,$(LUA))
+REDIS := $(wildcard deploy/redis/*.conf deploy/redis/*.acl)
+GEN += $(patsubst deploy/redis/%,$(B)/gen/redis/%.inc,$(REDIS))
 WEB := $(wildcard client/gateway/web/*)
 GEN += $(patsubst client/gateway/web/%,$(B)/gen/web/%.inc,$(WEB))
 
@@ -110,9 +112,13 @@ $(B)/%.o: %.c $(FLAGS_STAMP) | $(GEN)
 .PRECIOUS: $(B)/%.o
 
 # Files that are embedded become C string literals or byte lists.
+as_string = sed 's/\\/\\\\/g; s/"/\\"/g; s/^/"/; s/$$/\\n"/'
 $(B)/gen/lua/%.inc: shared/store/lua/%.lua
 	@mkdir -p $(@D)
-	@sed 's/\\/\\\\/g; s/"/\\"/g; s/^/"/; s/$$/\\n"/' $< > $@
+	@$(as_string) $< > $@
+$(B)/gen/redis/%.inc: deploy/redis/%
+	@mkdir -p $(@D)
+	@$(as_string) $< > $@
 $(B)/gen/web/%.inc: client/gateway/web/%
 	@mkdir -p $(@D)
 	@od -An -v -tx1 $< | sed 's/ \([0-9a-f][0-9a-f]\)/0x\1,/g' > $@
