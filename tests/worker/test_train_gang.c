@@ -2,11 +2,14 @@
  * transport, whoever is killed or joins on the way. Members are real processes. */
 #include "tests/worker/train_fixture.h"
 
+#include <math.h>
+
 #include "shared/base/clock.h"
+#include "worker/train/philox.h"
 
 static const char manifest[] =
     "{\"model\":\"m\",\"data\":\"d\",\"init\":{\"arch\":\"mlp:20-24-16-4\"},\"epochs\":%u,"
-    "\"batch\":64,\"shards\":8,\"lr\":0.05,\"mode\":\"%s\","
+    "\"batch\":64,\"shards\":8,\"lr\":0.05,\"schedule\":\"constant\",\"mode\":\"%s\","
     "\"run\":{\"commit_ms\":10,\"progress_ms\":0,\"transport\":\"%s\"}}";
 
 typedef struct trial {
@@ -220,11 +223,148 @@ static void a_hung_member_is_reported_and_replaced(void **state)
     assert_int_equal(outcome.deaths, 1);
 }
 
+/* --- an independent trainer: double precision, plain loops, one sum over the batch --- */
+
+enum { LAYERS = 3, WIDEST = 24, NAIVE_BATCH = 64 };
+static const size_t sizes[LAYERS + 1] = {20, 24, 16, 4};
+
+typedef struct naive_net {
+    double w[LAYERS][WIDEST][WIDEST], b[LAYERS][WIDEST]; /* w[layer][out][in] */
+    double gw[LAYERS][WIDEST][WIDEST], gb[LAYERS][WIDEST];
+    double mw[LAYERS][WIDEST][WIDEST], mb[LAYERS][WIDEST];
+} naive_net;
+
+/* Initializers are weight, bias, weight, bias, ...; weights are stored [out, in]. */
+static void naive_load(naive_net *net, const mq_model *model)
+{
+    assert_int_equal(model->graph.initializer_count, 2 * LAYERS);
+    for (size_t l = 0; l < LAYERS; l++) {
+        const float *w = model->graph.initializers[2 * l].tensor.data;
+        const float *b = model->graph.initializers[2 * l + 1].tensor.data;
+        for (size_t o = 0; o < sizes[l + 1]; o++) {
+            net->b[l][o] = (double)b[o];
+            for (size_t i = 0; i < sizes[l]; i++) {
+                net->w[l][o][i] = (double)w[o * sizes[l] + i];
+            }
+        }
+    }
+}
+
+static void naive_row(naive_net *net, const uint8_t *x, uint8_t label)
+{
+    double a[LAYERS + 1][WIDEST], d[WIDEST], below[WIDEST], sum = 0;
+    for (size_t i = 0; i < sizes[0]; i++) {
+        a[0][i] = x[i] / 255.0;
+    }
+    for (size_t l = 0; l < LAYERS; l++) {
+        for (size_t o = 0; o < sizes[l + 1]; o++) {
+            double z = net->b[l][o];
+            for (size_t i = 0; i < sizes[l]; i++) {
+                z += net->w[l][o][i] * a[l][i];
+            }
+            a[l + 1][o] = l + 1 < LAYERS && z < 0 ? 0 : z;
+        }
+    }
+    for (size_t o = 0; o < FX_CLASSES; o++) {
+        sum += exp(a[LAYERS][o]);
+    }
+    for (size_t o = 0; o < FX_CLASSES; o++) {
+        d[o] = (exp(a[LAYERS][o]) / sum - (o == label)) / NAIVE_BATCH;
+    }
+    for (size_t l = LAYERS; l-- > 0;) {
+        memset(below, 0, sizeof below);
+        for (size_t o = 0; o < sizes[l + 1]; o++) {
+            net->gb[l][o] += d[o];
+            for (size_t i = 0; i < sizes[l]; i++) {
+                net->gw[l][o][i] += d[o] * a[l][i];
+                below[i] += d[o] * net->w[l][o][i];
+            }
+        }
+        for (size_t i = 0; i < sizes[l]; i++) {
+            d[i] = l > 0 && a[l][i] <= 0 ? 0 : below[i];
+        }
+    }
+}
+
+static void naive_update(naive_net *net)
+{
+    for (size_t l = 0; l < LAYERS; l++) {
+        for (size_t o = 0; o < WIDEST; o++) {
+            net->mb[l][o] = 0.9 * net->mb[l][o] + net->gb[l][o];
+            net->b[l][o] -= 0.05 * net->mb[l][o];
+            for (size_t i = 0; i < WIDEST; i++) {
+                net->mw[l][o][i] = 0.9 * net->mw[l][o][i] + net->gw[l][o][i];
+                net->w[l][o][i] -= 0.05 * net->mw[l][o][i];
+            }
+        }
+    }
+    memset(net->gw, 0, sizeof net->gw);
+    memset(net->gb, 0, sizeof net->gb);
+}
+
+static void naive_train(naive_net *net, uint32_t epochs)
+{
+    uint8_t *x = malloc((size_t)FX_ROWS * FX_FEATURES), *y = malloc(FX_ROWS);
+    assert_non_null(x);
+    assert_non_null(y);
+    fx_rows(FX_ROWS, x, y);
+    for (uint32_t epoch = 0; epoch < epochs; epoch++) {
+        mq_permutation p;
+        mq_permutation_init(&p, 1, epoch, FX_ROWS);
+        for (uint32_t at = 0; at < FX_ROWS; at++) {
+            uint64_t row = mq_permutation_at(&p, at);
+            naive_row(net, x + row * FX_FEATURES, y[row]);
+            if (at % NAIVE_BATCH == NAIVE_BATCH - 1) {
+                naive_update(net);
+            }
+        }
+    }
+    free(x);
+    free(y);
+}
+
+static void trained_weights_are_those_of_plain_sgd(void **state)
+{
+    fixture *f = *state;
+    proof p;
+    char blob[MQ_SHA256_HEX], path[160];
+    mq_model *first, *trained;
+    mq_map_file file;
+    naive_net *net = calloc(1, sizeof *net), *got = calloc(1, sizeof *net);
+    assert_non_null(net);
+    assert_non_null(got);
+    assert_int_equal(mq_arch_build(&first, "mlp:20-24-16-4", 1, NULL), MQ_OK);
+    naive_load(net, first);
+    mq_model_free(first);
+    naive_train(net, 3);
+    trial t = {2, 3, "gang", "auto", false};
+    start(f, &t);
+    finish(f, &p);
+    fx_field(outcome.result, "blob", blob, sizeof blob);
+    (void)snprintf(path, sizeof path, "%s/%s", f->dir, blob);
+    assert_int_equal(mq_map_file_open(&file, path, 1 << 24, NULL), MQ_OK);
+    assert_int_equal(mq_model_load(&trained, file.bytes, 0, NULL), MQ_OK);
+    naive_load(got, trained);
+    for (size_t l = 0; l < LAYERS; l++) {
+        for (size_t o = 0; o < sizes[l + 1]; o++) {
+            assert_true(fabs(net->b[l][o] - got->b[l][o]) < 1e-4);
+            for (size_t i = 0; i < sizes[l]; i++) {
+                assert_true(fabs(net->w[l][o][i] - got->w[l][o][i]) < 1e-4);
+            }
+        }
+    }
+    mq_model_free(trained);
+    mq_map_file_release(&file);
+    free(net);
+    free(got);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(any_number_of_members_and_any_transport_gives_one_hash),
         cmocka_unit_test(training_learns),
+        cmocka_unit_test(trained_weights_are_those_of_plain_sgd),
         cmocka_unit_test(killed_members_change_nothing_by_shared_memory),
         cmocka_unit_test(killed_members_change_nothing_by_messages),
         cmocka_unit_test(members_may_join_in_the_middle),

@@ -1,5 +1,5 @@
 /* A small world to train in: a directory of blobs, a synthetic dataset, a small MLP, a forked gang.
- * Included by the tests of worker/train; everything is static. */
+ * Included by the tests of worker/train; everything is static and may be left unused. */
 #ifndef MQ_TESTS_WORKER_TRAIN_FIXTURE_H
 #define MQ_TESTS_WORKER_TRAIN_FIXTURE_H
 
@@ -9,9 +9,10 @@
 #include <stdint.h>
 
 #include <cmocka.h>
-#include <dirent.h>
+#include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "shared/base/prng.h"
@@ -22,6 +23,8 @@
 
 enum { FX_FEATURES = 20, FX_CLASSES = 4, FX_ROWS = 640, FX_TIMEOUT_MS = 60000 };
 
+#define FX_MAY __attribute__((unused))
+
 mq_kind_run mq_kind_run_train;
 
 typedef struct fixture {
@@ -31,13 +34,9 @@ typedef struct fixture {
 } fixture;
 
 /* Rows whose class is the largest of four sums of features: something an MLP can learn. */
-static void fx_dataset(fixture *f, const char *name, uint32_t rows, int bad_row)
+FX_MAY static void fx_rows(uint32_t rows, uint8_t *x, uint8_t *y)
 {
     mq_prng prng = {rows};
-    uint8_t *x = malloc((size_t)rows * FX_FEATURES), *y = malloc(rows);
-    assert_non_null(x);
-    assert_non_null(y);
-    char shards[512] = "", meta[1024], question[64];
     for (uint32_t r = 0; r < rows; r++) {
         uint32_t sums[FX_CLASSES] = {0}, best = 0;
         for (uint32_t i = 0; i < FX_FEATURES; i++) {
@@ -47,7 +46,20 @@ static void fx_dataset(fixture *f, const char *name, uint32_t rows, int bad_row)
         for (uint32_t c = 1; c < FX_CLASSES; c++) {
             best = sums[c] > sums[best] ? c : best;
         }
-        y[r] = (uint8_t)((int)r == bad_row ? 77 : (int)best);
+        y[r] = (uint8_t)best;
+    }
+}
+
+/* Publishes such rows in two shards; bad_row (or -1) gets a label that is no class. */
+FX_MAY static void fx_dataset(fixture *f, const char *name, uint32_t rows, int bad_row)
+{
+    uint8_t *x = malloc((size_t)rows * FX_FEATURES), *y = malloc(rows);
+    assert_non_null(x);
+    assert_non_null(y);
+    char shards[512] = "", meta[1024], question[64];
+    fx_rows(rows, x, y);
+    if (bad_row >= 0) {
+        y[bad_row] = 77;
     }
     for (uint32_t part = 0; part < 2; part++) {
         uint32_t first = part * (rows / 2), count = part == 0 ? rows / 2 : rows - rows / 2;
@@ -81,7 +93,7 @@ static void fx_dataset(fixture *f, const char *name, uint32_t rows, int bad_row)
     free(y);
 }
 
-static void fx_model(fixture *f, const char *arch, char hash[MQ_SHA256_HEX])
+FX_MAY static void fx_model(fixture *f, const char *arch, char hash[MQ_SHA256_HEX])
 {
     mq_model *model;
     mq_buf bytes;
@@ -93,7 +105,7 @@ static void fx_model(fixture *f, const char *arch, char hash[MQ_SHA256_HEX])
     mq_model_free(model);
 }
 
-static int fx_setup(void **state)
+FX_MAY static int fx_setup(void **state)
 {
     static fixture f;
     const char *tmp = getenv("TMPDIR");
@@ -108,22 +120,29 @@ static int fx_setup(void **state)
     return 0;
 }
 
-static int fx_teardown(void **state)
+static int fx_remove_one(const char *path, const struct stat *st, int type, struct FTW *at)
+{
+    (void)st;
+    (void)type;
+    (void)at;
+    return remove(path);
+}
+
+/* rm -r */
+static int fx_remove(const char *dir)
+{
+    return nftw(dir, fx_remove_one, 16, FTW_DEPTH | FTW_PHYS);
+}
+
+FX_MAY static int fx_teardown(void **state)
 {
     fixture *f = *state;
     mq_forked_gang_free(f->gang);
-    DIR *dir = opendir(f->dir);
-    for (struct dirent *e = readdir(dir); e != NULL; e = readdir(dir)) {
-        char path[400];
-        (void)snprintf(path, sizeof path, "%s/%s", f->dir, e->d_name);
-        (void)unlink(path);
-    }
-    closedir(dir);
-    return rmdir(f->dir);
+    return fx_remove(f->dir);
 }
 
 /* Text of a JSON field in flat JSON, for comparing hashes. */
-static void fx_field(const char *json, const char *field, char *out, size_t size)
+FX_MAY static void fx_field(const char *json, const char *field, char *out, size_t size)
 {
     char key[64];
     (void)snprintf(key, sizeof key, "\"%s\":\"", field);

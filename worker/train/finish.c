@@ -11,7 +11,11 @@
 #include "worker/models/meta.h"
 #include "worker/train/train.h"
 
-enum { META_BYTES_MAX = 1 << 20, VERSIONS_SEARCHED_MAX = 64 };
+enum {
+    META_BYTES_MAX = 1 << 20,
+    VERSIONS_SEARCHED_MAX = 64,
+    DUMP_FLAGS = JSON_COMPACT | JSON_REAL_PRECISION(9),
+};
 
 void mq_trainer_curve(const mq_trainer *t, mq_buf *out)
 {
@@ -91,7 +95,7 @@ static mq_code make_meta(mq_trainer *t, const char *blob, size_t bytes, double a
 static mq_code publish_one(mq_trainer *t, const char *type, const char *name, const json_t *meta,
                            const char *blob, mq_error *err)
 {
-    char *text = json_dumps(meta, JSON_COMPACT);
+    char *text = json_dumps(meta, DUMP_FLAGS);
     if (text == NULL) {
         return mq_fail(err, MQ_E_INTERNAL, "%s meta: no memory for its JSON", type);
     }
@@ -103,7 +107,7 @@ static mq_code publish_one(mq_trainer *t, const char *type, const char *name, co
 
 static mq_code set_result(mq_trainer *t, const json_t *result, mq_error *err)
 {
-    char *text = json_dumps(result, JSON_COMPACT);
+    char *text = json_dumps(result, DUMP_FLAGS);
     if (text == NULL) {
         return mq_fail(err, MQ_E_INTERNAL, "result: no memory for its JSON");
     }

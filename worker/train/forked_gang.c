@@ -165,6 +165,7 @@ mq_code mq_forked_gang_start(mq_forked_gang *g, const mq_forked_job *job, uint32
     g->job = *job;
     g->seat_count = count;
     g->deaths = 0;
+    g->crashes = 0;
     g->winner = UINT32_MAX;
     atomic_store(&g->shared->checkpoint, 2);
     if (job->keep_checkpoint && g->before.step > 0) {
@@ -211,7 +212,7 @@ void mq_forked_gang_stop(mq_forked_gang *g, uint32_t seat)
 }
 
 /* A member is gone: finished, failed, told to stop, or dead. */
-static void seat_gone(mq_forked_gang *g, uint32_t seat)
+static void seat_gone(mq_forked_gang *g, uint32_t seat, int status)
 {
     mq_forked_seat *s = &g->shared->seats[seat];
     g->pids[seat] = 0;
@@ -223,6 +224,7 @@ static void seat_gone(mq_forked_gang *g, uint32_t seat)
         return;
     }
     g->deaths++;
+    g->crashes += !WIFSIGNALED(status) || WTERMSIG(status) != SIGKILL;
     atomic_fetch_or(&g->shared->broken_seats, 1U << seat);
     if (atomic_load(&g->shared->is_over) == 0) {
         deal(g, UINT32_MAX);
@@ -240,9 +242,9 @@ bool mq_forked_gang_turn(mq_forked_gang *g)
         if ((atomic_load(&g->shared->lost_seats) >> s & 1) != 0) {
             (void)kill(g->pids[s], SIGKILL);
         }
-        pid_t pid = waitpid(g->pids[s], NULL, WNOHANG);
-        if (pid == g->pids[s]) {
-            seat_gone(g, s);
+        int status = 0;
+        if (waitpid(g->pids[s], &status, WNOHANG) == g->pids[s]) {
+            seat_gone(g, s, status);
         }
         is_any = is_any || g->pids[s] != 0;
     }
@@ -272,6 +274,10 @@ static void collect(mq_forked_gang *g, mq_forked_outcome *out)
         memcpy(out->error, s->error, sizeof out->error);
         memcpy(out->result, s->result, sizeof out->result);
         memcpy(out->published, s->published, sizeof out->published);
+    }
+    if (g->crashes > 0) {
+        out->code = MQ_E_INTERNAL;
+        (void)snprintf(out->error, sizeof out->error, "%u members crashed", g->crashes);
     }
 }
 

@@ -84,7 +84,8 @@ uint64_t mq_forked_gang_calls(const mq_forked_gang *gang, uint32_t seat);
 bool mq_forked_gang_turn(mq_forked_gang *gang);
 
 /* Plays the broker until the job is over and all members are gone. When all have died: code
- * MQ_E_IO. MQ_E_TIMEOUT kills what is left. */
+ * MQ_E_IO; when one crashed by itself (another signal than SIGKILL): MQ_E_INTERNAL. MQ_E_TIMEOUT
+ * kills what is left. */
 MQ_MUST_USE mq_code mq_forked_gang_wait(mq_forked_gang *gang, int64_t timeout_ms,
                                         mq_forked_outcome *out, mq_error *err);
 
@@ -153,7 +154,8 @@ struct mq_forked_gang {
     int pids[MQ_FORKED_SEATS_MAX]; /* 0 = gone */
     uint32_t seat_count;           /* seats used so far */
     uint32_t deaths;
-    uint32_t winner; /* seat that ended the job; UINT32_MAX = none yet */
+    uint32_t crashes; /* members that ended by anything else than their job's end or SIGKILL */
+    uint32_t winner;  /* seat that ended the job; UINT32_MAX = none yet */
 };
 
 /* The child's whole life; does not return. */

@@ -198,7 +198,7 @@ static mq_code read_optimizer(mq_manifest *m, const json_t *o, mq_error *err)
 {
     static const char *const optimizers[] = {"sgd", NULL};
     static const char *const losses[] = {"cross-entropy", NULL};
-    static const char *const schedules[] = {"constant", "cosine", NULL};
+    static const char *const schedules[] = {"cosine", "constant", NULL};
     uint32_t schedule = 0, unused = 0;
     int64_t max_steps = 0;
     mq_code code = read_choice(o, "optimizer", optimizers, &unused, err);
@@ -213,7 +213,7 @@ static mq_code read_optimizer(mq_manifest *m, const json_t *o, mq_error *err)
     if (code != MQ_OK) {
         return code;
     }
-    m->schedule = schedule == 0 ? MQ_SCHEDULE_CONSTANT : MQ_SCHEDULE_COSINE;
+    m->schedule = schedule == 0 ? MQ_SCHEDULE_COSINE : MQ_SCHEDULE_CONSTANT;
     m->max_steps = (uint64_t)max_steps;
     if (!((float)m->lr > 0)) {
         return mq_fail(err, MQ_E_ARG, "lr: must be greater than 0");

@@ -3,7 +3,7 @@
  *
  *     {"model":"fashion", "data":"fashion@1", "eval":"fashion-test@1",
  *      "init":{"blob":"<64 hex>"}, "epochs":5, "batch":256, "shards":8, "lr":0.05, "momentum":0.9,
- *      "weight_decay":0, "seed":1, "optimizer":"sgd", "schedule":"constant",
+ *      "weight_decay":0, "seed":1, "optimizer":"sgd", "schedule":"cosine",
  *      "loss":"cross-entropy", "max_steps":0, "mode":"gang",
  *      "run":{"commit_ms":2000,"progress_ms":250,"transport":"auto","reuse":true}}
  *
@@ -22,7 +22,7 @@
  * weight_decay  no      0..1, 0                      g += weight_decay w before the momentum
  * seed          no      0..2^63-1, 1                 key of every random number
  * optimizer     no      "sgd"
- * schedule      no      "constant", "cosine"         cosine: to 0 at the last step
+ * schedule      no      "cosine", "constant"         cosine: lr falls to 0 at the last step
  * loss          no      "cross-entropy"
  * max_steps     no      0..10^9, 0 = no limit        stop after so many steps
  * mode          no      "gang", "pipeline:1..16"     how members share the work             (*)
@@ -52,7 +52,7 @@ enum {
     MQ_MANIFEST_BODY_MAX = 262144, /* bytes; as in kinds.def */
 };
 
-typedef enum mq_schedule { MQ_SCHEDULE_CONSTANT, MQ_SCHEDULE_COSINE } mq_schedule;
+typedef enum mq_schedule { MQ_SCHEDULE_COSINE, MQ_SCHEDULE_CONSTANT } mq_schedule;
 typedef enum mq_transport {
     MQ_TRANSPORT_AUTO, /* shared memory when all members are on one host, else messages */
     MQ_TRANSPORT_SHM,
