@@ -14,8 +14,10 @@ one() { # one ROOT BUILD NAME FILE: runs a test, prints its line, writes ROOT/NA
     local root=$1 build=$2 name=$3 file=$4
     local key=${name//\//.} limit=${TIMEOUT_S:-300} from=${EPOCHREALTIME/[.,]/} status
     case $name in e2e/*) limit=${TIMEOUT_E2E_S:-900} ;; esac
-    mkdir -p "$root/$key"
-    TMPDIR=$root/$key B=$build MAASQ_BUILD=$build \
+    # Short, because the paths of Unix sockets are (108 bytes).
+    local dir
+    dir=$(mktemp -d "$root/XXXX")
+    TMPDIR=$dir B=$build MAASQ_BUILD=$build \
         timeout -k 10 "$limit" "$file" >"$root/$key.log" 2>&1 </dev/null
     status=$?
     local ms=$(((${EPOCHREALTIME/[.,]/} - from) / 1000))
@@ -51,7 +53,7 @@ one() { # one ROOT BUILD NAME FILE: runs a test, prints its line, writes ROOT/NA
     fi
     echo "$line"
     echo "$passed $failed $skipped" >"$root/$key.count"
-    rm -rf "${root:?}/$key"
+    rm -rf "$dir"
 }
 
 list() { # list BUILD: "name file" of every test, the longest kind first
@@ -75,7 +77,7 @@ BUILD=${1:-build/release}
 [ $# -eq 0 ] || shift
 cd "$(dirname "$0")/.." || exit 1
 JOBS=${JOBS:-$(nproc)}
-ROOT=$(mktemp -d "${TMPDIR:-/tmp}/maasq-test-XXXXXX")
+ROOT=$(mktemp -d "${TMPDIR:-/tmp}/mq-XXXXXX")
 trap 'rm -rf "$ROOT"' EXIT
 trap 'exit 130' INT TERM
 

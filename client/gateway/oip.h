@@ -18,9 +18,9 @@
 
 enum {
     MQ_OIP_ID_SIZE = 256,
-    MQ_OIP_VALUES_MAX = 1500000,          /* JSON values, lists and objects in one request */
-    MQ_OIP_TENSOR_BYTES_MAX = 16 << 20,   /* all inputs of one request */
-    MQ_OIP_TIMEOUT_MS = 30000,            /* when the request names none */
+    MQ_OIP_VALUES_MAX = 1500000,        /* JSON values, lists and objects in one request */
+    MQ_OIP_TENSOR_BYTES_MAX = 16 << 20, /* all inputs of one request */
+    MQ_OIP_TIMEOUT_MS = 30000,          /* when the request names none */
     MQ_OIP_TIMEOUT_MS_MAX = 600000,
 };
 
@@ -32,8 +32,8 @@ typedef struct mq_oip_output {
 typedef struct mq_oip_request {
     char id[MQ_OIP_ID_SIZE]; /* "" = none */
     int64_t timeout_ms;
-    bool is_binary; /* outputs that say nothing else */
-    uint32_t input_count, output_count; /* no outputs = all of the model's */
+    bool is_binary;                         /* outputs that say nothing else */
+    uint32_t input_count, output_count;     /* no outputs = all of the model's */
     maasq_tensor inputs[MAASQ_TENSORS_MAX]; /* data: in the arena, or borrowed from the body */
     mq_oip_output outputs[MAASQ_TENSORS_MAX];
 } mq_oip_request;
@@ -47,8 +47,8 @@ MQ_MUST_USE mq_code mq_oip_read(mq_oip_request *out, mq_arena *arena, mq_span bo
 MQ_MUST_USE mq_code mq_oip_read_raw(mq_oip_request *out, mq_span body, const char *name,
                                     mq_dtype dtype, const mq_shape *shape, mq_error *err);
 
-/* Appends the response. *json_bytes: length of the JSON part when tensors follow it, else 0. An output
- * that was asked for and is not there: MQ_E_NOT_FOUND; NaN or infinity in JSON: MQ_E_ARG. */
+/* Appends the response. *json_bytes: length of the JSON part when tensors follow it, else 0. An
+ * output that was asked for and is not there: MQ_E_NOT_FOUND; NaN or infinity in JSON: MQ_E_ARG. */
 MQ_MUST_USE mq_code mq_oip_write(const mq_oip_request *request, const char *model,
                                  const char *version, const maasq_tensor *outputs, size_t count,
                                  mq_buf *out, size_t *json_bytes, mq_error *err);

@@ -1,5 +1,5 @@
-/* Elements of OIP tensors: JSON to bytes and bytes to JSON. Every value is checked against its type;
- * nothing is rounded into range. */
+/* Elements of OIP tensors: JSON to bytes and bytes to JSON. Every value is checked against its
+ * type; nothing is rounded into range. */
 #include <limits.h>
 #include <math.h>
 
@@ -96,7 +96,8 @@ mq_code mq_oip_print(mq_dtype dtype, const void *data, size_t count, mq_buf *out
     return MQ_OK;
 }
 
-/* False when the element is not finite. FP32 with 9 and FP64 with 17 digits read back as they were. */
+/* False when the element is not finite. FP32 with 9 and FP64 with 17 digits read back as they were.
+ */
 static bool print_one(mq_dtype dtype, const void *data, size_t i, mq_buf *out)
 {
     switch (dtype) {

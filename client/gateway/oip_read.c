@@ -1,5 +1,5 @@
-/* OIP requests; see oip.h. Unknown members are ignored, as the protocol asks; everything that is read
- * is checked, and what is wrong is named by its place in the JSON. */
+/* OIP requests; see oip.h. Unknown members are ignored, as the protocol asks; everything that is
+ * read is checked, and what is wrong is named by its place in the JSON. */
 #include <stdio.h>
 
 #include "client/gateway/oip.h"
@@ -65,8 +65,7 @@ mq_code mq_oip_read(mq_oip_request *out, mq_arena *arena, mq_span body, int64_t 
 mq_code mq_oip_read_raw(mq_oip_request *out, mq_span body, const char *name, mq_dtype dtype,
                         const mq_shape *shape, mq_error *err)
 {
-    *out = (mq_oip_request){
-        .timeout_ms = MQ_OIP_TIMEOUT_MS, .is_binary = true, .input_count = 1};
+    *out = (mq_oip_request){.timeout_ms = MQ_OIP_TIMEOUT_MS, .is_binary = true, .input_count = 1};
     maasq_tensor *input = &out->inputs[0];
     size_t row = mq_dtype_bytes(dtype);
     int variable = -1;
@@ -252,8 +251,9 @@ static mq_code read_type(maasq_tensor *out, const json_t *input, size_t *count, 
     const char *type = json_string_value(json_object_get(input, "datatype"));
     mq_dtype dtype = type == NULL ? MQ_DT_NONE : mq_dtype_parse_oip(mq_str(type));
     if (dtype == MQ_DT_NONE) {
-        return mq_fail(err, MQ_E_ARG, "datatype \"%.32s\": must be FP32, INT64, UINT8 or another of "
-                                      "the protocol's types",
+        return mq_fail(err, MQ_E_ARG,
+                       "datatype \"%.32s\": must be FP32, INT64, UINT8 or another of "
+                       "the protocol's types",
                        type == NULL ? "" : type);
     }
     if (dtype == MQ_DT_STR) {

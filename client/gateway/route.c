@@ -55,6 +55,11 @@ mq_code mq_route_find(mq_route *out, const char *method, const char *path, mq_er
     return mq_fail(err, MQ_E_NOT_FOUND, "no such path: %.200s", path);
 }
 
+const char *mq_route_path(const mq_route *route)
+{
+    return rows[route->row].path;
+}
+
 bool mq_percent_decode(mq_span text, bool is_query, char *out, size_t size)
 {
     size_t used = 0;
