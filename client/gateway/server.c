@@ -129,12 +129,15 @@ static mq_code listen_at(mq_gateway *gateway, int *fd, mq_error *err)
     if (name.len > 2 && name.data[0] == '[' && name.data[name.len - 1] == ']') {
         name = mq_span_of(name.data + 1, name.len - 2);
     }
-    if (name.len == 0 || !mq_span_copy(name, host, sizeof host)) {
+    const char *port = colon == NULL ? "" : colon + 1;
+    bool is_port = port[0] != '\0' && strlen(port) <= 5 &&
+                   strspn(port, "0123456789") == strlen(port) && strtol(port, NULL, 10) <= 65535;
+    if (name.len == 0 || !is_port || !mq_span_copy(name, host, sizeof host)) {
         return mq_fail(err, MQ_E_ARG, "--listen %s: must be ADDRESS:PORT, port 0 for any", text);
     }
     struct addrinfo wanted = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV};
     struct addrinfo *found = NULL;
-    int failure = getaddrinfo(host, colon + 1, &wanted, &found);
+    int failure = getaddrinfo(host, port, &wanted, &found);
     if (failure != 0) {
         return mq_fail(err, MQ_E_ARG, "--listen %s: %s", text, gai_strerror(failure));
     }

@@ -174,8 +174,7 @@ static bool ask(mq_snapshot *snapshot, size_t i)
     }
     maasq_free(text);
     if (answer == NULL) {
-        snprintf(snapshot->error, sizeof snapshot->error, "%s: %.400s", questions[i].what,
-                 why.text);
+        snprintf(snapshot->error, sizeof snapshot->error, "%s", why.text);
         return false;
     }
     json_decref(snapshot->answers[i]);

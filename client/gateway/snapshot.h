@@ -9,7 +9,7 @@
 
 enum {
     MQ_SNAPSHOT_EVERY_MS = 1000,
-    MQ_SNAPSHOT_ASK_MS = 3000,  /* for one of its questions */
+    MQ_SNAPSHOT_ASK_MS = 2000,  /* for one of its questions */
     MQ_SNAPSHOT_ROWS_MAX = 200, /* of each list */
 };
 
