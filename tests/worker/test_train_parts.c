@@ -10,6 +10,7 @@
 #include <stdlib.h>
 
 #include "shared/base/prng.h"
+#include "worker/train/fingerprint.h"
 #include "worker/train/init.h"
 #include "worker/train/manifest.h"
 #include "worker/train/philox.h"
@@ -87,6 +88,16 @@ static void first_weights_follow_from_seed_and_layer(void **unused)
     }
     assert_true(fabs(sum / 1003) < 0.3);
     assert_true(fabs(squares / 1003 - 4) < 0.6);
+}
+
+static void fingerprint_is_the_same_each_time(void **unused)
+{
+    (void)unused;
+    char a[MQ_SHA256_HEX], b[MQ_SHA256_HEX];
+    mq_fingerprint(a);
+    mq_fingerprint(b);
+    assert_string_equal(a, b);
+    assert_true(mq_sha256_is_hex(mq_str(a)));
 }
 
 /* --- tree --- */
@@ -424,6 +435,7 @@ int main(void)
         cmocka_unit_test(philox_gives_the_published_vectors),
         cmocka_unit_test(permutation_is_a_bijection_that_depends_on_seed_and_epoch),
         cmocka_unit_test(first_weights_follow_from_seed_and_layer),
+        cmocka_unit_test(fingerprint_is_the_same_each_time),
         cmocka_unit_test(tree_sum_is_the_naive_one_for_any_number_of_workers),
         cmocka_unit_test(manifest_errors_name_the_field),
         cmocka_unit_test(manifest_hash_covers_what_decides_the_weights_and_nothing_else),

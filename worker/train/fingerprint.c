@@ -1,8 +1,12 @@
 /* The numeric battery; see fingerprint.h. */
 #include "worker/train/fingerprint.h"
 
+#include "shared/base/assert.h"
 #include "worker/blas/blas.h"
+#include "worker/models/arch.h"
+#include "worker/train/net.h"
 #include "worker/train/philox.h"
+#include "worker/train/vec.h"
 
 enum { BATTERY_FLOATS = 800 * 512 }; /* the largest operand */
 
@@ -24,6 +28,42 @@ static void fill(float *out, uint32_t layer)
     }
 }
 
+/* One real training step: softmax, exp, ReLU and whatever else runs between the products. */
+enum { STEP_ROWS = 32, STEP_CLASSES = 10, STEP_PARAMS_MAX = 4096 };
+
+static void add_step(mq_sha256 *hash, const float *x)
+{
+    static float flat[STEP_PARAMS_MAX], grads[STEP_PARAMS_MAX], momentum[STEP_PARAMS_MAX];
+    int32_t labels[STEP_ROWS];
+    mq_model *model;
+    mq_net *net;
+    mq_net_stats stats = {0};
+    mq_net_options options = {.rows = STEP_ROWS,
+                              .loss = "cross-entropy",
+                              .stage_count = 1,
+                              .memory_bytes_max = (size_t)64 << 20};
+    for (int32_t i = 0; i < STEP_ROWS; i++) {
+        labels[i] = i % STEP_CLASSES;
+    }
+    mq_code code = mq_arch_build(&model, "mlp:65-33-17-10", 1, NULL);
+    MQ_ASSERT(code == MQ_OK);
+    code = mq_net_new(&net, model, &options, NULL);
+    MQ_ASSERT(code == MQ_OK);
+    size_t count = mq_net_param_total(net);
+    MQ_ASSERT(count <= STEP_PARAMS_MAX);
+    mq_net_params_get(net, flat);
+    memset(momentum, 0, sizeof momentum);
+    for (int step = 0; step < 3; step++) {
+        code = mq_net_step(net, flat, x, labels, 1.0F / STEP_ROWS, grads, &stats, NULL);
+        MQ_ASSERT(code == MQ_OK);
+        mq_vec_sgd(&(mq_sgd){0.5F, 0.9F, 0.01F}, grads, flat, momentum, count);
+        mq_sha256_add(hash, mq_span_of(&stats.loss_sum, sizeof stats.loss_sum));
+    }
+    mq_sha256_add(hash, mq_span_of(flat, count * sizeof flat[0]));
+    mq_net_free(net);
+    mq_model_free(model);
+}
+
 void mq_fingerprint(char out[MQ_SHA256_HEX])
 {
     static float a[BATTERY_FLOATS], b[BATTERY_FLOATS], c[BATTERY_FLOATS];
@@ -41,6 +81,7 @@ void mq_fingerprint(char out[MQ_SHA256_HEX])
             mq_sha256_add(hash, mq_span_of(c, (size_t)(m * n) * sizeof c[0]));
         }
     }
+    add_step(hash, a);
     uint8_t digest[MQ_SHA256_BYTES];
     mq_sha256_end(hash, digest);
     mq_sha256_hex(digest, out);

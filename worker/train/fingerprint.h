@@ -1,5 +1,5 @@
 /* Numeric fingerprint: a hash over the results of a fixed battery (matrix products in several
- * shapes and transpositions, our exp, a training-like reduction, a Philox draw). Two processes with
+ * shapes and transpositions, some steps of training a small net, a Philox draw). Two processes with
  * equal fingerprints compute equal bits in training; only they may share a gang or reuse each
  * other's results. It sees differences of kernel set, library version, build flags and CPU without
  * naming any of them. Takes some milliseconds. */

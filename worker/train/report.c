@@ -6,7 +6,12 @@
 #include "shared/base/clock.h"
 #include "worker/train/train.h"
 
-enum { PROGRESS_BYTES_MAX = 4096, LOG_BYTES_MAX = 1024, CHECKPOINT_BYTES_EXTRA = 65536 };
+enum {
+    PROGRESS_BYTES_MAX = 4096,
+    LOG_BYTES_MAX = 1024,
+    CHECKPOINT_BYTES_EXTRA = 65536,
+    COST_SHARE = 20
+};
 
 void mq_trainer_log(const mq_trainer *t, const char *fmt, ...)
 {
@@ -25,7 +30,7 @@ void mq_trainer_report_begin(mq_trainer *t)
 {
     int64_t now = mq_clock_mono_ms();
     t->reporter = (mq_reporter){
-        .begin_ms = now,
+        .cost_ms = t->reporter.cost_ms,
         .progress_ms = now,
         .checkpoint_ms = now,
         .checkpoint_step = t->state.record.step,
@@ -81,19 +86,30 @@ void mq_trainer_report(mq_trainer *t, uint32_t workers, const mq_sums *step)
 
 /* Young's rule: the best interval is sqrt(2 x cost of a checkpoint x mean time between losses of
  * everything). At 5 ms a checkpoint and one such loss in seven minutes that is 2 s, the default of
- * run.commit_ms; survivors make rarer than that what a checkpoint is needed for. An epoch's end is
- * a good place, unless the last one is quite fresh. */
+ * run.commit_ms; survivors make rarer than that what a checkpoint is needed for. Where a checkpoint
+ * costs more, it may take a twentieth of the time. */
+static int64_t interval_ms(const mq_trainer *t)
+{
+    int64_t least_ms = COST_SHARE * t->reporter.cost_ms;
+    return least_ms > (int64_t)t->m.commit_ms ? least_ms : (int64_t)t->m.commit_ms;
+}
+
+bool mq_trainer_is_checkpoint_time(const mq_trainer *t)
+{
+    return mq_clock_mono_ms() - t->reporter.checkpoint_ms >= interval_ms(t);
+}
+
+/* An epoch's end is a good place, unless the last checkpoint is quite fresh. */
 bool mq_trainer_is_checkpoint_due(const mq_trainer *t)
 {
-    const mq_reporter *rep = &t->reporter;
     uint64_t step = t->state.record.step;
-    if (step == rep->checkpoint_step) {
+    if (step == t->reporter.checkpoint_step) {
         return false;
     }
-    int64_t past_ms = mq_clock_mono_ms() - rep->checkpoint_ms;
+    int64_t past_ms = mq_clock_mono_ms() - t->reporter.checkpoint_ms;
     bool is_epoch_end = step % t->plan.steps_per_epoch == 0;
-    return step == t->plan.steps || past_ms >= (int64_t)t->m.commit_ms ||
-           (is_epoch_end && past_ms >= (int64_t)t->m.commit_ms / 4);
+    return step == t->plan.steps || mq_trainer_is_checkpoint_time(t) ||
+           (is_epoch_end && past_ms >= interval_ms(t) / 4);
 }
 
 mq_code mq_trainer_checkpoint(mq_trainer *t, uint64_t epoch, mq_error *err)
@@ -108,6 +124,7 @@ mq_code mq_trainer_checkpoint(mq_trainer *t, uint64_t epoch, mq_error *err)
     mq_code code = mq_state_save(&t->state, &t->m, &bytes, err);
     code = code != MQ_OK ? code : host->ops->blob_put(host, mq_buf_span(&bytes), blob, err);
     mq_buf_release(&bytes);
+    t->reporter.cost_ms = mq_clock_mono_ms() - t->reporter.checkpoint_ms;
     if (code != MQ_OK) {
         return mq_wrap(err, "checkpoint of step %llu", (unsigned long long)r->step);
     }

@@ -27,9 +27,9 @@ enum {
 
 /* What member 0 tells the job's owner, and when it last did. */
 typedef struct mq_reporter {
-    int64_t begin_ms;      /* of this roster's steps */
     int64_t progress_ms;   /* time of the last report */
     int64_t checkpoint_ms; /* time of the last offer */
+    int64_t cost_ms;       /* what it took */
     uint64_t checkpoint_step;
     uint64_t rate_step; /* step at progress_ms */
     mq_sums sums;       /* since the last report */
@@ -108,7 +108,11 @@ void mq_trainer_report_begin(mq_trainer *t);
 /* After each step: progress when it is time. */
 void mq_trainer_report(mq_trainer *t, uint32_t workers, const mq_sums *step);
 
-/* True when a checkpoint is due after the present step. */
+/* True when enough time has passed since the last checkpoint. */
+bool mq_trainer_is_checkpoint_time(const mq_trainer *t);
+
+/* True when a checkpoint is due after the present step: at that time, at most ends of epochs, and
+ * at the end. */
 bool mq_trainer_is_checkpoint_due(const mq_trainer *t);
 
 /* Stores the (whole) state and offers it under the roster's epoch. */
