@@ -1,0 +1,215 @@
+/* The worker's side of the talk with its brokers, as a pure state machine: no I/O, no clock, no
+ * allocation. The loop feeds it events with the time, and does what it puts out. It decides when to
+ * greet, register, beat, ask for work, start, stop and kill jobs, how long results are kept and
+ * sent again, and when to try the next broker.
+ *
+ *     DOWN --connect--> GREETING --welcome--> REGISTERING --registered--> SERVING
+ *       ^                  |  no answer            | error                  |  3 silent intervals,
+ *       +------------------+-----------------------+------------------------+  link down, error
+ *
+ *     a job:  FREE -> WAITING -> RUNNING -> ENDED -> FREE       (ENDED <-> UPLOADING on "missing")
+ *             WAITING: accepted, no slot free yet. ENDED: its result has no verdict yet.
+ *
+ * Results are kept and sent again until a verdict comes, whatever happens to the broker; a job
+ * whose lease is stale is stopped and forgotten. Transient jobs get no verdict: sent once.
+ *
+ * Usage, once per turn of the loop:
+ *     mq_ws_on_...(s, ..., now_ms, &out);   as events come; then
+ *     mq_ws_flush(s, now_ms, &out);         what is due: beats, credit, results, timers
+ * and execute the actions of `out` in order after each call. */
+#ifndef MQ_WORKER_CORE_SESSION_H
+#define MQ_WORKER_CORE_SESSION_H
+
+#include "shared/base/prng.h"
+#include "shared/wire/messages.h"
+
+enum {
+    MQ_WS_JOBS_MAX = 256,
+    MQ_WS_SLOTS_MAX = 128,
+    MQ_WS_HELLO_MS = 1000,      /* greeting and registration are repeated so often */
+    MQ_WS_ANSWER_MS = 5000,     /* without an answer to them: next broker */
+    MQ_WS_BEAT_MS = 5000,       /* until the broker says */
+    MQ_WS_SILENT_INTERVALS = 3, /* of beat_ms without any message: next broker */
+    MQ_WS_RESEND_MS = 2000,     /* a result without a verdict; doubles up to ... */
+    MQ_WS_RESEND_MS_MAX = 15000,
+    MQ_WS_CANCEL_MS = 5000,           /* from cancel to SIGKILL */
+    MQ_WS_STALE_MS = 1000,            /* the same when the lease is gone: nothing can be saved */
+    MQ_WS_FAREWELL_MS = 5000,         /* how long a drained worker waits for the last verdicts */
+    MQ_WS_KEPT_BYTES_MAX = 256 << 20, /* results kept; above it no more work is asked for */
+    MQ_WS_ACTIONS_MAX = 4 * MQ_WS_JOBS_MAX,
+};
+
+typedef enum mq_ws_link { MQ_WS_DOWN, MQ_WS_GREETING, MQ_WS_REGISTERING, MQ_WS_SERVING } mq_ws_link;
+
+typedef enum mq_ws_state {
+    MQ_WS_FREE,
+    MQ_WS_WAITING,
+    MQ_WS_RUNNING,
+    MQ_WS_ENDED,
+    MQ_WS_UPLOADING,
+} mq_ws_state;
+
+/* Why a job is being stopped. The first reason holds, but a stale lease overrides. */
+typedef enum mq_ws_stop {
+    MQ_WS_STOP_NONE,
+    MQ_WS_STOP_CANCEL,
+    MQ_WS_STOP_TIMEOUT,
+    MQ_WS_STOP_RETURN, /* drain deadline */
+    MQ_WS_STOP_STALE,
+} mq_ws_stop;
+
+/* Class of a result, as in messages.def. */
+typedef enum mq_ws_class {
+    MQ_WS_CLASS_OK,
+    MQ_WS_CLASS_RETRY,
+    MQ_WS_CLASS_FATAL,
+    MQ_WS_CLASS_CRASH,
+    MQ_WS_CLASS_RETURN,
+    MQ_WS_CLASS_CANCELLED,
+} mq_ws_class;
+
+typedef struct mq_ws_job {
+    mq_ws_state state;
+    mq_ws_stop stop;
+    char id[33];
+    uint64_t epoch, grant; /* the lease */
+    bool is_transient;
+    bool is_sent; /* its result, at least once */
+    uint32_t slot;
+    int64_t max_run_ms;
+    int64_t stop_ms; /* when max_run is over; 0 = no limit */
+    int64_t kill_ms; /* when to kill after a cancel; 0 = not cancelled */
+    uint64_t order;  /* of acceptance: WAITING jobs start in this order */
+    /* once ENDED: */
+    mq_ws_class class;
+    mq_error error; /* code and text of the result */
+    uint64_t run_us;
+    size_t kept_bytes;
+    int64_t resend_ms; /* when it is sent (again); 0 = at the next flush */
+    int64_t resend_after_ms;
+} mq_ws_job;
+
+typedef enum mq_ws_action_type {
+    MQ_WS_CONNECT, /* (re)connect to broker number `index` */
+    MQ_WS_SEND_HELLO,
+    MQ_WS_SEND_READY,  /* with mq_ws_held */
+    MQ_WS_SEND_BEAT,   /* with mq_ws_held, seq, free, jobs_seen, is_draining */
+    MQ_WS_SEND_CREDIT, /* with seq, free, jobs_seen */
+    MQ_WS_SEND_RESULT, /* of job `index`; consecutive ones may share a message */
+    MQ_WS_SEND_BYE,
+    MQ_WS_ACCEPT, /* keep the body of item `item` of the JOB message for job `index` */
+    MQ_WS_START,  /* run job `index` in slot `slot` */
+    MQ_WS_CANCEL, /* ask slot `slot` to stop job `index` */
+    MQ_WS_KILL,   /* kill slot `slot` */
+    MQ_WS_UPLOAD, /* store job `index`'s blobs `missing` again, then mq_ws_on_uploaded */
+    MQ_WS_FORGET, /* nothing of job `index` is needed any more */
+    MQ_WS_EXIT,   /* drained: leave the loop */
+} mq_ws_action_type;
+
+typedef struct mq_ws_action {
+    mq_ws_action_type type;
+    uint32_t index; /* job or broker */
+    uint32_t slot;
+    uint32_t item;
+    const mq_span *missing; /* borrowed from the verdict's message */
+    uint32_t missing_count;
+} mq_ws_action;
+
+typedef struct mq_ws_actions {
+    mq_ws_action at[MQ_WS_ACTIONS_MAX];
+    uint32_t count;
+} mq_ws_actions;
+
+typedef struct mq_ws_config {
+    uint32_t broker_count; /* > 0 */
+    uint32_t slot_count;   /* 1..MQ_WS_SLOTS_MAX */
+    uint32_t prefetch;     /* jobs asked for beyond free slots */
+    int64_t drain_ms;      /* what runs may go on so long after a drain without its own deadline */
+    uint64_t seed;         /* jitter */
+} mq_ws_config;
+
+enum { MQ_WS_SLOT_DEAD = UINT32_MAX, MQ_WS_SLOT_IDLE = UINT32_MAX - 1 };
+
+typedef struct mq_worker_session {
+    mq_ws_config config;
+    mq_prng prng;
+    mq_ws_link link;
+    uint32_t broker; /* of the list */
+    int64_t beat_ms;
+    int64_t heard_ms; /* last message of the broker */
+    int64_t asked_ms; /* when greeting or registration began */
+    int64_t ask_ms;   /* when to send hello or ready next */
+    int64_t next_beat_ms;
+    uint64_t epoch; /* of the broker, as registered; information only */
+    uint64_t seq;
+    uint64_t jobs_seen;
+    uint64_t free_told; /* in the last beat or credit */
+    bool want_beat;
+    bool is_draining, is_stopping, is_gone;
+    int64_t drain_until_ms; /* then jobs are stopped */
+    int64_t leave_ms;       /* then it exits whatever is open */
+    uint64_t order;
+    size_t kept_bytes;
+    uint32_t slots[MQ_WS_SLOTS_MAX]; /* job index, or MQ_WS_SLOT_* */
+    mq_ws_job jobs[MQ_WS_JOBS_MAX];
+} mq_worker_session;
+
+/* Starts DOWN with all slots dead; the first flush connects. */
+void mq_ws_init(mq_worker_session *s, const mq_ws_config *config, int64_t now_ms);
+
+/* Messages of the broker. */
+void mq_ws_on_welcome(mq_worker_session *s, const mq_msg_welcome *m, int64_t now_ms,
+                      mq_ws_actions *out);
+void mq_ws_on_registered(mq_worker_session *s, const mq_msg_registered *m, int64_t now_ms,
+                         mq_ws_actions *out);
+void mq_ws_on_job(mq_worker_session *s, const mq_msg_job *m, int64_t now_ms, mq_ws_actions *out);
+void mq_ws_on_beaten(mq_worker_session *s, const mq_msg_beaten *m, int64_t now_ms,
+                     mq_ws_actions *out);
+void mq_ws_on_verdict(mq_worker_session *s, const mq_msg_verdict *m, int64_t now_ms,
+                      mq_ws_actions *out);
+void mq_ws_on_error(mq_worker_session *s, const mq_msg_error *m, int64_t now_ms,
+                    mq_ws_actions *out);
+/* Any other message: the broker is alive. */
+void mq_ws_on_other(mq_worker_session *s, int64_t now_ms);
+
+/* The connection broke: greet again at once. */
+void mq_ws_on_link_down(mq_worker_session *s, int64_t now_ms);
+
+/* Slots. ready: it can take jobs. dead: its process ended; `why` (borrowed, such as "signal 9")
+ * goes into the result of the job it ran. */
+void mq_ws_on_slot_ready(mq_worker_session *s, uint32_t slot, int64_t now_ms, mq_ws_actions *out);
+void mq_ws_on_slot_dead(mq_worker_session *s, uint32_t slot, mq_span why, int64_t now_ms,
+                        mq_ws_actions *out);
+
+/* The job in this slot has ended. error->code MQ_OK: succeeded. kept_bytes: of its result. */
+void mq_ws_on_ended(mq_worker_session *s, uint32_t slot, const mq_error *error, uint64_t run_us,
+                    size_t kept_bytes, int64_t now_ms, mq_ws_actions *out);
+
+/* The upload asked for is done, or failed: then the job is given back as MQ_E_MISSING. */
+void mq_ws_on_uploaded(mq_worker_session *s, uint32_t job, bool is_ok, int64_t now_ms);
+
+/* Take no more jobs, finish within deadline_ms (0: the configured time), return the rest, exit. */
+void mq_ws_drain(mq_worker_session *s, int64_t deadline_ms, int64_t now_ms);
+
+/* Stop at once: what runs is killed and returned. */
+void mq_ws_stop_now(mq_worker_session *s, int64_t now_ms);
+
+/* Everything that is due. */
+void mq_ws_flush(mq_worker_session *s, int64_t now_ms, mq_ws_actions *out);
+
+/* When flush wants to be called next. */
+int64_t mq_ws_deadline(const mq_worker_session *s, int64_t now_ms);
+
+/* Free slots to announce. */
+uint64_t mq_ws_credit(const mq_worker_session *s);
+
+/* Jobs that READY and BEAT list, into held[MQ_WS_JOBS_MAX] (texts borrowed from the session,
+ * progress left empty); indices of them into jobs. Returns how many. */
+uint32_t mq_ws_held(const mq_worker_session *s, mq_msg_held *held, uint32_t *jobs);
+
+/* Job of a lease, or UINT32_MAX. */
+uint32_t mq_ws_find(const mq_worker_session *s, mq_span id, uint64_t epoch, uint64_t grant);
+
+const char *mq_ws_class_name(mq_ws_class class);
+
+#endif

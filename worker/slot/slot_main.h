@@ -1,0 +1,9 @@
+/* The slot process: `maasq-worker --slot FD`, started by the supervisor only. */
+#ifndef MQ_WORKER_SLOT_SLOT_MAIN_H
+#define MQ_WORKER_SLOT_SLOT_MAIN_H
+
+/* Serves jobs that come over the socket fd until its other end closes. Returns the exit status: 0,
+ * or 1 when the supervisor broke the protocol. */
+int mq_slot_main(int fd);
+
+#endif
