@@ -132,6 +132,13 @@ void mq_ws_on_link_down(mq_worker_session *s, int64_t now_ms)
     }
 }
 
+void mq_ws_on_link_up(mq_worker_session *s, int64_t now_ms)
+{
+    if (s->link == MQ_WS_GREETING) {
+        s->ask_ms = now_ms;
+    }
+}
+
 void mq_ws_next_broker(mq_worker_session *s, int64_t now_ms, mq_ws_actions *out)
 {
     if (s->link != MQ_WS_DOWN) {

@@ -172,8 +172,9 @@ void mq_ws_on_error(mq_worker_session *s, const mq_msg_error *m, int64_t now_ms,
 /* Any other message: the broker is alive. */
 void mq_ws_on_other(mq_worker_session *s, int64_t now_ms);
 
-/* The connection broke: greet again at once. */
+/* The connection broke: greet again. It is there: do so at once. */
 void mq_ws_on_link_down(mq_worker_session *s, int64_t now_ms);
+void mq_ws_on_link_up(mq_worker_session *s, int64_t now_ms);
 
 /* Slots. ready: it can take jobs. dead: its process ended; `why` (borrowed, such as "signal 9")
  * goes into the result of the job it ran. */

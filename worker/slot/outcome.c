@@ -22,6 +22,7 @@ void mq_outcome_reset(mq_outcome *outcome)
     mq_buf_reset(&outcome->result);
     outcome->publish_count = 0;
     outcome->spawn_count = 0;
+    outcome->header_bytes = 0;
 }
 
 mq_code mq_outcome_result(mq_outcome *outcome, mq_span bytes, mq_error *err)
@@ -52,6 +53,17 @@ bool mq_outcome_is_name(mq_span name)
         }
     }
     return true;
+}
+
+static mq_code count_bytes(mq_outcome *outcome, size_t bytes, mq_error *err)
+{
+    if (outcome->header_bytes + bytes > MQ_OUTCOME_BYTES_MAX) {
+        return mq_fail(err, MQ_E_LIMIT,
+                       "publish and spawn: more than %d bytes in all; put large parts into blobs",
+                       MQ_OUTCOME_BYTES_MAX);
+    }
+    outcome->header_bytes += bytes;
+    return MQ_OK;
 }
 
 static mq_code publish_check(const mq_publish *what, mq_error *err)
@@ -93,6 +105,10 @@ mq_code mq_outcome_publish(mq_outcome *outcome, const mq_publish *what, mq_error
     if (outcome->publish_count == MQ_PUBLISH_MAX) {
         return mq_fail(err, MQ_E_LIMIT, "publish: the limit is %d things a result", MQ_PUBLISH_MAX);
     }
+    code = count_bytes(outcome, what->meta.len + 256 + 67 * (size_t)what->blob_count, err);
+    if (code != MQ_OK) {
+        return code;
+    }
     mq_arena *arena = &outcome->arena;
     mq_publish copy = {.blob_count = what->blob_count};
     const char **blobs = mq_arena_new(arena, const char *, (size_t)what->blob_count + 1);
@@ -127,6 +143,10 @@ mq_code mq_outcome_spawn(mq_outcome *outcome, const mq_spawn *child, mq_error *e
     }
     if (outcome->spawn_count == MQ_SPAWN_MAX) {
         return mq_fail(err, MQ_E_LIMIT, "spawn: the limit is %d child jobs a result", MQ_SPAWN_MAX);
+    }
+    mq_code code = count_bytes(outcome, child->body.len + 320, err);
+    if (code != MQ_OK) {
+        return code;
     }
     mq_spawn copy = {
         .kind = mq_arena_str(&outcome->arena, kind),

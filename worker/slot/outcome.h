@@ -14,6 +14,8 @@ enum {
     MQ_SPAWN_MODEL_MAX = 128,
     MQ_SPAWN_BODY_MAX = 65536,
     MQ_RESULT_BYTES_MAX = 32 << 20, /* larger results are blobs */
+    MQ_OUTCOME_BYTES_MAX =
+        900 << 10, /* all of publish and spawn: they go in one message's header */
 };
 
 typedef struct mq_outcome {
@@ -23,6 +25,7 @@ typedef struct mq_outcome {
     mq_spawn spawn[MQ_SPAWN_MAX];
     uint32_t publish_count;
     uint32_t spawn_count;
+    size_t header_bytes; /* of publish and spawn */
 } mq_outcome;
 
 void mq_outcome_init(mq_outcome *outcome);

@@ -1,0 +1,70 @@
+/* What a slot process sees of the environment, and which OpenBLAS kernels it is told to use. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "shared/base/assert.h"
+#include "worker/io/slot_process.h"
+
+enum { ENTRIES_MAX = 64 };
+
+/* Nothing that could hold a key or an address: only what the process itself needs to run. */
+static const char *const passed[] = {
+    "PATH=", "HOME=",         "LANG=",          "LC_",           "TZ=",           "TMPDIR=",
+    "LD_",   "ASAN_OPTIONS=", "UBSAN_OPTIONS=", "TSAN_OPTIONS=", "LSAN_OPTIONS=", "MALLOC_",
+    "GCOV_",
+};
+
+static bool is_passed(const char *entry)
+{
+    for (size_t i = 0; i < sizeof passed / sizeof passed[0]; i++) {
+        if (strncmp(entry, passed[i], strlen(passed[i])) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+char **mq_slot_environment(const char *blas_core)
+{
+    size_t count = 0;
+    char **envp = calloc(ENTRIES_MAX + 4, sizeof *envp);
+    MQ_ASSERT(envp != NULL);
+    for (char **e = environ; e != NULL && *e != NULL && count < ENTRIES_MAX; e++) {
+        if (is_passed(*e)) {
+            envp[count++] = strdup(*e);
+        }
+    }
+    envp[count++] = strdup("OPENBLAS_NUM_THREADS=1");
+    envp[count++] = strdup("OMP_NUM_THREADS=1");
+    if (*blas_core != '\0') {
+        char text[80];
+        (void)snprintf(text, sizeof text, "OPENBLAS_CORETYPE=%s", blas_core);
+        envp[count++] = strdup(text);
+    }
+    return envp;
+}
+
+void mq_slot_environment_free(char **envp)
+{
+    for (size_t i = 0; envp != NULL && envp[i] != NULL; i++) {
+        free(envp[i]);
+    }
+    free(envp);
+}
+
+const char *mq_slot_blas_core(void)
+{
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+        return "SkylakeX";
+    }
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+        return "Haswell";
+    }
+#endif
+    return "";
+}

@@ -1,0 +1,163 @@
+/* The worker process: one thread that polls the broker's socket, the slots' sockets, signals, the
+ * gang plane and the blob thread, feeds the pure session (worker/core) and does what it says.
+ *
+ *     broker --JOB--> mq_kept_job[i] --run--> slot process --done--> mq_kept_job[i] --RESULT-->
+ * broker
+ *
+ * The session's job number i names everything the supervisor keeps for a job. It parses no models
+ * and never waits: blobs go through the blob thread, sends never block. */
+#ifndef MQ_WORKER_IO_SUPERVISOR_H
+#define MQ_WORKER_IO_SUPERVISOR_H
+
+#include "worker/core/session.h"
+#include "worker/gang/plane.h"
+#include "worker/io/blob_thread.h"
+#include "worker/io/broker_link.h"
+#include "worker/io/slot_process.h"
+#include "worker/options.h"
+
+enum {
+    MQ_KEPT_BLOBS_MAX = 64, /* blobs of a job that can be stored again when the store lost them */
+    MQ_KEPT_BLOB_BYTES_MAX = 256 << 20,
+    MQ_KEPT_PUBLISH_MAX = 8,
+    MQ_KEPT_SPAWN_MAX = 64,
+    MQ_ASK_RESEND_MS = 2000, /* a query or checkpoint without an answer */
+    MQ_ASK_LIMIT_MS = 30000, /* a query fails then */
+    MQ_PROGRESS_MS = 100,    /* progress of a job goes on at most so often */
+    MQ_LOG_LINES = 20,       /* of a slot in a second; more are dropped */
+};
+
+/* A blob that this job stored: its bytes, until the result has its verdict. */
+typedef struct mq_kept_blob {
+    char hash[MQ_SHA256_HEX];
+    int fd;
+    size_t bytes;
+} mq_kept_blob;
+
+typedef struct mq_kept_checkpoint {
+    uint64_t gang_epoch, step; /* step 0 = none */
+    char chain[65], blob[65], meta[4096];
+    size_t meta_len;
+} mq_kept_checkpoint;
+
+/* What belongs to one job of the session. */
+typedef struct mq_kept_job {
+    bool is_used;
+    mq_arena arena;       /* copies of everything below */
+    mq_msg_job_item item; /* as it came */
+    mq_span body;
+    mq_buf result;
+    mq_msg_published publish[MQ_KEPT_PUBLISH_MAX];
+    mq_msg_spawned spawn[MQ_KEPT_SPAWN_MAX];
+    uint32_t publish_count, spawn_count;
+    size_t header_bytes; /* of publish and spawn in a message */
+    mq_kept_blob blobs[MQ_KEPT_BLOBS_MAX];
+    uint32_t blob_count;
+    size_t blob_bytes;
+    uint32_t uploads;    /* under way */
+    bool is_upload_lost; /* one of them failed */
+    char progress[4096];
+    size_t progress_len;
+    bool is_progress_new;
+    int64_t progress_ms;           /* last sent */
+    mq_kept_checkpoint sent, next; /* under way; waiting behind it */
+    int64_t checkpoint_ms;         /* when `sent` was sent */
+} mq_kept_job;
+
+/* The query a slot waits for; a slot asks one thing at a time. */
+typedef struct mq_slot_ask {
+    bool is_open;
+    uint64_t rid;      /* towards the broker */
+    uint64_t slot_rid; /* towards the slot */
+    char what[33], name[193];
+    int64_t sent_ms, until_ms;
+} mq_slot_ask;
+
+typedef struct mq_supervisor {
+    const mq_worker_options *options;
+    char worker[33]; /* fresh at every start */
+    char name[65];
+    char host[65];
+    char fingerprint[65]; /* empty until the first slot has told it */
+    void *context;        /* ZeroMQ */
+    mq_broker_link link;
+    mq_blob_thread *blobs;
+    mq_gang_plane *gang;
+    mq_worker_session session;
+    mq_ws_actions actions;
+    bool is_session_on; /* the fingerprint is known, so it may register */
+    bool is_over;
+    int exit_status;
+    int signal_fd;
+    uint32_t signals; /* SIGTERM and SIGINT received */
+    char **envp;
+    mq_slot_settings slot_settings;
+    uint32_t slot_count;
+    uint32_t start_failures; /* processes that ended before any said hello */
+    mq_slot_process slots[MQ_WS_SLOTS_MAX];
+    mq_slot_ask asks[MQ_WS_SLOTS_MAX];
+    uint64_t rid;
+    mq_kept_job kept[MQ_WS_JOBS_MAX];
+    mq_buf payload; /* scratch */
+    mq_msg_held held[MQ_WS_JOBS_MAX];
+    uint32_t held_jobs[MQ_WS_JOBS_MAX];
+    mq_msg_result_item results[MQ_WS_JOBS_MAX]; /* being put together */
+    uint32_t result_count;
+    size_t result_header_bytes;
+} mq_supervisor;
+
+/* Runs a worker until it has drained. Returns the exit status. */
+int mq_supervisor_run(const mq_worker_options *options);
+
+/* --- inside worker/io --- */
+
+/* Does what the session put out and clears it (act.c). */
+void mq_sv_act(mq_supervisor *sv, int64_t now_ms);
+
+/* Handles what the broker sent, at most some messages a turn; true when there may be more. */
+bool mq_sv_receive(mq_supervisor *sv, int64_t now_ms);
+
+/* Slots (slots.c): starts those that are due, reads their frames, notices deaths. */
+void mq_sv_slots_start(mq_supervisor *sv, int64_t now_ms);
+void mq_sv_slot_read(mq_supervisor *sv, uint32_t slot, int64_t now_ms);
+void mq_sv_slots_reap(mq_supervisor *sv, int64_t now_ms);
+int64_t mq_sv_slots_deadline(const mq_supervisor *sv, int64_t at_ms);
+/* Sends a frame to a slot; a slot that takes none any more is killed. */
+void mq_sv_to_slot(mq_supervisor *sv, uint32_t slot, mq_frame_type type, const void *message,
+                   int fd);
+void mq_sv_slot_start_job(mq_supervisor *sv, uint32_t slot, uint32_t job, int64_t now_ms);
+/* The job a slot runs, or NULL. */
+mq_kept_job *mq_sv_job_of(mq_supervisor *sv, uint32_t slot);
+
+/* Kept jobs (kept.c). accept copies; false: no memory for it. */
+bool mq_kept_accept(mq_kept_job *kept, const mq_msg_job_item *item, mq_span body);
+void mq_kept_forget(mq_kept_job *kept);
+MQ_MUST_USE mq_code mq_kept_publish(mq_kept_job *kept, const mq_slot_publish *m, mq_error *err);
+MQ_MUST_USE mq_code mq_kept_spawn(mq_kept_job *kept, const mq_slot_spawn *m, mq_error *err);
+MQ_MUST_USE mq_code mq_kept_result(mq_kept_job *kept, mq_span bytes, mq_error *err);
+/* Takes fd. */
+void mq_kept_blob_add(mq_kept_job *kept, const char *hash, int fd);
+/* Descriptor of a kept blob, or -1. */
+int mq_kept_blob_find(const mq_kept_job *kept, mq_span hash);
+
+/* Queries, checkpoints, progress, blob answers (asks.c). */
+void mq_sv_ask(mq_supervisor *sv, uint32_t slot, const mq_slot_query *m, int64_t now_ms);
+void mq_sv_answer(mq_supervisor *sv, uint64_t rid, mq_code code, mq_span text, mq_span json);
+void mq_sv_checkpoint(mq_supervisor *sv, uint32_t job, const mq_slot_checkpoint *m, int64_t now_ms);
+void mq_sv_checkpointed(mq_supervisor *sv, const mq_msg_checkpointed *m, int64_t now_ms);
+void mq_sv_progress(mq_supervisor *sv, uint32_t job, mq_span json, int64_t now_ms);
+void mq_sv_log(mq_supervisor *sv, uint32_t slot, uint32_t job, mq_span text, int64_t now_ms);
+void mq_sv_upload(mq_supervisor *sv, uint32_t job, const mq_span *missing, uint32_t count,
+                  int64_t now_ms);
+void mq_sv_blob_answers(mq_supervisor *sv, int64_t now_ms);
+/* Sends again what is due; returns when to be called next, at most at_ms. */
+int64_t mq_sv_asks_due(mq_supervisor *sv, int64_t now_ms, int64_t at_ms);
+
+/* Who this worker is (identity.c). */
+void mq_worker_uuid(char out[33]);
+void mq_worker_host_id(char out[65]);
+/* Load of the machine in thousandths, resident bytes of this process and its slots. */
+uint64_t mq_worker_load_milli(void);
+uint64_t mq_worker_rss_bytes(pid_t pid);
+
+#endif
