@@ -83,7 +83,7 @@ mq_code mq_blobs_redis_new(mq_blobs **out, const mq_url *url, mq_error *err)
         return mq_fail(err, MQ_E_LIMIT, "no memory for a blob store");
     }
     r->base.ops = &ops;
-    mq_link_init(&r->link, url);
+    mq_redis_link_init(&r->link, url);
     *out = &r->base;
     return MQ_OK;
 }
@@ -91,7 +91,7 @@ mq_code mq_blobs_redis_new(mq_blobs **out, const mq_url *url, mq_error *err)
 static void redis_free(mq_blobs *blobs)
 {
     redis_blobs *r = (redis_blobs *)blobs;
-    mq_link_release(&r->link);
+    mq_redis_link_release(&r->link);
     free(r);
 }
 
@@ -137,7 +137,7 @@ static mq_code run(mq_blobs *blobs, cursor *at, int64_t deadline_ms, step *what,
     mq_redis_link *link = &((redis_blobs *)blobs)->link;
     mq_code code = MQ_OK;
     for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
-        code = mq_link_open(link, deadline_ms, err);
+        code = mq_redis_link_open(link, deadline_ms, err);
         if (code != MQ_OK) {
             return code;
         }
@@ -157,13 +157,13 @@ static mq_code put_step(mq_redis_link *link, cursor *at, mq_error *err)
         uint32_t end = at->next + WINDOW < at->count ? at->next + WINDOW : at->count;
         for (uint32_t n = at->next; n < end; n++) {
             chunk_key(at, n, key);
-            mq_link_add(link, 6,
-                        (mq_span[]){mq_str("SET"), mq_str(key), chunk_of(at, n), mq_str("NX"),
-                                    mq_str("PX"), mq_str(TTL_TEXT)});
+            mq_redis_link_add(link, 6,
+                              (mq_span[]){mq_str("SET"), mq_str(key), chunk_of(at, n), mq_str("NX"),
+                                          mq_str("PX"), mq_str(TTL_TEXT)});
         }
         bool is_set[WINDOW] = {false};
         for (uint32_t n = at->next; n < end && code == MQ_OK; n++) {
-            code = mq_link_flag(link, &is_set[n - at->next], err);
+            code = mq_redis_link_flag(link, &is_set[n - at->next], err);
         }
         for (uint32_t n = at->next; n < end && code == MQ_OK; n++) {
             if (!is_set[n - at->next]) {
@@ -188,22 +188,22 @@ static mq_code rewrite_chunk(mq_redis_link *link, const char *key, mq_span chunk
 {
     for (int i = 0; i < REWRITES_MAX; i++) {
         bool is_set = false;
-        mq_link_add(
+        mq_redis_link_add(
             link, 5,
             (mq_span[]){mq_str("SET"), mq_str(key), chunk, mq_str("XX"), mq_str("KEEPTTL")});
-        mq_link_add(link, 4,
-                    (mq_span[]){mq_str("PEXPIRE"), mq_str(key), mq_str(TTL_TEXT), mq_str("GT")});
-        mq_code code = mq_link_flag(link, &is_set, err);
+        mq_redis_link_add(
+            link, 4, (mq_span[]){mq_str("PEXPIRE"), mq_str(key), mq_str(TTL_TEXT), mq_str("GT")});
+        mq_code code = mq_redis_link_flag(link, &is_set, err);
         if (code == MQ_OK) {
-            code = mq_link_flag(link, NULL, err);
+            code = mq_redis_link_flag(link, NULL, err);
         }
         if (code != MQ_OK || is_set) {
             return code;
         }
-        mq_link_add(link, 6,
-                    (mq_span[]){mq_str("SET"), mq_str(key), chunk, mq_str("NX"), mq_str("PX"),
-                                mq_str(TTL_TEXT)});
-        code = mq_link_flag(link, &is_set, err);
+        mq_redis_link_add(link, 6,
+                          (mq_span[]){mq_str("SET"), mq_str(key), chunk, mq_str("NX"), mq_str("PX"),
+                                      mq_str(TTL_TEXT)});
+        code = mq_redis_link_flag(link, &is_set, err);
         if (code != MQ_OK || is_set) {
             return code;
         }
@@ -220,7 +220,7 @@ static mq_code get_step(mq_redis_link *link, cursor *at, mq_error *err)
         for (; asked < at->count && asked < at->next + WINDOW; asked++) {
             char key[KEY_BYTES];
             chunk_key(at, asked, key);
-            mq_link_add(link, 2, (mq_span[]){mq_str("GET"), mq_str(key)});
+            mq_redis_link_add(link, 2, (mq_span[]){mq_str("GET"), mq_str(key)});
         }
         code = read_chunk(link, at, err);
     }
@@ -230,7 +230,7 @@ static mq_code get_step(mq_redis_link *link, cursor *at, mq_error *err)
 static mq_code read_chunk(mq_redis_link *link, cursor *at, mq_error *err)
 {
     redisReply *reply;
-    mq_code code = mq_link_reply(link, &reply, err);
+    mq_code code = mq_redis_link_reply(link, &reply, err);
     if (code != MQ_OK) {
         return code;
     }
@@ -278,9 +278,9 @@ static mq_code read_head(mq_redis_link *link, cursor *at, mq_error *err)
 {
     char key[KEY_BYTES];
     head_key(at, key);
-    mq_link_add(link, 2, (mq_span[]){mq_str("GET"), mq_str(key)});
+    mq_redis_link_add(link, 2, (mq_span[]){mq_str("GET"), mq_str(key)});
     redisReply *reply;
-    mq_code code = mq_link_reply(link, &reply, err);
+    mq_code code = mq_redis_link_reply(link, &reply, err);
     if (code != MQ_OK) {
         return code;
     }
@@ -308,11 +308,11 @@ static mq_code check_whole(mq_redis_link *link, const cursor *at, mq_error *err)
     uint32_t missing = 0;
     for (uint32_t n = 0; n <= at->count; n++) {
         n < at->count ? chunk_key(at, n, key) : head_key(at, key);
-        mq_link_add(link, 2, (mq_span[]){mq_str("EXISTS"), mq_str(key)});
+        mq_redis_link_add(link, 2, (mq_span[]){mq_str("EXISTS"), mq_str(key)});
     }
     for (uint32_t n = 0; n <= at->count; n++) {
         bool is_there = false;
-        mq_code code = mq_link_flag(link, &is_there, err);
+        mq_code code = mq_redis_link_flag(link, &is_there, err);
         if (code != MQ_OK) {
             return code;
         }
@@ -333,12 +333,13 @@ static mq_code for_all_keys(mq_redis_link *link, const cursor *at, const char *c
     char key[KEY_BYTES];
     for (uint32_t n = 0; n <= at->count; n++) {
         n < at->count ? chunk_key(at, n, key) : head_key(at, key);
-        mq_link_add(link, argc,
-                    (mq_span[]){mq_str(command), mq_str(key), mq_str(TTL_TEXT), mq_str(option)});
+        mq_redis_link_add(
+            link, argc,
+            (mq_span[]){mq_str(command), mq_str(key), mq_str(TTL_TEXT), mq_str(option)});
     }
     mq_code code = MQ_OK;
     for (uint32_t n = 0; n <= at->count && code == MQ_OK; n++) {
-        code = mq_link_flag(link, NULL, err);
+        code = mq_redis_link_flag(link, NULL, err);
     }
     return code;
 }

@@ -21,21 +21,21 @@ static mq_code refused(mq_redis_link *link, const redisReply *reply, mq_error *e
 static bool is_alive(const mq_redis_link *link);
 static void drop(mq_redis_link *link);
 
-void mq_link_init(mq_redis_link *link, const mq_url *url)
+void mq_redis_link_init(mq_redis_link *link, const mq_url *url)
 {
     *link = (mq_redis_link){.url = *url};
-    mq_buf_init(&link->out, MQ_LINK_OUT_MAX);
+    mq_buf_init(&link->out, MQ_REDIS_LINK_OUT_MAX);
 }
 
-void mq_link_release(mq_redis_link *link)
+void mq_redis_link_release(mq_redis_link *link)
 {
     drop(link);
     mq_buf_release(&link->out);
 }
 
-mq_code mq_link_open(mq_redis_link *link, int64_t deadline_ms, mq_error *err)
+mq_code mq_redis_link_open(mq_redis_link *link, int64_t deadline_ms, mq_error *err)
 {
-    int64_t give_up_ms = mq_clock_mono_ms() + MQ_LINK_CONNECT_MS;
+    int64_t give_up_ms = mq_clock_mono_ms() + MQ_REDIS_LINK_CONNECT_MS;
     give_up_ms = give_up_ms < deadline_ms ? give_up_ms : deadline_ms;
     link->deadline_ms = deadline_ms;
     if (is_alive(link)) {
@@ -63,9 +63,9 @@ mq_code mq_link_open(mq_redis_link *link, int64_t deadline_ms, mq_error *err)
     }
 }
 
-void mq_link_add(mq_redis_link *link, int argc, const mq_span *argv)
+void mq_redis_link_add(mq_redis_link *link, int argc, const mq_span *argv)
 {
-    MQ_ASSERT(argc <= ARGS_MAX && link->pending < MQ_LINK_PENDING_MAX);
+    MQ_ASSERT(argc <= ARGS_MAX && link->pending < MQ_REDIS_LINK_PENDING_MAX);
     mq_buf_printf(&link->out, "*%d\r\n", argc);
     for (int i = 0; i < argc; i++) {
         mq_buf_printf(&link->out, "$%zu\r\n", argv[i].len);
@@ -76,7 +76,7 @@ void mq_link_add(mq_redis_link *link, int argc, const mq_span *argv)
     link->pending++;
 }
 
-mq_code mq_link_reply(mq_redis_link *link, redisReply **out, mq_error *err)
+mq_code mq_redis_link_reply(mq_redis_link *link, redisReply **out, mq_error *err)
 {
     MQ_ASSERT(link->pending > 0 && link->ctx != NULL);
     *out = NULL;
@@ -102,10 +102,10 @@ mq_code mq_link_reply(mq_redis_link *link, redisReply **out, mq_error *err)
     return code;
 }
 
-mq_code mq_link_flag(mq_redis_link *link, bool *flag, mq_error *err)
+mq_code mq_redis_link_flag(mq_redis_link *link, bool *flag, mq_error *err)
 {
     redisReply *reply;
-    mq_code code = mq_link_reply(link, &reply, err);
+    mq_code code = mq_redis_link_reply(link, &reply, err);
     if (code != MQ_OK) {
         return code;
     }
@@ -151,13 +151,13 @@ static mq_code log_in(mq_redis_link *link, mq_error *err)
     }
     if (password[0] != '\0') {
         const char *user = link->url.user[0] != '\0' ? link->url.user : "default";
-        mq_link_add(link, 3, (mq_span[]){mq_str("AUTH"), mq_str(user), mq_str(password)});
-        code = mq_link_flag(link, NULL, err);
+        mq_redis_link_add(link, 3, (mq_span[]){mq_str("AUTH"), mq_str(user), mq_str(password)});
+        code = mq_redis_link_flag(link, NULL, err);
     }
     explicit_bzero(password, sizeof password);
     if (code == MQ_OK) {
-        mq_link_add(link, 2, (mq_span[]){mq_str("EXISTS"), mq_str("mq:b:")});
-        code = mq_link_flag(link, NULL, err);
+        mq_redis_link_add(link, 2, (mq_span[]){mq_str("EXISTS"), mq_str("mq:b:")});
+        code = mq_redis_link_flag(link, NULL, err);
     }
     return code;
 }
@@ -197,7 +197,7 @@ static mq_code receive(mq_redis_link *link, size_t *received, mq_error *err)
         return broke(link, MQ_E_IO, err, "receive", n == 0 ? "server closed" : strerror(errno));
     }
     *received += (size_t)n;
-    if (*received > MQ_LINK_REPLY_MAX + sizeof bytes) {
+    if (*received > MQ_REDIS_LINK_REPLY_MAX + sizeof bytes) {
         return broke(link, MQ_E_CORRUPT, err, "reply", "larger than any chunk");
     }
     if (redisReaderFeed(link->ctx->reader, bytes, (size_t)n) != REDIS_OK) {

@@ -188,16 +188,16 @@ mq_code mq_broker_link_receive(mq_broker_link *link, mq_broker_message *out)
     }
 }
 
-mq_link_event mq_broker_link_event(mq_broker_link *link)
+mq_broker_link_change mq_broker_link_event(mq_broker_link *link)
 {
     uint8_t event[6];
     if (link->monitor == NULL ||
         zmq_recv(link->monitor, event, sizeof event, ZMQ_DONTWAIT) != (int)sizeof event) {
-        return MQ_LINK_NOTHING;
+        return MQ_BROKER_LINK_SAME;
     }
     char address[256];
     (void)zmq_recv(link->monitor, address, sizeof address, 0);
     uint16_t number;
     memcpy(&number, event, sizeof number);
-    return number == ZMQ_EVENT_DISCONNECTED ? MQ_LINK_GONE : MQ_LINK_UP;
+    return number == ZMQ_EVENT_DISCONNECTED ? MQ_BROKER_LINK_GONE : MQ_BROKER_LINK_UP;
 }

@@ -26,7 +26,11 @@ typedef struct mq_broker_message {
     mq_span payload;
 } mq_broker_message;
 
-typedef enum mq_link_event { MQ_LINK_NOTHING, MQ_LINK_UP, MQ_LINK_GONE } mq_link_event;
+typedef enum mq_broker_link_change {
+    MQ_BROKER_LINK_SAME,
+    MQ_BROKER_LINK_UP,
+    MQ_BROKER_LINK_GONE
+} mq_broker_link_change;
 
 void mq_broker_link_init(mq_broker_link *link, void *context);
 void mq_broker_link_release(mq_broker_link *link);
@@ -44,7 +48,7 @@ void mq_broker_link_send(mq_broker_link *link, mq_command command, const void *m
 MQ_MUST_USE mq_code mq_broker_link_receive(mq_broker_link *link, mq_broker_message *out);
 
 /* Next change of the connection. */
-mq_link_event mq_broker_link_event(mq_broker_link *link);
+mq_broker_link_change mq_broker_link_event(mq_broker_link *link);
 
 /* Before the last release: gives what was sent up to ms to leave. */
 void mq_broker_link_linger(mq_broker_link *link, int ms);

@@ -26,10 +26,10 @@ static bool is_passed(const char *entry)
     return false;
 }
 
-char **mq_slot_environment(const char *blas_core)
+char **mq_slot_environment(const char *blas_core, const char *extra)
 {
     size_t count = 0;
-    char **envp = calloc(ENTRIES_MAX + 4, sizeof *envp);
+    char **envp = calloc(ENTRIES_MAX + 5, sizeof *envp);
     MQ_ASSERT(envp != NULL);
     for (char **e = environ; e != NULL && *e != NULL && count < ENTRIES_MAX; e++) {
         if (is_passed(*e)) {
@@ -42,6 +42,9 @@ char **mq_slot_environment(const char *blas_core)
         char text[80];
         (void)snprintf(text, sizeof text, "OPENBLAS_CORETYPE=%s", blas_core);
         envp[count++] = strdup(text);
+    }
+    if (*extra != '\0') {
+        envp[count++] = strdup(extra);
     }
     return envp;
 }
@@ -56,6 +59,10 @@ void mq_slot_environment_free(char **envp)
 
 const char *mq_slot_blas_core(void)
 {
+    const char *wish = getenv("MAASQ_BLAS_CORE");
+    if (wish != NULL && *wish != '\0' && strlen(wish) <= 32) {
+        return wish;
+    }
 #if defined(__x86_64__)
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&

@@ -93,7 +93,7 @@ static void slot_settings_fill(mq_supervisor *sv)
     struct sysinfo info;
     const char *core = o->blas_core;
     core = strcmp(core, "auto") == 0 ? mq_slot_blas_core() : strcmp(core, "none") == 0 ? "" : core;
-    sv->envp = mq_slot_environment(core);
+    sv->envp = mq_slot_environment(core, "");
     size_t share = (size_t)1 << 30;
     if (sysinfo(&info) == 0) {
         share = (size_t)info.totalram * info.mem_unit / sv->slot_count / 4 * 3;
@@ -230,9 +230,9 @@ static void on_signals(mq_supervisor *sv, int64_t now_ms)
 
 static void on_link_events(mq_supervisor *sv, int64_t now_ms)
 {
-    mq_link_event event;
-    while ((event = mq_broker_link_event(&sv->link)) != MQ_LINK_NOTHING) {
-        if (event == MQ_LINK_UP) {
+    mq_broker_link_change event;
+    while ((event = mq_broker_link_event(&sv->link)) != MQ_BROKER_LINK_SAME) {
+        if (event == MQ_BROKER_LINK_UP) {
             mq_ws_on_link_up(&sv->session, now_ms);
         } else {
             mq_log(MQ_WARN, "broker connection lost", "endpoint=%s",

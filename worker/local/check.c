@@ -63,6 +63,12 @@ static mq_code refs_load(const char *dir, const char *prefix, mq_arena *arena, m
         if (code == MQ_OK) {
             code = mq_tensor_proto_load(arena, maps[*count].bytes, &out[*count], err);
         }
+        /* Bytes in the file begin anywhere; what runs wants them aligned. */
+        mq_tensor *t = &out[*count].tensor;
+        if (code == MQ_OK && t->bytes > 0) {
+            t->data = mq_arena_copy(arena, mq_span_of(t->data, t->bytes));
+            code = t->data != NULL ? MQ_OK : mq_fail(err, MQ_E_LIMIT, "no memory");
+        }
         if (code != MQ_OK) {
             return mq_wrap(err, "%s", path);
         }

@@ -35,29 +35,24 @@ enum { COMMAND_COUNT = sizeof commands / sizeof commands[0] };
 static void use_slot_kernels(void)
 {
     static const char mark[] = "MAASQ_LOCAL_KERNELS";
-    if (getenv(mark) != NULL) {
-        return;
-    }
-    const char *core = mq_slot_blas_core();
-    if (setenv(mark, "1", 1) != 0 || setenv("OPENBLAS_NUM_THREADS", "1", 1) != 0 ||
-        (*core != '\0' && setenv("OPENBLAS_CORETYPE", core, 0) != 0)) {
-        return;
-    }
-    char arguments[65536];
-    FILE *f = fopen("/proc/self/cmdline", "r");
-    size_t len = f == NULL ? 0 : fread(arguments, 1, sizeof arguments - 1, f);
-    if (f != NULL) {
-        (void)fclose(f);
-    }
+    char text[65536];
     char *argv[1024];
     size_t count = 0;
-    for (size_t at = 0; at < len && count < 1023; at += strlen(arguments + at) + 1) {
-        argv[count++] = arguments + at;
+    FILE *f = getenv(mark) != NULL ? NULL : fopen("/proc/self/cmdline", "r");
+    if (f == NULL) {
+        return;
+    }
+    size_t len = fread(text, 1, sizeof text - 1, f);
+    text[len] = '\0';
+    (void)fclose(f);
+    for (size_t at = 0; at < len && count < 1023; at += strlen(text + at) + 1) {
+        argv[count++] = text + at;
     }
     argv[count] = NULL;
-    arguments[len] = '\0';
-    if (count > 0 && len < sizeof arguments - 1) {
-        execv("/proc/self/exe", argv); /* when it fails, the default kernels do */
+    if (count > 0 && len < sizeof text - 1) {
+        char **envp = mq_slot_environment(mq_slot_blas_core(), "MAASQ_LOCAL_KERNELS=1");
+        (void)execve("/proc/self/exe", argv, envp); /* if it fails, the default kernels do */
+        mq_slot_environment_free(envp);
     }
 }
 
