@@ -11,6 +11,7 @@ for core in broker/core worker/core client/src/core; do
     # What one object of the core takes from another is defined; sanitizers and coverage add their own.
     # shellcheck disable=SC2086
     nm -u $objects | awk -v core="$core" '
+        NF == 0 { next }
         /:$/ { object = $1; next }
         { name = $NF }
         name ~ /^mq_(clock|log|file|fd|dir|map_file|blobs|store_redis|fail$|wrap$)/ && name !~ /^mq_(fail|wrap)$/ {

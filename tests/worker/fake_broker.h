@@ -1,8 +1,15 @@
 /* A broker for tests of the worker: a ROUTER that the test drives by hand, and supervisors as child
  * processes of the test program itself (its main hands --broker and --slot to the worker's code).
- * Include after cmocka.h. */
+ */
 #ifndef MQ_TEST_FAKE_BROKER_H
 #define MQ_TEST_FAKE_BROKER_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
 
 #include <ftw.h>
 #include <signal.h>

@@ -1,12 +1,5 @@
 /* A real supervisor with real slot processes against a broker played by the test. This program is
  * all three: started with --broker it is a supervisor, with --slot a slot. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
-
 #include "tests/worker/fake_broker.h"
 #include "worker/io/supervisor.h"
 #include "worker/slot/slot_main.h"

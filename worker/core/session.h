@@ -128,7 +128,9 @@ typedef struct mq_ws_config {
     uint64_t seed;         /* jitter */
 } mq_ws_config;
 
-enum { MQ_WS_SLOT_DEAD = UINT32_MAX, MQ_WS_SLOT_IDLE = UINT32_MAX - 1 };
+/* In place of a job's index. */
+#define MQ_WS_SLOT_DEAD UINT32_MAX
+#define MQ_WS_SLOT_IDLE (UINT32_MAX - 1)
 
 typedef struct mq_worker_session {
     mq_ws_config config;

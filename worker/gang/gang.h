@@ -9,9 +9,11 @@
 enum {
     MQ_PEER_QUEUE_BYTES = 1 << 30,
     MQ_PEER_MESSAGE_BYTES_MAX = MQ_GANG_PIECE_MAX + 4096,
-    MQ_GANG_NO_PEER = UINT32_MAX,
-    MQ_GANG_LOCAL = UINT32_MAX - 1,
 };
+
+/* In place of a peer's index. */
+#define MQ_GANG_NO_PEER UINT32_MAX
+#define MQ_GANG_LOCAL   (UINT32_MAX - 1)
 
 /* Our way to another supervisor. */
 typedef struct mq_peer {
