@@ -170,30 +170,42 @@ static void two_commits(world *w, int broker)
     }
 }
 
-/* What the interface does not show: large bodies are either published or go by themselves. */
+static long long ask(redisContext *c, const char *command, const char *name)
+{
+    redisReply *reply = redisCommand(c, command, name);
+    assert_non_null(reply);
+    assert_int_equal(reply->type, REDIS_REPLY_INTEGER);
+    long long number = reply->integer;
+    freeReplyObject(reply);
+    return number;
+}
+
+/* What the interface does not show: every large body belongs to a job that is live or dead, and
+ * what no commit has published goes by itself. */
 static void assert_no_orphans(const world *w)
 {
     struct timeval limit = {.tv_sec = 30};
     redisContext *c = redisConnectUnixWithTimeout(w->server.socket, limit);
-    redisReply *refs = redisCommand(c, "HLEN {mq:0}:ref");
+    redisReply *refs = redisCommand(c, "HKEYS {mq:0}:ref");
     redisReply *keys = redisCommand(c, "KEYS {mq:0}:body:*");
-    long long permanent = 0;
+    redisReply *results = redisCommand(c, "KEYS {mq:0}:result:*");
+    assert_true(refs->elements > 0 && results->elements > 0); /* or there is nothing to look at */
+    size_t permanent = 0;
     for (size_t i = 0; i < keys->elements; i++) {
-        redisReply *ttl = redisCommand(c, "PTTL %s", keys->element[i]->str);
-        permanent += ttl->integer == -1;
-        freeReplyObject(ttl);
+        permanent += ask(c, "PTTL %s", keys->element[i]->str) == -1;
     }
-    assert_true(permanent > 0); /* or there was nothing to look at */
-    assert_int_equal(permanent, refs->integer);
+    assert_int_equal(permanent, refs->elements);
+    for (size_t i = 0; i < refs->elements; i++) {
+        const char *id = refs->element[i]->str;
+        assert_int_equal(
+            ask(c, "HEXISTS {mq:0}:req %s", id) + ask(c, "HEXISTS {mq:0}:dead:req %s", id), 1);
+    }
+    for (size_t i = 0; i < results->elements; i++) {
+        assert_true(ask(c, "PTTL %s", results->element[i]->str) > 0);
+    }
     freeReplyObject(refs);
     freeReplyObject(keys);
-    refs = redisCommand(c, "KEYS {mq:0}:result:*");
-    for (size_t i = 0; i < refs->elements; i++) {
-        redisReply *ttl = redisCommand(c, "PTTL %s", refs->element[i]->str);
-        assert_true(ttl->integer > 0);
-        freeReplyObject(ttl);
-    }
-    freeReplyObject(refs);
+    freeReplyObject(results);
     redisFree(c);
 }
 
