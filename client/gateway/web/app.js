@@ -51,7 +51,7 @@ function table(label, columns, rows) {
     h("table", {class: "stack"},
       h("thead", {}, h("tr", {}, columns.map(([title, , isNumber]) => h("th", {scope: "col", class: isNumber && "num"}, title)))),
       h("tbody", {}, rows.map((row) => h("tr", {}, columns.map(([title, cell, isNumber]) =>
-        h("td", {"data-label": title, class: isNumber && "num"}, cell(row))))))));
+        h("td", {"data-label": title, class: isNumber && "num"}, h("span", {}, cell(row)))))))));
 }
 
 const empty = (text) => h("p", {class: "empty"}, text);
@@ -209,9 +209,10 @@ function drawQueues(s) {
 
 function drawWorkers(s) {
   show("workers", s.workers.length === 0 ? empty("No worker is connected.") : table("Workers", [
-    ["worker", (w) => [h("span", {title: w.uuid || w.worker || ""}, w.name || (w.uuid || "").slice(0, 8)),
+    ["worker", (w) => [h("span", {class: "nowrap", title: w.uuid || w.worker || ""}, w.name || (w.uuid || "").slice(0, 8)),
       w.draining || w.is_draining ? chip(" draining", "warn") : null]],
-    ["host", (w) => `${(w.host || "").slice(0, 16)}${w.pid ? " · pid " + w.pid : ""}`],
+    ["host", (w) => (w.host || "–").slice(0, 16)],
+    ["pid", (w) => (w.pid ? String(w.pid) : "–"), true],
     ["slots busy", (w) => h("span", {class: "busy"}, h("progress", {value: (w.slots || 0) - (w.free || 0), max: w.slots || 1, "aria-hidden": "true"}),
       `${(w.slots || 0) - (w.free || 0)} / ${w.slots || 0}`)],
     ["runs", (w) => list(w.jobs).map((j) => chip(typeof j === "string" ? j.slice(-6) : `${j.kind || ""} ${j.model || ""}`.trim() || "job"))],
@@ -219,6 +220,7 @@ function drawWorkers(s) {
     ["last beat", (w) => ago(w.seen_ms, s.now), true]], s.workers));
 }
 
+const stateText = {leased: "running", queued: "waiting"};
 const stateKind = {succeeded: "good", dead: "bad", cancelled: "warn", expired: "warn", leased: ""};
 
 function progressOf(job) {
@@ -234,7 +236,7 @@ function drawJobs(s) {
     ["job", (j) => h("span", {class: "mono", title: j.id}, j.id ? j.id.slice(-10) : "–")],
     ["kind", (j) => j.kind || "–"],
     ["model", (j) => j.model || "–"],
-    ["state", (j) => chip(j.state || "?", stateKind[j.state])],
+    ["state", (j) => chip(stateText[j.state] || j.state || "?", stateKind[j.state])],
     ["progress", progressOf],
     ["attempts", (j) => (Number.isFinite(j.attempts) ? String(j.attempts) : "–"), true],
     ["submitted", (j) => clock(j.submitted_ms), true],
