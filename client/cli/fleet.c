@@ -1,0 +1,145 @@
+/* `maasq queue` and `maasq worker`: what operators see and steer of the fleet. */
+#include <stdio.h>
+
+#include "client/cli/cli.h"
+#include "client/cli/out.h"
+
+int mq_cmd_queue_list(mq_cli *cli, const mq_args *args)
+{
+    (void)args;
+    json_t *answer = NULL;
+    int status = mq_cli_query(cli, "queues", "", "", 0, &answer);
+    if (status != MQ_EXIT_OK || cli->is_json) {
+        return status != MQ_EXIT_OK ? status : mq_cli_json(answer);
+    }
+    mq_table *table = mq_table_new("queue|>queued|>leased|>scheduled|>blocked|>dead|oldest|state");
+    size_t i;
+    json_t *queue;
+    json_array_foreach(json_object_get(answer, "queues"), i, queue)
+    {
+        static const char *const counts[] = {"queued", "leased", "scheduled", "blocked", "dead"};
+        mq_table_cell(table, "%s", mq_js_text(queue, "queue", "?"));
+        for (size_t k = 0; k < sizeof counts / sizeof *counts; k++) {
+            mq_table_cell(table, "%lld", (long long)mq_js_int(queue, counts[k]));
+        }
+        mq_table_cell(table, "%s", mq_out_ms(mq_js_int(queue, "oldest_age_ms")));
+        mq_table_cell(table, "%s",
+                      json_is_true(json_object_get(queue, "paused")) ? "paused" : "open");
+    }
+    mq_table_print(table, "no queue has any job");
+    json_decref(answer);
+    return MQ_EXIT_OK;
+}
+
+/* A command of one argument; says what was done. */
+static int act(mq_cli *cli, const char *verb, const char *what, const char *done)
+{
+    int status = mq_cli_command(cli, verb, &what, 1);
+    if (status != MQ_EXIT_OK) {
+        return status;
+    }
+    if (cli->is_json) {
+        return mq_cli_json(json_pack("{s:s, s:s}", "verb", verb, "name", what));
+    }
+    printf("%s %s\n", what, done);
+    return MQ_EXIT_OK;
+}
+
+int mq_cmd_queue_pause(mq_cli *cli, const mq_args *args)
+{
+    return act(cli, "pause", mq_args_word(args, 0), "is paused: running jobs go on, no more start");
+}
+
+int mq_cmd_queue_resume(mq_cli *cli, const mq_args *args)
+{
+    return act(cli, "resume", mq_args_word(args, 0), "is open again");
+}
+
+/* What a worker runs, as "kind id, kind id". */
+static void jobs_text(const json_t *worker, char *out, size_t size)
+{
+    size_t i;
+    size_t len = 0;
+    json_t *job;
+    out[0] = '\0';
+    json_array_foreach(json_object_get(worker, "jobs"), i, job)
+    {
+        int n = snprintf(out + len, size - len, "%s%s %s", i == 0 ? "" : ", ",
+                         mq_js_text(job, "kind", "?"), mq_js_text(job, "id", "?"));
+        len += n > 0 ? (size_t)n : 0;
+        if (len >= size) {
+            return;
+        }
+    }
+}
+
+int mq_cmd_worker_list(mq_cli *cli, const mq_args *args)
+{
+    (void)args;
+    json_t *answer = NULL;
+    int status = mq_cli_query(cli, "workers", "", "", 0, &answer);
+    if (status != MQ_EXIT_OK || cli->is_json) {
+        return status != MQ_EXIT_OK ? status : mq_cli_json(answer);
+    }
+    mq_table *table = mq_table_new("name|worker|host|>pid|>slots|>free|>memory|beat|state|runs");
+    size_t i;
+    json_t *worker;
+    json_array_foreach(json_object_get(answer, "workers"), i, worker)
+    {
+        char jobs[90];
+        jobs_text(worker, jobs, sizeof jobs);
+        mq_table_cell(table, "%s", mq_js_text(worker, "name", "?"));
+        mq_table_cell(table, "%.12s", mq_js_text(worker, "worker", "?"));
+        mq_table_cell(table, "%.12s", mq_js_text(worker, "host", "?"));
+        mq_table_cell(table, "%lld", (long long)mq_js_int(worker, "pid"));
+        mq_table_cell(table, "%lld", (long long)mq_js_int(worker, "slots"));
+        mq_table_cell(table, "%lld", (long long)mq_js_int(worker, "free"));
+        mq_table_cell(table, "%s", mq_out_bytes(mq_js_real(worker, "rss_bytes")));
+        mq_table_cell(table, "%s", mq_out_ms(mq_js_int(worker, "beat_age_ms")));
+        mq_table_cell(table, "%s",
+                      json_is_true(json_object_get(worker, "draining")) ? "draining" : "ready");
+        mq_table_cell(table, "%s", jobs);
+    }
+    mq_table_print(table, "no worker is connected: start one, for example with `maasq up`");
+    json_decref(answer);
+    return MQ_EXIT_OK;
+}
+
+/* A worker's uuid for a name or the beginning of a uuid; empty when none or several fit. */
+static int find_worker(mq_cli *cli, const char *given, char out[64])
+{
+    json_t *answer = NULL;
+    if (mq_cli_query(cli, "workers", "", "", 0, &answer) != MQ_EXIT_OK) {
+        return MQ_EXIT_FAILED;
+    }
+    int found = 0;
+    size_t i;
+    json_t *worker;
+    json_array_foreach(json_object_get(answer, "workers"), i, worker)
+    {
+        const char *uuid = mq_js_text(worker, "worker", "");
+        if (strcmp(mq_js_text(worker, "name", ""), given) == 0 ||
+            strncmp(uuid, given, strlen(given)) == 0) {
+            (void)snprintf(out, 64, "%s", uuid);
+            found++;
+        }
+    }
+    json_decref(answer);
+    if (found != 1) {
+        return mq_cli_fail(cli, "%s: %s; `maasq worker list` shows them", given,
+                           found == 0 ? "no such worker" : "several workers are named so");
+    }
+    return MQ_EXIT_OK;
+}
+
+int mq_cmd_worker_drain(mq_cli *cli, const mq_args *args)
+{
+    char uuid[64];
+    int status = find_worker(cli, mq_args_word(args, 0), uuid);
+    if (status != MQ_EXIT_OK) {
+        return status;
+    }
+    bool is_undo = mq_args_has(args, "undo");
+    return act(cli, is_undo ? "undrain" : "drain", uuid,
+               is_undo ? "takes jobs again" : "takes no more jobs and ends when its last one has");
+}

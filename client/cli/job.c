@@ -1,0 +1,420 @@
+/* `maasq job`: any kind of job, from the outside. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "client/cli/cli.h"
+#include "client/cli/follow.h"
+#include "client/cli/out.h"
+#include "shared/base/clock.h"
+#include "shared/base/file.h"
+#include "shared/job/kinds.h"
+
+enum { DEPS_MAX = 64, BODY_BYTES_MAX = 1 << 20, PARAMS_MAX = 256 };
+
+/* ---- submit ---- */
+
+/* "k=v" into the object: v as JSON when it is a number, true, false, null, an array or an object,
+ * else as text. */
+static mq_code add_param(json_t *object, const char *param, mq_error *err)
+{
+    const char *equal = strchr(param, '=');
+    if (equal == NULL || equal == param) {
+        return mq_fail(err, MQ_E_ARG, "--param: '%.80s' is not KEY=VALUE", param);
+    }
+    char key[128];
+    if (!mq_span_copy(mq_span_of(param, (size_t)(equal - param)), key, sizeof key)) {
+        return mq_fail(err, MQ_E_ARG, "--param: a key has at most %zu bytes", sizeof key - 1);
+    }
+    json_t *value = json_loads(equal + 1, JSON_DECODE_ANY, NULL);
+    if (value == NULL) {
+        value = json_string(equal + 1);
+    }
+    if (value == NULL || json_object_set_new(object, key, value) != 0) {
+        return mq_fail(err, MQ_E_FORMAT, "--param %s: not UTF-8 text", key);
+    }
+    return MQ_OK;
+}
+
+static mq_code read_body(const mq_args *args, mq_buf *body, mq_error *err)
+{
+    const char *input = mq_args_text(args, "input", NULL);
+    if (input != NULL && mq_args_has(args, "param")) {
+        return mq_fail(err, MQ_E_ARG, "--input and --param exclude each other");
+    }
+    if (input != NULL) {
+        return mq_file_read(input, body, err);
+    }
+    if (!mq_args_has(args, "param")) {
+        return MQ_OK;
+    }
+    json_t *object = json_object();
+    mq_code code = MQ_OK;
+    const char *param = NULL;
+    for (size_t i = 0; code == MQ_OK && (param = mq_args_nth(args, "param", i)) != NULL; i++) {
+        code = add_param(object, param, err);
+    }
+    char *text = json_dumps(object, JSON_COMPACT);
+    if (code == MQ_OK && (text == NULL || !mq_buf_add_str(body, text))) {
+        code = mq_fail(err, MQ_E_LIMIT, "--param: more than %d bytes", BODY_BYTES_MAX);
+    }
+    free(text);
+    json_decref(object);
+    return code;
+}
+
+/* "2026-11-23T16:00:00Z" or "+90" (seconds from now). */
+static mq_code read_time(const char *text, int64_t *out, mq_error *err)
+{
+    int64_t seconds = 0;
+    struct tm parts = {0};
+    if (text[0] == '+' && mq_text_int(text + 1, &seconds) && seconds >= 0) {
+        *out = mq_clock_wall_ms() + seconds * 1000;
+        return MQ_OK;
+    }
+    const char *end = strptime(text, "%Y-%m-%dT%H:%M:%S", &parts);
+    if (end == NULL || strcmp(end, "Z") != 0) {
+        return mq_fail(err, MQ_E_ARG,
+                       "--at: '%.40s' is neither +SECONDS nor a UTC time as 2026-11-23T16:00:00Z",
+                       text);
+    }
+    *out = (int64_t)timegm(&parts) * 1000;
+    return MQ_OK;
+}
+
+static mq_code read_spec(const mq_args *args, maasq_spec *spec, const char **deps, mq_error *err)
+{
+    int64_t priority = 0, ttl = 0;
+    *spec = (maasq_spec){.size = sizeof *spec,
+                         .kind = mq_args_word(args, 0),
+                         .id = mq_args_text(args, "id", NULL),
+                         .model = mq_args_text(args, "model", NULL),
+                         .queue = mq_args_text(args, "queue", NULL),
+                         .durability =
+                             mq_args_has(args, "transient") ? MAASQ_TRANSIENT : MAASQ_BY_KIND,
+                         .deps = deps};
+    mq_code code = mq_args_int(args, "priority", 1, 9, &priority, err);
+    code = code != MQ_OK ? code : mq_args_int(args, "ttl", 1, 31536000, &ttl, err);
+    if (code == MQ_OK && mq_args_has(args, "at")) {
+        code = read_time(mq_args_text(args, "at", ""), &spec->run_at_ms, err);
+    }
+    spec->priority = (uint32_t)priority;
+    spec->ttl_ms = (uint64_t)ttl * 1000;
+    const char *dep = NULL;
+    while (code == MQ_OK && (dep = mq_args_nth(args, "after", spec->deps_count)) != NULL) {
+        if (spec->deps_count == DEPS_MAX) {
+            return mq_fail(err, MQ_E_ARG, "--after: at most %d jobs", DEPS_MAX);
+        }
+        deps[spec->deps_count++] = dep;
+    }
+    return code;
+}
+
+static bool list_has(const json_t *list, const char *text)
+{
+    size_t i;
+    json_t *one;
+    json_array_foreach(list, i, one)
+    {
+        const char *value = json_string_value(one);
+        if (value != NULL && strcmp(value, text) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* A kind that is not in the table must be one that some worker was started with. */
+static int check_kind(mq_cli *cli, const char *kind)
+{
+    if (mq_kind_policy_find(mq_str(kind)) != NULL) {
+        return MQ_EXIT_OK;
+    }
+    json_t *answer = NULL;
+    if (mq_cli_query(cli, "workers", "", "", 0, &answer) != MQ_EXIT_OK) {
+        return MQ_EXIT_FAILED;
+    }
+    bool is_known = false;
+    size_t i;
+    json_t *worker;
+    json_array_foreach(json_object_get(answer, "workers"), i, worker)
+    {
+        is_known |= list_has(json_object_get(worker, "kinds"), kind);
+    }
+    json_decref(answer);
+    if (!is_known) {
+        return mq_cli_fail(cli, "kind '%s': neither built in nor offered by any worker; built in are "
+                                "echo, sleep, infer, train and what `maasq worker list --json` shows",
+                           kind);
+    }
+    return MQ_EXIT_OK;
+}
+
+/* Writes a result to a file, or to standard output with a line end. */
+static int write_result(const mq_cli *cli, const maasq_job *job, const char *path)
+{
+    maasq_view view = {0};
+    mq_error err;
+    (void)maasq_result(job, &view, NULL);
+    if (path != NULL) {
+        if (mq_file_write(path, mq_span_of(view.data, view.bytes), 0644, &err) != MQ_OK) {
+            return mq_cli_fail(cli, "%s", err.text);
+        }
+        return MQ_EXIT_OK;
+    }
+    if (view.bytes > 0) {
+        (void)fwrite(view.data, 1, view.bytes, stdout);
+        (void)fputc('\n', stdout);
+    }
+    return MQ_EXIT_OK;
+}
+
+/* The result as JSON where it is, else its size. */
+static json_t *result_json(const maasq_job *job)
+{
+    maasq_view view = {0};
+    if (maasq_result(job, &view, NULL) != MAASQ_OK) {
+        return json_null();
+    }
+    json_t *value = json_loadb(view.data, view.bytes, JSON_DECODE_ANY | JSON_REJECT_DUPLICATES, NULL);
+    return value != NULL ? value : json_pack("{s:I}", "bytes", (json_int_t)view.bytes);
+}
+
+static int print_end(const mq_cli *cli, const maasq_job *job, int status, const char *path)
+{
+    if (status == MQ_EXIT_OK && (path != NULL || !cli->is_json)) {
+        status = write_result(cli, job, path);
+    }
+    if (!cli->is_json) {
+        return status;
+    }
+    maasq_info info = {.size = sizeof info};
+    maasq_job_info(job, &info);
+    int printed = mq_cli_json(json_pack(
+        "{s:s, s:s, s:s, s:s, s:s, s:I, s:f, s:f, s:o}", "id", info.id, "state", info.state, "why",
+        info.why, "code", info.code == 0 ? "" : maasq_code_name(info.code), "error", info.error,
+        "attempts", (json_int_t)info.attempts, "queue_ms", (double)info.queue_us / 1000, "run_ms",
+        (double)info.run_us / 1000, "result", result_json(job)));
+    return status != MQ_EXIT_OK ? status : printed;
+}
+
+static int submit_only(mq_cli *cli, const maasq_spec *spec)
+{
+    maasq_error err;
+    maasq_job *job = maasq_submit(cli->client, spec, NULL, NULL, &err);
+    if (job == NULL) {
+        return mq_cli_fail(cli, "%s", err.text);
+    }
+    int status = MQ_EXIT_OK;
+    if (maasq_flush(cli->client, cli->timeout_ms, &err) != MAASQ_OK ||
+        (maasq_is_done(job) && maasq_result(job, NULL, &err) != MAASQ_OK)) {
+        status = mq_cli_fail(cli, "%s", err.text);
+    } else if (cli->is_json) {
+        status = mq_cli_json(
+            json_pack("{s:s, s:s}", "id", maasq_job_id(job), "state", maasq_state(job)));
+    } else {
+        printf("%s\n", maasq_job_id(job));
+    }
+    maasq_job_release(&job);
+    return status;
+}
+
+int mq_cmd_job_submit(mq_cli *cli, const mq_args *args)
+{
+    const char *deps[DEPS_MAX];
+    maasq_spec spec;
+    mq_error err;
+    mq_buf body;
+    if (read_spec(args, &spec, deps, &err) != MQ_OK) {
+        return mq_cli_usage(cli, "%s", err.text);
+    }
+    mq_buf_init(&body, (size_t)64 << 20);
+    if (read_body(args, &body, &err) != MQ_OK) {
+        mq_buf_release(&body);
+        return err.code == MQ_E_ARG ? mq_cli_usage(cli, "%s", err.text)
+                                    : mq_cli_fail(cli, "%s", err.text);
+    }
+    spec.body = body.data;
+    spec.body_bytes = body.len;
+    int status = mq_cli_connect(cli);
+    status = status != MQ_EXIT_OK ? status : check_kind(cli, spec.kind);
+    bool is_waiting = mq_args_has(args, "wait") || mq_args_has(args, "output") ||
+                      mq_args_has(args, "transient");
+    if (status == MQ_EXIT_OK && !is_waiting) {
+        status = submit_only(cli, &spec);
+    } else if (status == MQ_EXIT_OK) {
+        maasq_job *job = NULL;
+        status = mq_follow_submit(cli, &spec, true, &job);
+        if (job != NULL) {
+            status = print_end(cli, job, status, mq_args_text(args, "output", NULL));
+        }
+        maasq_job_release(&job);
+    }
+    mq_buf_release(&body);
+    return status;
+}
+
+/* ---- the others ---- */
+
+static void print_job_row(mq_table *table, const json_t *job)
+{
+    char line[256];
+    mq_progress_line(json_object_get(job, "progress"), "", 0, line, sizeof line);
+    const char *error = mq_js_text(job, "error", line);
+    mq_table_cell(table, "%s", mq_js_text(job, "id", "?"));
+    mq_table_cell(table, "%s", mq_js_text(job, "kind", "?"));
+    mq_table_cell(table, "%s", mq_js_text(job, "model", "-"));
+    mq_table_cell(table, "%s", mq_js_text(job, "state", "?"));
+    mq_table_cell(table, "%lld", (long long)mq_js_int(job, "attempts"));
+    mq_table_cell(table, "%s", mq_out_time(mq_js_int(job, "submitted_ms")));
+    mq_table_cell(table, "%.80s", error);
+}
+
+static int list(mq_cli *cli, const mq_args *args, const char *filter)
+{
+    int64_t limit = 50;
+    mq_error err;
+    json_t *answer = NULL;
+    if (mq_args_int(args, "limit", 1, 100000, &limit, &err) != MQ_OK) {
+        return mq_cli_usage(cli, "%s", err.text);
+    }
+    int status = mq_cli_query(cli, "jobs", "", filter, (uint32_t)limit, &answer);
+    if (status != MQ_EXIT_OK) {
+        return status;
+    }
+    if (cli->is_json) {
+        return mq_cli_json(answer);
+    }
+    mq_table *table = mq_table_new("id|kind|model|state|>tries|submitted (UTC)|progress or error");
+    size_t i;
+    json_t *job;
+    json_array_foreach(json_object_get(answer, "jobs"), i, job)
+    {
+        print_job_row(table, job);
+    }
+    mq_table_print(table, "no such jobs");
+    json_decref(answer);
+    return MQ_EXIT_OK;
+}
+
+int mq_cmd_job_list(mq_cli *cli, const mq_args *args)
+{
+    return list(cli, args, mq_args_text(args, "filter", ""));
+}
+
+int mq_cmd_queue_dead(mq_cli *cli, const mq_args *args)
+{
+    return list(cli, args, "state=dead");
+}
+
+static void print_history(const json_t *job)
+{
+    size_t i;
+    json_t *one;
+    printf("\nhistory\n");
+    json_array_foreach(json_object_get(job, "history"), i, one)
+    {
+        printf("  %s  %-9s -> %-10s %s %s\n", mq_out_time(mq_js_int(one, "at_ms")),
+               mq_js_text(one, "event", "?"), mq_js_text(one, "to", "?"),
+               mq_js_text(one, "worker", ""), mq_js_text(one, "text", ""));
+    }
+}
+
+int mq_cmd_job_show(mq_cli *cli, const mq_args *args)
+{
+    json_t *job = NULL;
+    int status = mq_cli_query(cli, "job", mq_args_word(args, 0), "", 0, &job);
+    if (status != MQ_EXIT_OK || cli->is_json) {
+        return status != MQ_EXIT_OK ? status : mq_cli_json(job);
+    }
+    static const char *const texts[] = {"id",   "kind", "queue", "model", "state",
+                                        "why",  "code", "error", "worker"};
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        const char *value = mq_js_text(job, texts[i], "");
+        if (value[0] != '\0') {
+            printf("%-10s %s\n", texts[i], value);
+        }
+    }
+    printf("%-10s %lld (%lld crashes)\n", "attempts", (long long)mq_js_int(job, "attempts"),
+           (long long)mq_js_int(job, "crashes"));
+    printf("%-10s %s\n", "submitted", mq_out_time(mq_js_int(job, "submitted_ms")));
+    printf("%-10s %s\n", "ended", mq_out_time(mq_js_int(job, "ended_ms")));
+    char line[512];
+    mq_progress_line(json_object_get(job, "progress"), "", 0, line, sizeof line);
+    if (line[0] != '\0') {
+        printf("%-10s %s\n", "progress", line);
+    }
+    if (json_array_size(json_object_get(job, "history")) > 0) {
+        print_history(job);
+    }
+    json_decref(job);
+    return MQ_EXIT_OK;
+}
+
+/* A future for the id of the command line, or NULL after a message. */
+static maasq_job *open_job(mq_cli *cli, const char *id)
+{
+    maasq_error err;
+    if (mq_cli_connect(cli) != MQ_EXIT_OK) {
+        return NULL;
+    }
+    maasq_job *job = maasq_open(cli->client, id, NULL, NULL, &err);
+    if (job == NULL) {
+        (void)mq_cli_fail(cli, "%s", err.text);
+    }
+    return job;
+}
+
+int mq_cmd_job_wait(mq_cli *cli, const mq_args *args)
+{
+    maasq_job *job = open_job(cli, mq_args_word(args, 0));
+    if (job == NULL) {
+        return MQ_EXIT_FAILED;
+    }
+    int status = mq_follow(cli, job, false);
+    status = print_end(cli, job, status, mq_args_text(args, "output", NULL));
+    maasq_job_release(&job);
+    return status;
+}
+
+int mq_cmd_job_cancel(mq_cli *cli, const mq_args *args)
+{
+    maasq_job *job = open_job(cli, mq_args_word(args, 0));
+    maasq_error err;
+    if (job == NULL) {
+        return MQ_EXIT_FAILED;
+    }
+    maasq_cancel(job, mq_args_has(args, "hard"));
+    int status = MQ_EXIT_OK;
+    maasq_info info = {.size = sizeof info};
+    if (maasq_wait(job, cli->timeout_ms, &err) != MAASQ_OK) {
+        status = mq_cli_fail(cli, "%s; it is asked to stop (--hard takes its lease away)", err.text);
+    }
+    maasq_job_info(job, &info);
+    if (status == MQ_EXIT_OK && strcmp(info.state, "cancelled") != 0) {
+        status = mq_cli_fail(cli, "job %s was not cancelled, it is %s%s%s", info.id, info.state,
+                             info.error[0] == '\0' ? "" : ": ", info.error);
+    } else if (status == MQ_EXIT_OK && cli->is_json) {
+        status = mq_cli_json(json_pack("{s:s, s:s}", "id", info.id, "state", info.state));
+    } else if (status == MQ_EXIT_OK) {
+        printf("%s is cancelled\n", info.id);
+    }
+    maasq_job_release(&job);
+    return status;
+}
+
+int mq_cmd_job_retry(mq_cli *cli, const mq_args *args)
+{
+    const char *id = NULL;
+    size_t i = 0;
+    for (; (id = mq_args_word(args, i)) != NULL; i++) {
+        if (mq_cli_command(cli, "retry", &id, 1) != MQ_EXIT_OK) {
+            return MQ_EXIT_FAILED;
+        }
+    }
+    if (cli->is_json) {
+        return mq_cli_json(json_pack("{s:I}", "retried", (json_int_t)i));
+    }
+    printf("%zu job%s queued again\n", i, i == 1 ? "" : "s");
+    return MQ_EXIT_OK;
+}
