@@ -66,7 +66,8 @@ void mq_usage_read(mq_usage *usage, const char *text)
             usage->is_any = true;
             continue;
         }
-        MQ_ASSERT(usage->words_max < sizeof usage->words / sizeof *usage->words); /* a list is last */
+        MQ_ASSERT(usage->words_max <
+                  sizeof usage->words / sizeof *usage->words); /* a list is last */
         usage->words_min += is_bracketed ? 0 : 1;
         usage->words[usage->words_max++] = t;
         if (ends_with(t, "...") || ends_with(t, "...]")) {
@@ -135,7 +136,8 @@ mq_code mq_args_read(mq_args *args, const mq_usage *usage, int argc, char **argv
                 return code;
             }
         } else if (!is_over && argv[i][0] == '-' && argv[i][1] != '\0') {
-            return mq_fail(err, MQ_E_ARG, "unknown option %.40s (options have two dashes)", argv[i]);
+            return mq_fail(err, MQ_E_ARG, "unknown option %.40s (options have two dashes)",
+                           argv[i]);
         } else {
             args->words[args->word_count++] = argv[i];
         }
@@ -244,9 +246,10 @@ mq_code mq_args_range(const mq_args *args, const char *option, int64_t min, int6
     }
     const char *dots = strstr(text, "..");
     char first[24];
-    bool is_good = mq_span_copy(mq_span_of(text, dots == NULL ? strlen(text) : (size_t)(dots - text)),
-                                first, sizeof first) &&
-                   mq_text_int(first, from) && mq_text_int(dots == NULL ? first : dots + 2, to);
+    bool is_good =
+        mq_span_copy(mq_span_of(text, dots == NULL ? strlen(text) : (size_t)(dots - text)), first,
+                     sizeof first) &&
+        mq_text_int(first, from) && mq_text_int(dots == NULL ? first : dots + 2, to);
     if (!is_good || *from < min || *to > max || *from > *to) {
         return mq_fail(err, MQ_E_ARG, "--%s: '%.40s' is not MIN..MAX within %lld..%lld", option,
                        text, (long long)min, (long long)max);

@@ -1,10 +1,14 @@
-/* Arguments of one command. Which there are stands in its usage text (commands.def), and nowhere else:
+/* Arguments of one command. Which there are stands in its usage text (commands.def), and nowhere
+ * else:
  *
- *     NAME            needed          [NAME]   may be left out       FILE...   one or more, at the end
- *     [--flag]        a flag          [--option VALUE]               [--option VALUE]...   may be repeated
+ *     NAME            needed          [NAME]   may be left out       FILE...   one or more, at the
+ * end
+ *     [--flag]        a flag          [--option VALUE]               [--option VALUE]...   may be
+ * repeated
  *
- * `ANY...` takes every word and option as it is (for another program). `--option value` and `--option=value` are the same; `--` ends the options. Options may stand
- * anywhere. A wrong argument is a usage error: exit status 2 and a sentence that names it. */
+ * `ANY...` takes every word and option as it is (for another program). `--option value` and
+ * `--option=value` are the same; `--` ends the options. Options may stand anywhere. A wrong
+ * argument is a usage error: exit status 2 and a sentence that names it. */
 #ifndef MQ_CLI_ARGS_H
 #define MQ_CLI_ARGS_H
 
@@ -59,7 +63,8 @@ const char *mq_args_nth(const mq_args *args, const char *option, size_t i);
 const char *mq_args_text(const mq_args *args, const char *option, const char *fallback);
 bool mq_args_has(const mq_args *args, const char *option);
 
-/* A whole number or a real one within limits into *out; left alone when the option was not given. */
+/* A whole number or a real one within limits into *out; left alone when the option was not given.
+ */
 MQ_MUST_USE mq_code mq_args_int(const mq_args *args, const char *option, int64_t min, int64_t max,
                                 int64_t *out, mq_error *err);
 MQ_MUST_USE mq_code mq_args_real(const mq_args *args, const char *option, double min, double max,

@@ -1,5 +1,5 @@
-/* The program `maasq` around its commands: finds the row, reads arguments, connects, prints. Must not
- * know what any command does. */
+/* The program `maasq` around its commands: finds the row, reads arguments, connects, prints. Must
+ * not know what any command does. */
 #include "client/cli/cli.h"
 
 #include <math.h>
@@ -12,10 +12,6 @@
 #include "shared/base/assert.h"
 
 #define GLOBAL_OPTIONS "[--json] [--broker URL] [--timeout SECONDS] [--help]"
-
-#define MQ_COMMAND(symbol, words, arguments, summary) mq_command_fn mq_cmd_##symbol;
-#include "client/cli/commands.def"
-#undef MQ_COMMAND
 
 static const mq_command_row rows[] = {
 #define MQ_COMMAND(symbol, words, arguments, summary) {words, arguments, summary, mq_cmd_##symbol},
@@ -240,7 +236,8 @@ int mq_cli_exec(const mq_cli *cli, const char *program, char **argv)
         (void)execv(path, argv);
     }
     (void)execvp(program, argv);
-    return mq_cli_fail(cli, "cannot run %s: it is neither beside this program nor in PATH", program);
+    return mq_cli_fail(cli, "cannot run %s: it is neither beside this program nor in PATH",
+                       program);
 }
 
 /* Where the system is: what was said, else what runs in the default data directory. */
@@ -275,8 +272,9 @@ int mq_cli_connect(mq_cli *cli)
     }
     int64_t limit_ms = cli->timeout_ms < CONNECT_MS ? cli->timeout_ms : CONNECT_MS;
     if (maasq_connect(cli->client, limit_ms, &err) != MAASQ_OK) {
-        return mq_cli_fail(cli, "%s; start a system with `maasq up`, or name one by --broker or "
-                                "MAASQ_BROKER",
+        return mq_cli_fail(cli,
+                           "%s; start a system with `maasq up`, or name one by --broker or "
+                           "MAASQ_BROKER",
                            err.text);
     }
     return MQ_EXIT_OK;
@@ -320,7 +318,8 @@ int mq_cli_command(mq_cli *cli, const char *verb, const char *const *args, size_
 
 int mq_cli_json(json_t *takes)
 {
-    bool is_out = takes != NULL && json_dumpf(takes, stdout, JSON_INDENT(2) | JSON_ENCODE_ANY) == 0 &&
+    bool is_out = takes != NULL &&
+                  json_dumpf(takes, stdout, JSON_INDENT(2) | JSON_ENCODE_ANY) == 0 &&
                   putchar('\n') != EOF && fflush(stdout) == 0;
     json_decref(takes);
     return is_out ? MQ_EXIT_OK : MQ_EXIT_FAILED;

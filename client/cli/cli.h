@@ -1,5 +1,5 @@
-/* What every command of `maasq` shares: the table, the connection, output and errors. A command is a
- * function that returns the exit status: 0, 1 failed (an error was printed), 2 usage. */
+/* What every command of `maasq` shares: the table, the connection, output and errors. A command is
+ * a function that returns the exit status: 0, 1 failed (an error was printed), 2 usage. */
 #ifndef MQ_CLI_CLI_H
 #define MQ_CLI_CLI_H
 
@@ -14,9 +14,9 @@ enum { MQ_EXIT_OK = 0, MQ_EXIT_FAILED = 1, MQ_EXIT_USAGE = 2 };
 typedef struct mq_cli {
     const struct mq_command_row *command;
     const mq_args *args;
-    bool is_json;         /* --json: one JSON value on standard output, nothing else there */
-    int64_t timeout_ms;   /* --timeout, for one answer of the broker; default 30 s */
-    const char *broker;   /* --broker, or NULL */
+    bool is_json;       /* --json: one JSON value on standard output, nothing else there */
+    int64_t timeout_ms; /* --timeout, for one answer of the broker; default 30 s */
+    const char *broker; /* --broker, or NULL */
     char found_broker[512];
     maasq_client *client; /* by mq_cli_connect; freed by the caller of the command */
 } mq_cli;
@@ -29,6 +29,11 @@ typedef struct mq_command_row {
     const char *summary;
     mq_command_fn *run;
 } mq_command_row;
+
+/* mq_cmd_<symbol>: one function a row. */
+#define MQ_COMMAND(symbol, words, arguments, summary) mq_command_fn mq_cmd_##symbol;
+#include "client/cli/commands.def"
+#undef MQ_COMMAND
 
 /* All commands, count of them. */
 const mq_command_row *mq_commands(size_t *count);
@@ -58,8 +63,8 @@ bool mq_cli_data_dir(char *out, size_t size);
 /* The folder this program lies in. */
 bool mq_cli_bin_dir(char *out, size_t size);
 
-/* Replaces this process by a program of the same folder (else of the PATH); returns only on failure.
- * argv as for execv. */
+/* Replaces this process by a program of the same folder (else of the PATH); returns only on
+ * failure. argv as for execv. */
 int mq_cli_exec(const mq_cli *cli, const char *program, char **argv);
 
 /* ---- output ---- */
@@ -71,7 +76,7 @@ int mq_cli_json(json_t *takes);
 /* Members of an object, with a value for what is absent. Borrowed from the object. */
 const char *mq_js_text(const json_t *object, const char *key, const char *fallback);
 int64_t mq_js_int(const json_t *object, const char *key);
-double mq_js_real(const json_t *object, const char *key); /* NAN when absent or no number */
+double mq_js_real(const json_t *object, const char *key);    /* NAN when absent or no number */
 const json_t *mq_js(const json_t *object, const char *path); /* "meta.metrics.accuracy", or NULL */
 
 #endif

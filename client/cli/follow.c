@@ -108,7 +108,8 @@ static void show(display *d, const maasq_job *job, bool is_last)
     if (d->is_quiet) {
         return;
     }
-    json_t *progress = maasq_progress(job, text, sizeof text) > 0 ? json_loads(text, 0, NULL) : NULL;
+    json_t *progress =
+        maasq_progress(job, text, sizeof text) > 0 ? json_loads(text, 0, NULL) : NULL;
     mq_progress_line(progress, maasq_state(job), d->is_tty ? BAR_MAX : 0, line, sizeof line);
     json_decref(progress);
     int64_t now_ms = mq_clock_mono_ms();
@@ -125,8 +126,9 @@ static int interrupted(const mq_cli *cli, const maasq_job *job)
 {
     const char *id = maasq_job_id(job);
     fprintf(stderr, "\n");
-    return mq_cli_fail(cli, "job %s goes on; `maasq job wait %s` waits for it, `maasq job cancel %s` "
-                            "ends it",
+    return mq_cli_fail(cli,
+                       "job %s goes on; `maasq job wait %s` waits for it, `maasq job cancel %s` "
+                       "ends it",
                        id, id, id);
 }
 

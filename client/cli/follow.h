@@ -4,10 +4,11 @@
 
 #include "client/cli/cli.h"
 
-/* Submits and waits until the job has ended, showing progress on standard error: a bar on a terminal,
- * a plain line every few seconds elsewhere, nothing when `is_quiet`. Ctrl-C leaves the job running and
- * says how to go on. *job is owned by the caller (maasq_job_release), also after a failure; NULL
- * when it was not submitted. MQ_EXIT_OK when it succeeded, else the failure has been printed. */
+/* Submits and waits until the job has ended, showing progress on standard error: a bar on a
+ * terminal, a plain line every few seconds elsewhere, nothing when `is_quiet`. Ctrl-C leaves the
+ * job running and says how to go on. *job is owned by the caller (maasq_job_release), also after a
+ * failure; NULL when it was not submitted. MQ_EXIT_OK when it succeeded, else the failure has been
+ * printed. */
 int mq_follow_submit(mq_cli *cli, const maasq_spec *spec, bool is_quiet, maasq_job **job);
 
 /* The same for a job that exists. */
@@ -23,8 +24,8 @@ int mq_follow_json(mq_cli *cli, const char *kind, const char *model, json_t *tak
 int64_t mq_follow_version(mq_cli *cli, const char *what, const char *name, const char *id,
                           const json_t *result);
 
-/* One line of text for a job's progress object; empty when there is nothing to tell. width: of the bar,
- * 0 = none. */
+/* One line of text for a job's progress object; empty when there is nothing to tell. width: of the
+ * bar, 0 = none. */
 void mq_progress_line(const json_t *progress, const char *state, int width, char *out, size_t size);
 
 #endif

@@ -85,14 +85,14 @@ static mq_code read_time(const char *text, int64_t *out, mq_error *err)
 static mq_code read_spec(const mq_args *args, maasq_spec *spec, const char **deps, mq_error *err)
 {
     int64_t priority = 0, ttl = 0;
-    *spec = (maasq_spec){.size = sizeof *spec,
-                         .kind = mq_args_word(args, 0),
-                         .id = mq_args_text(args, "id", NULL),
-                         .model = mq_args_text(args, "model", NULL),
-                         .queue = mq_args_text(args, "queue", NULL),
-                         .durability =
-                             mq_args_has(args, "transient") ? MAASQ_TRANSIENT : MAASQ_BY_KIND,
-                         .deps = deps};
+    *spec =
+        (maasq_spec){.size = sizeof *spec,
+                     .kind = mq_args_word(args, 0),
+                     .id = mq_args_text(args, "id", NULL),
+                     .model = mq_args_text(args, "model", NULL),
+                     .queue = mq_args_text(args, "queue", NULL),
+                     .durability = mq_args_has(args, "transient") ? MAASQ_TRANSIENT : MAASQ_BY_KIND,
+                     .deps = deps};
     mq_code code = mq_args_int(args, "priority", 1, 9, &priority, err);
     code = code != MQ_OK ? code : mq_args_int(args, "ttl", 1, 31536000, &ttl, err);
     if (code == MQ_OK && mq_args_has(args, "at")) {
@@ -143,8 +143,9 @@ static int check_kind(mq_cli *cli, const char *kind)
     }
     json_decref(answer);
     if (!is_known) {
-        return mq_cli_fail(cli, "kind '%s': neither built in nor offered by any worker; built in are "
-                                "echo, sleep, infer, train and what `maasq worker list --json` shows",
+        return mq_cli_fail(cli,
+                           "kind '%s': neither built in nor offered by any worker; built in are "
+                           "echo, sleep, infer, train and what `maasq worker list --json` shows",
                            kind);
     }
     return MQ_EXIT_OK;
@@ -176,7 +177,8 @@ static json_t *result_json(const maasq_job *job)
     if (maasq_result(job, &view, NULL) != MAASQ_OK) {
         return json_null();
     }
-    json_t *value = json_loadb(view.data, view.bytes, JSON_DECODE_ANY | JSON_REJECT_DUPLICATES, NULL);
+    json_t *value =
+        json_loadb(view.data, view.bytes, JSON_DECODE_ANY | JSON_REJECT_DUPLICATES, NULL);
     return value != NULL ? value : json_pack("{s:I}", "bytes", (json_int_t)view.bytes);
 }
 
@@ -238,8 +240,8 @@ int mq_cmd_job_submit(mq_cli *cli, const mq_args *args)
     spec.body_bytes = body.len;
     int status = mq_cli_connect(cli);
     status = status != MQ_EXIT_OK ? status : check_kind(cli, spec.kind);
-    bool is_waiting = mq_args_has(args, "wait") || mq_args_has(args, "output") ||
-                      mq_args_has(args, "transient");
+    bool is_waiting =
+        mq_args_has(args, "wait") || mq_args_has(args, "output") || mq_args_has(args, "transient");
     if (status == MQ_EXIT_OK && !is_waiting) {
         status = submit_only(cli, &spec);
     } else if (status == MQ_EXIT_OK) {
@@ -327,8 +329,8 @@ int mq_cmd_job_show(mq_cli *cli, const mq_args *args)
     if (status != MQ_EXIT_OK || cli->is_json) {
         return status != MQ_EXIT_OK ? status : mq_cli_json(job);
     }
-    static const char *const texts[] = {"id",   "kind", "queue", "model", "state",
-                                        "why",  "code", "error", "worker"};
+    static const char *const texts[] = {"id",  "kind", "queue", "model", "state",
+                                        "why", "code", "error", "worker"};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         const char *value = mq_js_text(job, texts[i], "");
         if (value[0] != '\0') {
@@ -388,7 +390,8 @@ int mq_cmd_job_cancel(mq_cli *cli, const mq_args *args)
     int status = MQ_EXIT_OK;
     maasq_info info = {.size = sizeof info};
     if (maasq_wait(job, cli->timeout_ms, &err) != MAASQ_OK) {
-        status = mq_cli_fail(cli, "%s; it is asked to stop (--hard takes its lease away)", err.text);
+        status =
+            mq_cli_fail(cli, "%s; it is asked to stop (--hard takes its lease away)", err.text);
     }
     maasq_job_info(job, &info);
     if (status == MQ_EXIT_OK && strcmp(info.state, "cancelled") != 0) {

@@ -11,7 +11,8 @@
 enum { SECRET_BYTES = 32 };
 
 /* Writes a random password to DIR/secret/NAME unless there is one; reads it into out. */
-static mq_code make_secret(const char *dir, const char *name, char out[MQ_SHA256_HEX], mq_error *err)
+static mq_code make_secret(const char *dir, const char *name, char out[MQ_SHA256_HEX],
+                           mq_error *err)
 {
     char path[256];
     (void)snprintf(path, sizeof path, "%s/secret/%s", dir, name);

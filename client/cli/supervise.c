@@ -7,6 +7,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -23,8 +24,8 @@ mq_member *mq_family_add(mq_family *family, const char *name, const char *progra
         return NULL;
     }
     mq_member *member = &family->members[family->count++];
-    *member = (mq_member){
-        .death_signal = SIGKILL, .stop_ms = 10000, .restart_ms = MQ_RESTART_MIN_MS};
+    *member =
+        (mq_member){.death_signal = SIGKILL, .stop_ms = 10000, .restart_ms = MQ_RESTART_MIN_MS};
     (void)snprintf(member->name, sizeof member->name, "%s", name);
     mq_member_arg(member, "%s", program);
     return member;
@@ -94,7 +95,8 @@ static void note_death(mq_family *family, pid_t pid, int status)
             member->restart_ms = MQ_RESTART_MIN_MS;
         }
         member->restart_at_ms = now_ms + member->restart_ms;
-        fprintf(stderr, "maasq up: %s (pid %ld) ended with %s %d; starting it again in %lld ms, see %s\n",
+        fprintf(stderr,
+                "maasq up: %s (pid %ld) ended with %s %d; starting it again in %lld ms, see %s\n",
                 member->name, (long)pid, WIFSIGNALED(status) ? "signal" : "status",
                 WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status),
                 (long long)member->restart_ms, member->log);

@@ -19,7 +19,7 @@ typedef struct mq_member {
     int death_signal; /* when the supervisor dies */
     int64_t stop_ms;  /* how long after SIGTERM until SIGKILL */
     mq_process process;
-    int64_t started_ms; /* monotonic */
+    int64_t started_ms;    /* monotonic */
     int64_t restart_at_ms; /* 0 = not waiting */
     int64_t restart_ms;    /* next pause */
     int restarts;

@@ -1,4 +1,5 @@
-/* A system's directory and its maasq.json; see system.h. Must not know how processes are started. */
+/* A system's directory and its maasq.json; see system.h. Must not know how processes are started.
+ */
 #include "client/cli/system.h"
 
 #include <errno.h>
@@ -60,8 +61,8 @@ mq_code mq_system_read(mq_system_file *file, const char *dir, mq_error *err)
     (void)snprintf(path, sizeof path, "%s/maasq.json", dir);
     *file = (mq_system_file){0};
     if (access(path, F_OK) != 0) {
-        return mq_fail(err, MQ_E_NOT_FOUND, "nothing runs in %s; start it with `maasq up --data %s`",
-                       dir, dir);
+        return mq_fail(err, MQ_E_NOT_FOUND,
+                       "nothing runs in %s; start it with `maasq up --data %s`", dir, dir);
     }
     json_error_t where;
     json_t *root = json_load_file(path, JSON_REJECT_DUPLICATES, &where);
@@ -75,8 +76,8 @@ mq_code mq_system_read(mq_system_file *file, const char *dir, mq_error *err)
     json_array_foreach(json_object_get(root, "processes"), i, one)
     {
         if (file->member_count < MQ_SYSTEM_MEMBERS_MAX) {
-            (void)snprintf(file->members[file->member_count].name,
-                           sizeof file->members->name, "%s", mq_js_text(one, "name", "?"));
+            (void)snprintf(file->members[file->member_count].name, sizeof file->members->name, "%s",
+                           mq_js_text(one, "name", "?"));
             file->members[file->member_count++].process = read_process(one);
         }
     }
@@ -100,7 +101,8 @@ mq_code mq_system_dir(const char *given, bool make, char out[MQ_SYSTEM_DIR_MAX +
     if (given != NULL && given[0] != '\0') {
         (void)snprintf(dir, sizeof dir, "%s", given);
     } else if (!mq_cli_data_dir(dir, sizeof dir)) {
-        return mq_fail(err, MQ_E_ARG, "--data: no default, since HOME is not set; name a directory");
+        return mq_fail(err, MQ_E_ARG,
+                       "--data: no default, since HOME is not set; name a directory");
     }
     if (make && mq_dir_make(dir, err) != MQ_OK) {
         return mq_wrap(err, "--data");
@@ -112,10 +114,11 @@ mq_code mq_system_dir(const char *given, bool make, char out[MQ_SYSTEM_DIR_MAX +
     bool fits = mq_span_copy(mq_str(full), out, MQ_SYSTEM_DIR_MAX + 1);
     free(full);
     if (!fits) {
-        return mq_fail(err, MQ_E_ARG,
-                       "--data: %.200s is longer than %d bytes, too long for the sockets in it; take "
-                       "a shorter path",
-                       dir, MQ_SYSTEM_DIR_MAX);
+        return mq_fail(
+            err, MQ_E_ARG,
+            "--data: %.200s is longer than %d bytes, too long for the sockets in it; take "
+            "a shorter path",
+            dir, MQ_SYSTEM_DIR_MAX);
     }
     return MQ_OK;
 }

@@ -11,6 +11,8 @@
 #ifndef MQ_CLI_SYSTEM_H
 #define MQ_CLI_SYSTEM_H
 
+#include <stdbool.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 #include "shared/base/error.h"

@@ -1,8 +1,9 @@
-/* `maasq up` and `maasq down`: a private system of two redis-servers, a broker, workers and a gateway
- * in one directory. Which processes there are stands in add_members; how they are kept alive in
- * supervise.c. */
+/* `maasq up` and `maasq down`: a private system of two redis-servers, a broker, workers and a
+ * gateway in one directory. Which processes there are stands in add_members; how they are kept
+ * alive in supervise.c. */
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,7 +11,6 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
-#include <netinet/in.h>
 
 #include "client/cli/cli.h"
 #include "client/cli/redis_conf.h"
@@ -39,8 +39,8 @@ typedef struct up {
     mq_family family;
     mq_member *broker;
     mq_member *gateway;
-    int broker_front_arg;           /* index of the front endpoint in the broker's arguments */
-    char front[MQ_SYSTEM_URL_MAX];  /* the bound one */
+    int broker_front_arg;          /* index of the front endpoint in the broker's arguments */
+    char front[MQ_SYSTEM_URL_MAX]; /* the bound one */
     char gateway_url[64];
     int64_t started_ms;
 } up;
@@ -255,7 +255,8 @@ static bool broker_is_bound(up *u)
         mq_buf_add(&text, "", 1)) {
         const char *at = strstr((const char *)text.data, "tcp://");
         if (at != NULL) {
-            (void)mq_span_copy(mq_span_of(at, strcspn(at, " \t\r\n\",")), u->front, sizeof u->front);
+            (void)mq_span_copy(mq_span_of(at, strcspn(at, " \t\r\n\",")), u->front,
+                               sizeof u->front);
             is_bound = true;
         }
     }
@@ -265,8 +266,11 @@ static bool broker_is_bound(up *u)
 
 static bool workers_are_there(up *u)
 {
-    maasq_options options = {
-        .size = sizeof options, .brokers = u->front, .name = "maasq up", .jobs_max = 16, .own_loop = 1};
+    maasq_options options = {.size = sizeof options,
+                             .brokers = u->front,
+                             .name = "maasq up",
+                             .jobs_max = 16,
+                             .own_loop = 1};
     maasq_client *client = maasq_client_new(&options, NULL);
     char *text = NULL;
     size_t count = 0;
@@ -334,7 +338,8 @@ static void remove_json(const char *dir)
 
 /* ---- starting ---- */
 
-/* A supervisor that was killed leaves its children dying; they must be gone before new ones start. */
+/* A supervisor that was killed leaves its children dying; they must be gone before new ones start.
+ */
 static void end_leftovers(const char *dir)
 {
     mq_system_file *file = calloc(1, sizeof *file);
@@ -476,7 +481,9 @@ static int run(up *u, int ready_fd)
     int status = code == MQ_OK ? MQ_EXIT_OK : MQ_EXIT_FAILED;
     if (ready_fd >= 0) {
         mq_span told = code == MQ_OK ? mq_str("ok") : mq_str(err.text);
-        (void)mq_fd_write(ready_fd, told, NULL);
+        if (mq_fd_write(ready_fd, told, &err) != MQ_OK) {
+            fprintf(stderr, "maasq up: %s\n", err.text); /* nobody waits any more; go on */
+        }
         (void)close(ready_fd);
     } else if (code == MQ_OK) {
         status = print_ready(u);

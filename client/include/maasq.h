@@ -337,7 +337,7 @@ enum {
 #define MAASQ_NAME_SIZE   128
 
 typedef struct maasq_tensor {
-    char name[MAASQ_NAME_SIZE]; /* NUL-terminated; may be "" for the only input of a model */
+    char name[MAASQ_NAME_SIZE]; /* NUL-terminated, as the model names it; "" stands for "input" */
     int dtype;                  /* MAASQ_F32 ... */
     int rank;                   /* 0..8 */
     int64_t shape[MAASQ_RANK_MAX];

@@ -1,0 +1,213 @@
+/* `maasq status` and `maasq top`: one page about the system, printed once or again and again. */
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include "client/cli/cli.h"
+#include "client/cli/follow.h"
+#include "client/cli/out.h"
+#include "shared/base/clock.h"
+
+enum { RUNNING_SHOWN = 20 };
+
+/* Everything a page shows; each owned. */
+typedef struct page {
+    json_t *status, *workers, *queues, *running;
+} page;
+
+static int fetch(mq_cli *cli, page *p)
+{
+    *p = (page){0};
+    int status = mq_cli_query(cli, "status", "", "", 0, &p->status);
+    status = status != MQ_EXIT_OK ? status : mq_cli_query(cli, "workers", "", "", 0, &p->workers);
+    status = status != MQ_EXIT_OK ? status : mq_cli_query(cli, "queues", "", "", 0, &p->queues);
+    return status != MQ_EXIT_OK
+               ? status
+               : mq_cli_query(cli, "jobs", "", "state=leased", RUNNING_SHOWN, &p->running);
+}
+
+static void release(page *p)
+{
+    json_decref(p->status);
+    json_decref(p->workers);
+    json_decref(p->queues);
+    json_decref(p->running);
+}
+
+static json_t *page_json(const page *p)
+{
+    return json_pack("{s:O, s:O?, s:O?, s:O?}", "status", p->status, "workers",
+                     json_object_get(p->workers, "workers"), "queues",
+                     json_object_get(p->queues, "queues"), "running",
+                     json_object_get(p->running, "jobs"));
+}
+
+/* "name 3  name 4" of an object's numbers. */
+static void print_numbers(const char *title, const json_t *object)
+{
+    const char *key = NULL;
+    json_t *value = NULL;
+    printf("%-9s", title);
+    json_object_foreach((json_t *)(uintptr_t)object, key, value)
+    {
+        if (json_is_number(value)) {
+            printf(" %s %.0f ", key, json_number_value(value));
+        }
+    }
+    printf("\n");
+}
+
+static void print_workers(const json_t *workers)
+{
+    mq_table *table = mq_table_new("worker|>slots|>free|>memory|>load|beat|state|>jobs");
+    size_t i;
+    json_t *one;
+    json_array_foreach(json_object_get(workers, "workers"), i, one)
+    {
+        mq_table_cell(table, "%s", mq_js_text(one, "name", "?"));
+        mq_table_cell(table, "%lld", (long long)mq_js_int(one, "slots"));
+        mq_table_cell(table, "%lld", (long long)mq_js_int(one, "free"));
+        mq_table_cell(table, "%s", mq_out_bytes(mq_js_real(one, "rss_bytes")));
+        mq_table_cell(table, "%.2f", (double)mq_js_int(one, "load_milli") / 1000);
+        mq_table_cell(table, "%s", mq_out_ms(mq_js_int(one, "beat_age_ms")));
+        mq_table_cell(table, "%s",
+                      json_is_true(json_object_get(one, "draining")) ? "draining" : "ready");
+        mq_table_cell(table, "%zu", json_array_size(json_object_get(one, "jobs")));
+    }
+    mq_table_print(table, "no workers");
+}
+
+static void print_queues(const json_t *queues)
+{
+    mq_table *table = mq_table_new("queue|>queued|>leased|>scheduled|>blocked|>dead|oldest");
+    size_t i;
+    json_t *one;
+    json_array_foreach(json_object_get(queues, "queues"), i, one)
+    {
+        static const char *const counts[] = {"queued", "leased", "scheduled", "blocked", "dead"};
+        bool is_paused = json_is_true(json_object_get(one, "paused"));
+        mq_table_cell(table, "%s%s", mq_js_text(one, "queue", "?"), is_paused ? " (paused)" : "");
+        for (size_t k = 0; k < sizeof counts / sizeof *counts; k++) {
+            mq_table_cell(table, "%lld", (long long)mq_js_int(one, counts[k]));
+        }
+        mq_table_cell(table, "%s", mq_out_ms(mq_js_int(one, "oldest_age_ms")));
+    }
+    mq_table_print(table, "no queues");
+}
+
+/* The last points of a training's loss curve as eight levels of bars. */
+static void print_curve(const json_t *progress)
+{
+    static const char *const bars[] = {"▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"};
+    const json_t *curve = json_object_get(progress, "curve");
+    size_t count = json_array_size(curve);
+    size_t first = count > 60 ? count - 60 : 0;
+    double top = 0;
+    for (size_t i = first; i < count; i++) {
+        double loss = mq_js_real(json_array_get(curve, i), "loss");
+        top = loss > top ? loss : top;
+    }
+    if (count < 2 || !(top > 0)) {
+        return;
+    }
+    printf("    loss ");
+    for (size_t i = first; i < count; i++) {
+        int level = (int)(mq_js_real(json_array_get(curve, i), "loss") / top * 7.999);
+        printf("%s", bars[level < 0 ? 0 : level > 7 ? 7 : level]);
+    }
+    printf(" %.4f -> %.4f\n", mq_js_real(json_array_get(curve, first), "loss"),
+           mq_js_real(json_array_get(curve, count - 1), "loss"));
+}
+
+static void print_running(const json_t *running)
+{
+    size_t i;
+    json_t *job;
+    json_array_foreach(json_object_get(running, "jobs"), i, job)
+    {
+        char line[512];
+        const json_t *progress = json_object_get(job, "progress");
+        mq_progress_line(progress, "running", 20, line, sizeof line);
+        printf("  %s %-10s %s\n", mq_js_text(job, "id", "?"), mq_js_text(job, "kind", "?"), line);
+        print_curve(progress);
+    }
+    if (i == 0) {
+        printf("  nothing is running\n");
+    }
+}
+
+static void print_page(const page *p)
+{
+    const json_t *broker = json_object_get(p->status, "broker");
+    printf("maasq %s  broker %s  up %s  %s UTC\n", mq_js_text(broker, "version", "?"),
+           mq_js_text(broker, "name", "?"), mq_out_ms(mq_js_int(broker, "uptime_ms")),
+           mq_out_time(mq_js_int(broker, "now_ms")));
+    print_numbers("jobs now", json_object_get(p->status, "jobs"));
+    print_numbers("so far", json_object_get(p->status, "counters"));
+    printf("\n");
+    print_workers(p->workers);
+    printf("\n");
+    print_queues(p->queues);
+    printf("\nrunning\n");
+    print_running(p->running);
+}
+
+int mq_cmd_status(mq_cli *cli, const mq_args *args)
+{
+    (void)args;
+    page p;
+    int status = fetch(cli, &p);
+    if (status == MQ_EXIT_OK && cli->is_json) {
+        status = mq_cli_json(page_json(&p));
+    } else if (status == MQ_EXIT_OK) {
+        print_page(&p);
+    }
+    release(&p);
+    return status;
+}
+
+static volatile sig_atomic_t is_over;
+
+static void on_signal(int number)
+{
+    (void)number;
+    is_over = 1;
+}
+
+int mq_cmd_top(mq_cli *cli, const mq_args *args)
+{
+    int64_t seconds = 1;
+    mq_error err;
+    if (mq_args_int(args, "interval", 1, 3600, &seconds, &err) != MQ_OK) {
+        return mq_cli_usage(cli, "%s", err.text);
+    }
+    if (mq_args_has(args, "once")) {
+        return mq_cmd_status(cli, args);
+    }
+    if (!isatty(STDOUT_FILENO)) {
+        return mq_cli_usage(cli, "standard output is no terminal; use --once");
+    }
+    (void)signal(SIGINT, on_signal);
+    int status = MQ_EXIT_OK;
+    printf("\033[?25l"); /* no cursor */
+    while (status == MQ_EXIT_OK && is_over == 0) {
+        page p;
+        status = fetch(cli, &p);
+        if (status == MQ_EXIT_OK) {
+            printf("\033[H\033[J");
+            print_page(&p);
+            printf("\nevery %lld s; q or Ctrl-C ends\n", (long long)seconds);
+            (void)fflush(stdout);
+        }
+        release(&p);
+        struct pollfd keys = {STDIN_FILENO, POLLIN, 0};
+        char key = 0;
+        if (is_over == 0 && poll(&keys, 1, (int)seconds * 1000) > 0 &&
+            (read(STDIN_FILENO, &key, 1) <= 0 || key == 'q')) {
+            is_over = 1;
+        }
+    }
+    printf("\033[?25h\n");
+    return status;
+}
