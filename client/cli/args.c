@@ -34,7 +34,7 @@ static bool ends_with(mq_span s, const char *end)
 /* "[--name" or "--name" and perhaps its value, up to the "]" or the next token. */
 static void read_option(mq_usage *usage, mq_span name, bool is_bracketed, const char **at)
 {
-    MQ_ASSERT(usage->option_count < MQ_ARGS_OPTIONS_MAX);
+    MQ_ASSERT(usage->option_count < MQ_ARGV_OPTIONS_MAX);
     mq_arg_option *option = &usage->options[usage->option_count++];
     *option = (mq_arg_option){0};
     mq_span last = name;
@@ -71,7 +71,7 @@ void mq_usage_read(mq_usage *usage, const char *text)
         usage->words_min += is_bracketed ? 0 : 1;
         usage->words[usage->words_max++] = t;
         if (ends_with(t, "...") || ends_with(t, "...]")) {
-            usage->words_max = MQ_ARGS_GIVEN_MAX;
+            usage->words_max = MQ_ARGV_GIVEN_MAX;
         }
     }
 }
@@ -86,7 +86,7 @@ static const mq_arg_option *find(const mq_usage *usage, mq_span name)
     return NULL;
 }
 
-static mq_code take_option(mq_args *args, int argc, char **argv, int *i, mq_error *err)
+static mq_code take_option(mq_argv *args, int argc, char **argv, int *i, mq_error *err)
 {
     const char *text = argv[*i] + 2;
     const char *equal = strchr(text, '=');
@@ -116,14 +116,14 @@ static mq_code take_option(mq_args *args, int argc, char **argv, int *i, mq_erro
     return MQ_OK;
 }
 
-mq_code mq_args_read(mq_args *args, const mq_usage *usage, int argc, char **argv, mq_error *err)
+mq_code mq_argv_read(mq_argv *args, const mq_usage *usage, int argc, char **argv, mq_error *err)
 {
     args->usage = usage;
     args->word_count = 0;
     args->given_count = 0;
     bool is_over = false;
-    if (argc > MQ_ARGS_GIVEN_MAX) {
-        return mq_fail(err, MQ_E_ARG, "more than %d arguments", MQ_ARGS_GIVEN_MAX);
+    if (argc > MQ_ARGV_GIVEN_MAX) {
+        return mq_fail(err, MQ_E_ARG, "more than %d arguments", MQ_ARGV_GIVEN_MAX);
     }
     for (int i = 0; i < argc; i++) {
         if (usage->is_any) {
@@ -152,12 +152,12 @@ mq_code mq_args_read(mq_args *args, const mq_usage *usage, int argc, char **argv
     return MQ_OK;
 }
 
-const char *mq_args_word(const mq_args *args, size_t i)
+const char *mq_argv_word(const mq_argv *args, size_t i)
 {
     return i < args->word_count ? args->words[i] : NULL;
 }
 
-const char *mq_args_nth(const mq_args *args, const char *option, size_t i)
+const char *mq_argv_nth(const mq_argv *args, const char *option, size_t i)
 {
     const mq_arg_option *row = find(args->usage, mq_str(option));
     MQ_ASSERT(row != NULL); /* a command asks only for what its usage text names */
@@ -170,15 +170,15 @@ const char *mq_args_nth(const mq_args *args, const char *option, size_t i)
     return NULL;
 }
 
-const char *mq_args_text(const mq_args *args, const char *option, const char *fallback)
+const char *mq_argv_text(const mq_argv *args, const char *option, const char *fallback)
 {
-    const char *value = mq_args_nth(args, option, 0);
+    const char *value = mq_argv_nth(args, option, 0);
     return value == NULL ? fallback : value;
 }
 
-bool mq_args_has(const mq_args *args, const char *option)
+bool mq_argv_has(const mq_argv *args, const char *option)
 {
-    return mq_args_nth(args, option, 0) != NULL;
+    return mq_argv_nth(args, option, 0) != NULL;
 }
 
 bool mq_text_int(const char *text, int64_t *out)
@@ -205,10 +205,10 @@ bool mq_text_real(const char *text, double *out)
     return true;
 }
 
-mq_code mq_args_int(const mq_args *args, const char *option, int64_t min, int64_t max, int64_t *out,
+mq_code mq_argv_int(const mq_argv *args, const char *option, int64_t min, int64_t max, int64_t *out,
                     mq_error *err)
 {
-    const char *text = mq_args_nth(args, option, 0);
+    const char *text = mq_argv_nth(args, option, 0);
     int64_t value = 0;
     if (text == NULL) {
         return MQ_OK;
@@ -221,10 +221,10 @@ mq_code mq_args_int(const mq_args *args, const char *option, int64_t min, int64_
     return MQ_OK;
 }
 
-mq_code mq_args_real(const mq_args *args, const char *option, double min, double max, double *out,
+mq_code mq_argv_real(const mq_argv *args, const char *option, double min, double max, double *out,
                      mq_error *err)
 {
-    const char *text = mq_args_nth(args, option, 0);
+    const char *text = mq_argv_nth(args, option, 0);
     double value = 0;
     if (text == NULL) {
         return MQ_OK;
@@ -237,10 +237,10 @@ mq_code mq_args_real(const mq_args *args, const char *option, double min, double
     return MQ_OK;
 }
 
-mq_code mq_args_range(const mq_args *args, const char *option, int64_t min, int64_t max,
+mq_code mq_argv_range(const mq_argv *args, const char *option, int64_t min, int64_t max,
                       int64_t *from, int64_t *to, mq_error *err)
 {
-    const char *text = mq_args_nth(args, option, 0);
+    const char *text = mq_argv_nth(args, option, 0);
     if (text == NULL) {
         return MQ_OK;
     }

@@ -16,8 +16,8 @@
 #include "shared/base/span.h"
 
 enum {
-    MQ_ARGS_OPTIONS_MAX = 48,
-    MQ_ARGS_GIVEN_MAX = 512, /* words on one command line */
+    MQ_ARGV_OPTIONS_MAX = 48,
+    MQ_ARGV_GIVEN_MAX = 512, /* words on one command line */
 };
 
 typedef struct mq_arg_option {
@@ -28,7 +28,7 @@ typedef struct mq_arg_option {
 
 /* What a usage text allows. */
 typedef struct mq_usage {
-    mq_arg_option options[MQ_ARGS_OPTIONS_MAX];
+    mq_arg_option options[MQ_ARGV_OPTIONS_MAX];
     size_t option_count;
     bool is_any;
     size_t words_min, words_max;
@@ -38,40 +38,40 @@ typedef struct mq_usage {
 /* Our own text, so a mistake in it is asserted. Several texts are read one after the other. */
 void mq_usage_read(mq_usage *usage, const char *text);
 
-typedef struct mq_args {
+typedef struct mq_argv {
     const mq_usage *usage;
-    const char *words[MQ_ARGS_GIVEN_MAX]; /* borrowed from argv */
+    const char *words[MQ_ARGV_GIVEN_MAX]; /* borrowed from argv */
     size_t word_count;
     struct {
         size_t option; /* index into usage->options */
         const char *value;
-    } given[MQ_ARGS_GIVEN_MAX];
+    } given[MQ_ARGV_GIVEN_MAX];
     size_t given_count;
-} mq_args;
+} mq_argv;
 
 /* Reads what follows the command's own words. MQ_E_ARG. Borrows usage and argv. */
-MQ_MUST_USE mq_code mq_args_read(mq_args *args, const mq_usage *usage, int argc, char **argv,
+MQ_MUST_USE mq_code mq_argv_read(mq_argv *args, const mq_usage *usage, int argc, char **argv,
                                  mq_error *err);
 
 /* Word number i, or NULL. */
-const char *mq_args_word(const mq_args *args, size_t i);
+const char *mq_argv_word(const mq_argv *args, size_t i);
 
 /* Value number i of an option that may be repeated; NULL behind the last one. */
-const char *mq_args_nth(const mq_args *args, const char *option, size_t i);
+const char *mq_argv_nth(const mq_argv *args, const char *option, size_t i);
 
 /* Value of an option, or the fallback (may be NULL). */
-const char *mq_args_text(const mq_args *args, const char *option, const char *fallback);
-bool mq_args_has(const mq_args *args, const char *option);
+const char *mq_argv_text(const mq_argv *args, const char *option, const char *fallback);
+bool mq_argv_has(const mq_argv *args, const char *option);
 
 /* A whole number or a real one within limits into *out; left alone when the option was not given.
  */
-MQ_MUST_USE mq_code mq_args_int(const mq_args *args, const char *option, int64_t min, int64_t max,
+MQ_MUST_USE mq_code mq_argv_int(const mq_argv *args, const char *option, int64_t min, int64_t max,
                                 int64_t *out, mq_error *err);
-MQ_MUST_USE mq_code mq_args_real(const mq_args *args, const char *option, double min, double max,
+MQ_MUST_USE mq_code mq_argv_real(const mq_argv *args, const char *option, double min, double max,
                                  double *out, mq_error *err);
 
 /* "3..7" or "3" (both ends). */
-MQ_MUST_USE mq_code mq_args_range(const mq_args *args, const char *option, int64_t min, int64_t max,
+MQ_MUST_USE mq_code mq_argv_range(const mq_argv *args, const char *option, int64_t min, int64_t max,
                                   int64_t *from, int64_t *to, mq_error *err);
 
 /* A number at the start of text and nothing else. */

@@ -192,14 +192,14 @@ static int print_queue(mq_cli *cli, load *l, double seconds, const char *class, 
     return l->failed == 0 ? MQ_EXIT_OK : mq_cli_fail(cli, "%s", l->error);
 }
 
-int mq_cmd_bench_queue(mq_cli *cli, const mq_args *args)
+int mq_cmd_bench_queue(mq_cli *cli, const mq_argv *args)
 {
     int64_t jobs = 20000, bytes = 100, window = 1000;
     mq_error err;
     maasq_error why = {0};
-    if (mq_args_int(args, "jobs", 1, JOBS_MAX, &jobs, &err) != MQ_OK ||
-        mq_args_int(args, "bytes", 0, 1 << 20, &bytes, &err) != MQ_OK ||
-        mq_args_int(args, "window", 1, 60000, &window, &err) != MQ_OK) {
+    if (mq_argv_int(args, "jobs", 1, JOBS_MAX, &jobs, &err) != MQ_OK ||
+        mq_argv_int(args, "bytes", 0, 1 << 20, &bytes, &err) != MQ_OK ||
+        mq_argv_int(args, "window", 1, 60000, &window, &err) != MQ_OK) {
         return mq_cli_usage(cli, "%s", err.text);
     }
     int status = mq_cli_connect(cli);
@@ -212,7 +212,7 @@ int mq_cmd_bench_queue(mq_cli *cli, const mq_args *args)
         return mq_cli_fail(cli, "no memory for %lld jobs", (long long)jobs);
     }
     memset(body, 'x', (size_t)bytes);
-    bool is_transient = mq_args_has(args, "transient");
+    bool is_transient = mq_argv_has(args, "transient");
     maasq_spec spec = {.size = sizeof spec,
                        .kind = "echo",
                        .body = body,
@@ -347,21 +347,21 @@ static int run_serve(serve *s)
     return print_serve(s, (double)(mq_clock_mono_ns() - start_ns) / 1e9);
 }
 
-int mq_cmd_bench_serve(mq_cli *cli, const mq_args *args)
+int mq_cmd_bench_serve(mq_cli *cli, const mq_argv *args)
 {
     int64_t requests = 1000, window = 64;
     mq_error err;
-    const char *data = mq_args_text(args, "data", NULL);
+    const char *data = mq_argv_text(args, "data", NULL);
     if (data == NULL) {
         return mq_cli_usage(cli, "--data is missing: the dataset whose rows are asked about");
     }
-    if (mq_args_int(args, "requests", 1, JOBS_MAX, &requests, &err) != MQ_OK ||
-        mq_args_int(args, "window", 1, 60000, &window, &err) != MQ_OK) {
+    if (mq_argv_int(args, "requests", 1, JOBS_MAX, &requests, &err) != MQ_OK ||
+        mq_argv_int(args, "window", 1, 60000, &window, &err) != MQ_OK) {
         return mq_cli_usage(cli, "%s", err.text);
     }
     static serve s;
     s.cli = cli;
-    (void)snprintf(s.name, sizeof s.name, "%s", mq_args_word(args, 0));
+    (void)snprintf(s.name, sizeof s.name, "%s", mq_argv_word(args, 0));
     int status = mq_cli_query(cli, "model", s.name, "", 0, &s.model);
     if (status != MQ_EXIT_OK) {
         return status;
@@ -382,21 +382,21 @@ int mq_cmd_bench_serve(mq_cli *cli, const mq_args *args)
 
 /* ---- alone ---- */
 
-static int run_local(mq_cli *cli, const mq_args *args, const char *command)
+static int run_local(mq_cli *cli, const mq_argv *args, const char *command)
 {
-    const char *argv[MQ_ARGS_GIVEN_MAX + 4] = {"maasq-worker", "--local", command};
+    const char *argv[MQ_ARGV_GIVEN_MAX + 4] = {"maasq-worker", "--local", command};
     for (size_t i = 0; i < args->word_count; i++) {
         argv[3 + i] = args->words[i];
     }
     return mq_cli_exec(cli, "maasq-worker", (char **)(uintptr_t)argv);
 }
 
-int mq_cmd_bench_infer(mq_cli *cli, const mq_args *args)
+int mq_cmd_bench_infer(mq_cli *cli, const mq_argv *args)
 {
     return run_local(cli, args, "bench-infer");
 }
 
-int mq_cmd_bench_train(mq_cli *cli, const mq_args *args)
+int mq_cmd_bench_train(mq_cli *cli, const mq_argv *args)
 {
     return run_local(cli, args, "bench-train");
 }

@@ -142,7 +142,7 @@ static int unknown(int argc, char **argv)
 static int run(const mq_command_row *row, int argc, char **argv)
 {
     static mq_usage usage;
-    static mq_args args;
+    static mq_argv args;
     usage = (mq_usage){0};
     mq_usage_read(&usage, row->arguments);
     mq_usage_read(&usage, GLOBAL_OPTIONS);
@@ -151,19 +151,19 @@ static int run(const mq_command_row *row, int argc, char **argv)
     if (argc > 0 && strcmp(argv[0], "--help") == 0) {
         return help_one(row);
     }
-    if (mq_args_read(&args, &usage, argc, argv, &err) != MQ_OK) {
+    if (mq_argv_read(&args, &usage, argc, argv, &err) != MQ_OK) {
         return mq_cli_usage(&cli, "%s", err.text);
     }
-    if (mq_args_has(&args, "help")) {
+    if (mq_argv_has(&args, "help")) {
         return help_one(row);
     }
     int64_t seconds = TIMEOUT_MS / 1000;
-    if (mq_args_int(&args, "timeout", 1, 86400, &seconds, &err) != MQ_OK) {
+    if (mq_argv_int(&args, "timeout", 1, 86400, &seconds, &err) != MQ_OK) {
         return mq_cli_usage(&cli, "%s", err.text);
     }
     cli.timeout_ms = seconds * 1000;
-    cli.is_json = mq_args_has(&args, "json");
-    cli.broker = mq_args_text(&args, "broker", NULL);
+    cli.is_json = mq_argv_has(&args, "json");
+    cli.broker = mq_argv_text(&args, "broker", NULL);
     int status = row->run(&cli, &args);
     (void)maasq_client_free(&cli.client);
     return status;

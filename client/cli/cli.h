@@ -13,7 +13,7 @@ enum { MQ_EXIT_OK = 0, MQ_EXIT_FAILED = 1, MQ_EXIT_USAGE = 2 };
 
 typedef struct mq_cli {
     const struct mq_command_row *command;
-    const mq_args *args;
+    const mq_argv *args;
     bool is_json;       /* --json: one JSON value on standard output, nothing else there */
     int64_t timeout_ms; /* --timeout, for one answer of the broker; default 30 s */
     const char *broker; /* --broker, or NULL */
@@ -21,7 +21,7 @@ typedef struct mq_cli {
     maasq_client *client; /* by mq_cli_connect; freed by the caller of the command */
 } mq_cli;
 
-typedef int mq_command_fn(mq_cli *cli, const mq_args *args);
+typedef int mq_command_fn(mq_cli *cli, const mq_argv *args);
 
 typedef struct mq_command_row {
     const char *words;     /* "dataset import" */

@@ -26,28 +26,28 @@ static json_t *upload(mq_cli *cli, const char *path)
     return file;
 }
 
-static bool add_options(json_t *body, const mq_args *args)
+static bool add_options(json_t *body, const mq_argv *args)
 {
     static const struct {
         const char *option, *field;
     } texts[] = {{"format", "format"}, {"label-type", "label_type"}, {"missing", "missing"}};
     bool is_good = true;
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
-        const char *value = mq_args_text(args, texts[i].option, NULL);
+        const char *value = mq_argv_text(args, texts[i].option, NULL);
         is_good &=
             value == NULL || json_object_set_new(body, texts[i].field, json_string(value)) == 0;
     }
-    const char *column = mq_args_text(args, "label-column", NULL);
+    const char *column = mq_argv_text(args, "label-column", NULL);
     int64_t number = 0;
     if (column != NULL) {
         json_t *value =
             mq_text_int(column, &number) ? json_integer((json_int_t)number) : json_string(column);
         is_good &= json_object_set_new(body, "label_column", value) == 0;
     }
-    if (mq_args_has(args, "categorical")) {
+    if (mq_argv_has(args, "categorical")) {
         json_t *list = json_array();
         const char *one = NULL;
-        for (size_t i = 0; (one = mq_args_nth(args, "categorical", i)) != NULL; i++) {
+        for (size_t i = 0; (one = mq_argv_nth(args, "categorical", i)) != NULL; i++) {
             is_good &= json_array_append_new(list, json_string(one)) == 0;
         }
         is_good &= json_object_set_new(body, "categorical", list) == 0;
@@ -56,16 +56,16 @@ static bool add_options(json_t *body, const mq_args *args)
 }
 
 /* Uploads all files and puts the request together; NULL after a message. */
-static json_t *import_body(mq_cli *cli, const mq_args *args)
+static json_t *import_body(mq_cli *cli, const mq_argv *args)
 {
-    json_t *body = json_pack("{s:s, s:[]}", "name", mq_args_word(args, 0), "files");
+    json_t *body = json_pack("{s:s, s:[]}", "name", mq_argv_word(args, 0), "files");
     bool is_good = body != NULL && add_options(body, args);
     const char *path = NULL;
-    for (size_t i = 1; is_good && (path = mq_args_word(args, i)) != NULL; i++) {
+    for (size_t i = 1; is_good && (path = mq_argv_word(args, i)) != NULL; i++) {
         json_t *file = upload(cli, path);
         is_good = file != NULL && json_array_append_new(json_object_get(body, "files"), file) == 0;
     }
-    const char *labels = mq_args_text(args, "labels", NULL);
+    const char *labels = mq_argv_text(args, "labels", NULL);
     if (is_good && labels != NULL) {
         json_t *file = upload(cli, labels);
         is_good = file != NULL && json_object_set_new(body, "labels", file) == 0;
@@ -93,7 +93,7 @@ static void describe(const json_t *meta, char *out, size_t size)
     }
 }
 
-int mq_cmd_dataset_import(mq_cli *cli, const mq_args *args)
+int mq_cmd_dataset_import(mq_cli *cli, const mq_argv *args)
 {
     int status = mq_cli_connect(cli);
     if (status != MQ_EXIT_OK) {
@@ -109,7 +109,7 @@ int mq_cmd_dataset_import(mq_cli *cli, const mq_args *args)
     if (status != MQ_EXIT_OK) {
         return status;
     }
-    const char *name = mq_args_word(args, 0);
+    const char *name = mq_argv_word(args, 0);
     int64_t version = mq_follow_version(cli, "dataset", name, id, result);
     const json_t *meta = json_object_get(result, "meta");
     if (cli->is_json) {
@@ -124,7 +124,7 @@ int mq_cmd_dataset_import(mq_cli *cli, const mq_args *args)
     return status;
 }
 
-int mq_cmd_dataset_list(mq_cli *cli, const mq_args *args)
+int mq_cmd_dataset_list(mq_cli *cli, const mq_argv *args)
 {
     (void)args;
     json_t *answer = NULL;
@@ -149,10 +149,10 @@ int mq_cmd_dataset_list(mq_cli *cli, const mq_args *args)
     return MQ_EXIT_OK;
 }
 
-int mq_cmd_dataset_show(mq_cli *cli, const mq_args *args)
+int mq_cmd_dataset_show(mq_cli *cli, const mq_argv *args)
 {
     json_t *answer = NULL;
-    int status = mq_cli_query(cli, "dataset", mq_args_word(args, 0), "", 0, &answer);
+    int status = mq_cli_query(cli, "dataset", mq_argv_word(args, 0), "", 0, &answer);
     if (status != MQ_EXIT_OK || cli->is_json) {
         return status != MQ_EXIT_OK ? status : mq_cli_json(answer);
     }
@@ -213,16 +213,16 @@ static int print_rows(mq_cli *cli, mq_rows *rows, uint64_t skip, uint64_t count)
                                  (json_int_t)rows->count, "skip", (json_int_t)skip, "rows", list));
 }
 
-int mq_cmd_dataset_rows(mq_cli *cli, const mq_args *args)
+int mq_cmd_dataset_rows(mq_cli *cli, const mq_argv *args)
 {
     int64_t count = 10, skip = 0;
     mq_error err;
-    if (mq_args_int(args, "first", 1, ROWS_SHOWN_MAX, &count, &err) != MQ_OK ||
-        mq_args_int(args, "skip", 0, INT64_MAX / 2, &skip, &err) != MQ_OK) {
+    if (mq_argv_int(args, "first", 1, ROWS_SHOWN_MAX, &count, &err) != MQ_OK ||
+        mq_argv_int(args, "skip", 0, INT64_MAX / 2, &skip, &err) != MQ_OK) {
         return mq_cli_usage(cli, "%s", err.text);
     }
     mq_rows rows;
-    int status = mq_rows_open(&rows, cli, mq_args_word(args, 0));
+    int status = mq_rows_open(&rows, cli, mq_argv_word(args, 0));
     if (status == MQ_EXIT_OK) {
         status = print_rows(cli, &rows, (uint64_t)skip, (uint64_t)count);
     }

@@ -40,16 +40,16 @@ static void report(doctor *d, verdict found, const char *what, const char *fmt, 
 }
 
 /* The local system: who of it lives. */
-static void check_local(doctor *d, const mq_args *args)
+static void check_local(doctor *d, const mq_argv *args)
 {
     char dir[MQ_SYSTEM_DIR_MAX + 1];
     mq_error err;
     mq_system_file *file = calloc(1, sizeof *file);
     if (file == NULL ||
-        mq_system_dir(mq_args_text(args, "data", NULL), false, dir, &err) != MQ_OK ||
+        mq_system_dir(mq_argv_text(args, "data", NULL), false, dir, &err) != MQ_OK ||
         mq_system_read(file, dir, &err) != MQ_OK) {
-        report(d, mq_args_has(args, "data") ? FAILED : FINE, "local",
-               "no system of `maasq up` here%s", mq_args_has(args, "data") ? " in --data" : "");
+        report(d, mq_argv_has(args, "data") ? FAILED : FINE, "local",
+               "no system of `maasq up` here%s", mq_argv_has(args, "data") ? " in --data" : "");
         free(file);
         return;
     }
@@ -66,7 +66,7 @@ static void check_local(doctor *d, const mq_args *args)
 
 /* A redis-server of ours that is not told to write every change at once would lose what was
  * acknowledged. The broker's own word counts, else the local configuration. */
-static void check_store(doctor *d, const json_t *status, const mq_args *args)
+static void check_store(doctor *d, const json_t *status, const mq_argv *args)
 {
     const json_t *store = json_object_get(status, "store");
     const char *fsync = mq_js_text(store, "fsync", "");
@@ -75,7 +75,7 @@ static void check_store(doctor *d, const json_t *status, const mq_args *args)
     mq_buf text;
     mq_buf_init(&text, 65536);
     if (fsync[0] == '\0' &&
-        mq_system_dir(mq_args_text(args, "data", NULL), false, dir, NULL) == MQ_OK) {
+        mq_system_dir(mq_argv_text(args, "data", NULL), false, dir, NULL) == MQ_OK) {
         (void)snprintf(path, sizeof path, "%s/run/state.conf", dir);
         if (mq_file_read(path, &text, NULL) == MQ_OK && mq_buf_add(&text, "", 1)) {
             bool is_always = strstr((const char *)text.data, "\nappendfsync always") != NULL;
@@ -181,7 +181,7 @@ static void check_dead(doctor *d, const json_t *status)
            dead == 0 ? "" : ": `maasq queue dead` shows why, `maasq job retry ID` brings one back");
 }
 
-int mq_cmd_doctor(mq_cli *cli, const mq_args *args)
+int mq_cmd_doctor(mq_cli *cli, const mq_argv *args)
 {
     doctor d = {.cli = cli, .checks = json_array()};
     json_t *status = NULL;

@@ -4,7 +4,7 @@
 #include "client/cli/cli.h"
 #include "client/cli/out.h"
 
-int mq_cmd_queue_list(mq_cli *cli, const mq_args *args)
+int mq_cmd_queue_list(mq_cli *cli, const mq_argv *args)
 {
     (void)args;
     json_t *answer = NULL;
@@ -45,14 +45,14 @@ static int act(mq_cli *cli, const char *verb, const char *what, const char *done
     return MQ_EXIT_OK;
 }
 
-int mq_cmd_queue_pause(mq_cli *cli, const mq_args *args)
+int mq_cmd_queue_pause(mq_cli *cli, const mq_argv *args)
 {
-    return act(cli, "pause", mq_args_word(args, 0), "is paused: running jobs go on, no more start");
+    return act(cli, "pause", mq_argv_word(args, 0), "is paused: running jobs go on, no more start");
 }
 
-int mq_cmd_queue_resume(mq_cli *cli, const mq_args *args)
+int mq_cmd_queue_resume(mq_cli *cli, const mq_argv *args)
 {
-    return act(cli, "resume", mq_args_word(args, 0), "is open again");
+    return act(cli, "resume", mq_argv_word(args, 0), "is open again");
 }
 
 /* What a worker runs, as "kind id, kind id". */
@@ -73,7 +73,7 @@ static void jobs_text(const json_t *worker, char *out, size_t size)
     }
 }
 
-int mq_cmd_worker_list(mq_cli *cli, const mq_args *args)
+int mq_cmd_worker_list(mq_cli *cli, const mq_argv *args)
 {
     (void)args;
     json_t *answer = NULL;
@@ -132,14 +132,14 @@ static int find_worker(mq_cli *cli, const char *given, char out[64])
     return MQ_EXIT_OK;
 }
 
-int mq_cmd_worker_drain(mq_cli *cli, const mq_args *args)
+int mq_cmd_worker_drain(mq_cli *cli, const mq_argv *args)
 {
     char uuid[64];
-    int status = find_worker(cli, mq_args_word(args, 0), uuid);
+    int status = find_worker(cli, mq_argv_word(args, 0), uuid);
     if (status != MQ_EXIT_OK) {
         return status;
     }
-    bool is_undo = mq_args_has(args, "undo");
+    bool is_undo = mq_argv_has(args, "undo");
     return act(cli, is_undo ? "undrain" : "drain", uuid,
                is_undo ? "takes jobs again" : "takes no more jobs and ends when its last one has");
 }

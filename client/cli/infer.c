@@ -227,14 +227,14 @@ static int ask(mq_cli *cli, const request *r, const json_t *model, const char *p
     return status;
 }
 
-int mq_cmd_infer(mq_cli *cli, const mq_args *args)
+int mq_cmd_infer(mq_cli *cli, const mq_argv *args)
 {
-    const char *path = mq_args_text(args, "input", NULL);
+    const char *path = mq_argv_text(args, "input", NULL);
     json_t *model = NULL;
     if (path == NULL) {
         return mq_cli_usage(cli, "--input is missing: an NPY or JSON file");
     }
-    int status = mq_cli_query(cli, "model", mq_args_word(args, 0), "", 0, &model);
+    int status = mq_cli_query(cli, "model", mq_argv_word(args, 0), "", 0, &model);
     if (status != MQ_EXIT_OK) {
         return status;
     }
@@ -242,10 +242,10 @@ int mq_cmd_infer(mq_cli *cli, const mq_args *args)
     mq_error err;
     mq_buf_init(&r.file, BYTES_MAX);
     mq_buf_init(&r.store, BYTES_MAX);
-    if (read_input(&r, path, model, mq_args_text(args, "name", ""), &err) != MQ_OK) {
+    if (read_input(&r, path, model, mq_argv_text(args, "name", ""), &err) != MQ_OK) {
         status = mq_cli_fail(cli, "%s", err.text);
     } else {
-        status = ask(cli, &r, model, mq_args_text(args, "output", NULL));
+        status = ask(cli, &r, model, mq_argv_text(args, "output", NULL));
     }
     release(&r);
     json_decref(model);

@@ -36,22 +36,22 @@ static mq_code add_param(json_t *object, const char *param, mq_error *err)
     return MQ_OK;
 }
 
-static mq_code read_body(const mq_args *args, mq_buf *body, mq_error *err)
+static mq_code read_body(const mq_argv *args, mq_buf *body, mq_error *err)
 {
-    const char *input = mq_args_text(args, "input", NULL);
-    if (input != NULL && mq_args_has(args, "param")) {
+    const char *input = mq_argv_text(args, "input", NULL);
+    if (input != NULL && mq_argv_has(args, "param")) {
         return mq_fail(err, MQ_E_ARG, "--input and --param exclude each other");
     }
     if (input != NULL) {
         return mq_file_read(input, body, err);
     }
-    if (!mq_args_has(args, "param")) {
+    if (!mq_argv_has(args, "param")) {
         return MQ_OK;
     }
     json_t *object = json_object();
     mq_code code = MQ_OK;
     const char *param = NULL;
-    for (size_t i = 0; code == MQ_OK && (param = mq_args_nth(args, "param", i)) != NULL; i++) {
+    for (size_t i = 0; code == MQ_OK && (param = mq_argv_nth(args, "param", i)) != NULL; i++) {
         code = add_param(object, param, err);
     }
     char *text = json_dumps(object, JSON_COMPACT);
@@ -82,26 +82,26 @@ static mq_code read_time(const char *text, int64_t *out, mq_error *err)
     return MQ_OK;
 }
 
-static mq_code read_spec(const mq_args *args, maasq_spec *spec, const char **deps, mq_error *err)
+static mq_code read_spec(const mq_argv *args, maasq_spec *spec, const char **deps, mq_error *err)
 {
     int64_t priority = 0, ttl = 0;
     *spec =
         (maasq_spec){.size = sizeof *spec,
-                     .kind = mq_args_word(args, 0),
-                     .id = mq_args_text(args, "id", NULL),
-                     .model = mq_args_text(args, "model", NULL),
-                     .queue = mq_args_text(args, "queue", NULL),
-                     .durability = mq_args_has(args, "transient") ? MAASQ_TRANSIENT : MAASQ_BY_KIND,
+                     .kind = mq_argv_word(args, 0),
+                     .id = mq_argv_text(args, "id", NULL),
+                     .model = mq_argv_text(args, "model", NULL),
+                     .queue = mq_argv_text(args, "queue", NULL),
+                     .durability = mq_argv_has(args, "transient") ? MAASQ_TRANSIENT : MAASQ_BY_KIND,
                      .deps = deps};
-    mq_code code = mq_args_int(args, "priority", 1, 9, &priority, err);
-    code = code != MQ_OK ? code : mq_args_int(args, "ttl", 1, 31536000, &ttl, err);
-    if (code == MQ_OK && mq_args_has(args, "at")) {
-        code = read_time(mq_args_text(args, "at", ""), &spec->run_at_ms, err);
+    mq_code code = mq_argv_int(args, "priority", 1, 9, &priority, err);
+    code = code != MQ_OK ? code : mq_argv_int(args, "ttl", 1, 31536000, &ttl, err);
+    if (code == MQ_OK && mq_argv_has(args, "at")) {
+        code = read_time(mq_argv_text(args, "at", ""), &spec->run_at_ms, err);
     }
     spec->priority = (uint32_t)priority;
     spec->ttl_ms = (uint64_t)ttl * 1000;
     const char *dep = NULL;
-    while (code == MQ_OK && (dep = mq_args_nth(args, "after", spec->deps_count)) != NULL) {
+    while (code == MQ_OK && (dep = mq_argv_nth(args, "after", spec->deps_count)) != NULL) {
         if (spec->deps_count == DEPS_MAX) {
             return mq_fail(err, MQ_E_ARG, "--after: at most %d jobs", DEPS_MAX);
         }
@@ -221,7 +221,7 @@ static int submit_only(mq_cli *cli, const maasq_spec *spec)
     return status;
 }
 
-int mq_cmd_job_submit(mq_cli *cli, const mq_args *args)
+int mq_cmd_job_submit(mq_cli *cli, const mq_argv *args)
 {
     const char *deps[DEPS_MAX];
     maasq_spec spec;
@@ -241,14 +241,14 @@ int mq_cmd_job_submit(mq_cli *cli, const mq_args *args)
     int status = mq_cli_connect(cli);
     status = status != MQ_EXIT_OK ? status : check_kind(cli, spec.kind);
     bool is_waiting =
-        mq_args_has(args, "wait") || mq_args_has(args, "output") || mq_args_has(args, "transient");
+        mq_argv_has(args, "wait") || mq_argv_has(args, "output") || mq_argv_has(args, "transient");
     if (status == MQ_EXIT_OK && !is_waiting) {
         status = submit_only(cli, &spec);
     } else if (status == MQ_EXIT_OK) {
         maasq_job *job = NULL;
         status = mq_follow_submit(cli, &spec, true, &job);
         if (job != NULL) {
-            status = print_end(cli, job, status, mq_args_text(args, "output", NULL));
+            status = print_end(cli, job, status, mq_argv_text(args, "output", NULL));
         }
         maasq_job_release(&job);
     }
@@ -272,12 +272,12 @@ static void print_job_row(mq_table *table, const json_t *job)
     mq_table_cell(table, "%.80s", error);
 }
 
-static int list(mq_cli *cli, const mq_args *args, const char *filter)
+static int list(mq_cli *cli, const mq_argv *args, const char *filter)
 {
     int64_t limit = 50;
     mq_error err;
     json_t *answer = NULL;
-    if (mq_args_int(args, "limit", 1, 100000, &limit, &err) != MQ_OK) {
+    if (mq_argv_int(args, "limit", 1, 100000, &limit, &err) != MQ_OK) {
         return mq_cli_usage(cli, "%s", err.text);
     }
     int status = mq_cli_query(cli, "jobs", "", filter, (uint32_t)limit, &answer);
@@ -299,12 +299,12 @@ static int list(mq_cli *cli, const mq_args *args, const char *filter)
     return MQ_EXIT_OK;
 }
 
-int mq_cmd_job_list(mq_cli *cli, const mq_args *args)
+int mq_cmd_job_list(mq_cli *cli, const mq_argv *args)
 {
-    return list(cli, args, mq_args_text(args, "filter", ""));
+    return list(cli, args, mq_argv_text(args, "filter", ""));
 }
 
-int mq_cmd_queue_dead(mq_cli *cli, const mq_args *args)
+int mq_cmd_queue_dead(mq_cli *cli, const mq_argv *args)
 {
     return list(cli, args, "state=dead");
 }
@@ -322,10 +322,10 @@ static void print_history(const json_t *job)
     }
 }
 
-int mq_cmd_job_show(mq_cli *cli, const mq_args *args)
+int mq_cmd_job_show(mq_cli *cli, const mq_argv *args)
 {
     json_t *job = NULL;
-    int status = mq_cli_query(cli, "job", mq_args_word(args, 0), "", 0, &job);
+    int status = mq_cli_query(cli, "job", mq_argv_word(args, 0), "", 0, &job);
     if (status != MQ_EXIT_OK || cli->is_json) {
         return status != MQ_EXIT_OK ? status : mq_cli_json(job);
     }
@@ -367,26 +367,26 @@ static maasq_job *open_job(mq_cli *cli, const char *id)
     return job;
 }
 
-int mq_cmd_job_wait(mq_cli *cli, const mq_args *args)
+int mq_cmd_job_wait(mq_cli *cli, const mq_argv *args)
 {
-    maasq_job *job = open_job(cli, mq_args_word(args, 0));
+    maasq_job *job = open_job(cli, mq_argv_word(args, 0));
     if (job == NULL) {
         return MQ_EXIT_FAILED;
     }
     int status = mq_follow(cli, job, false);
-    status = print_end(cli, job, status, mq_args_text(args, "output", NULL));
+    status = print_end(cli, job, status, mq_argv_text(args, "output", NULL));
     maasq_job_release(&job);
     return status;
 }
 
-int mq_cmd_job_cancel(mq_cli *cli, const mq_args *args)
+int mq_cmd_job_cancel(mq_cli *cli, const mq_argv *args)
 {
-    maasq_job *job = open_job(cli, mq_args_word(args, 0));
+    maasq_job *job = open_job(cli, mq_argv_word(args, 0));
     maasq_error err;
     if (job == NULL) {
         return MQ_EXIT_FAILED;
     }
-    maasq_cancel(job, mq_args_has(args, "hard"));
+    maasq_cancel(job, mq_argv_has(args, "hard"));
     int status = MQ_EXIT_OK;
     maasq_info info = {.size = sizeof info};
     if (maasq_wait(job, cli->timeout_ms, &err) != MAASQ_OK) {
@@ -406,11 +406,11 @@ int mq_cmd_job_cancel(mq_cli *cli, const mq_args *args)
     return status;
 }
 
-int mq_cmd_job_retry(mq_cli *cli, const mq_args *args)
+int mq_cmd_job_retry(mq_cli *cli, const mq_argv *args)
 {
     const char *id = NULL;
     size_t i = 0;
-    for (; (id = mq_args_word(args, i)) != NULL; i++) {
+    for (; (id = mq_argv_word(args, i)) != NULL; i++) {
         if (mq_cli_command(cli, "retry", &id, 1) != MQ_EXIT_OK) {
             return MQ_EXIT_FAILED;
         }

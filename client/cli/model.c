@@ -30,44 +30,44 @@ static int publish(mq_cli *cli, const char *kind, const char *name, json_t *take
     return status;
 }
 
-int mq_cmd_model_new(mq_cli *cli, const mq_args *args)
+int mq_cmd_model_new(mq_cli *cli, const mq_argv *args)
 {
     int64_t seed = 1;
     mq_error err;
-    const char *arch = mq_args_text(args, "arch", NULL);
+    const char *arch = mq_argv_text(args, "arch", NULL);
     if (arch == NULL) {
         return mq_cli_usage(cli, "--arch is missing, for example --arch mlp:784-256-128-10");
     }
-    if (mq_args_int(args, "seed", 0, INT64_MAX, &seed, &err) != MQ_OK) {
+    if (mq_argv_int(args, "seed", 0, INT64_MAX, &seed, &err) != MQ_OK) {
         return mq_cli_usage(cli, "%s", err.text);
     }
-    const char *name = mq_args_word(args, 0);
+    const char *name = mq_argv_word(args, 0);
     return publish(
         cli, "model.new", name,
         json_pack("{s:s, s:s, s:I}", "name", name, "arch", arch, "seed", (json_int_t)seed));
 }
 
-int mq_cmd_model_import(mq_cli *cli, const mq_args *args)
+int mq_cmd_model_import(mq_cli *cli, const mq_argv *args)
 {
     char hash[MAASQ_HASH_SIZE];
     maasq_error err;
-    const char *name = mq_args_word(args, 0);
+    const char *name = mq_argv_word(args, 0);
     int status = mq_cli_connect(cli);
     if (status != MQ_EXIT_OK) {
         return status;
     }
-    if (maasq_blob_put_file(cli->client, mq_args_word(args, 1), hash, &err) != MAASQ_OK) {
+    if (maasq_blob_put_file(cli->client, mq_argv_word(args, 1), hash, &err) != MAASQ_OK) {
         return mq_cli_fail(cli, "%s", err.text);
     }
     return publish(cli, "model.import", name, json_pack("{s:s, s:s}", "name", name, "blob", hash));
 }
 
-int mq_cmd_model_export(mq_cli *cli, const mq_args *args)
+int mq_cmd_model_export(mq_cli *cli, const mq_argv *args)
 {
     json_t *answer = NULL;
     maasq_error err;
-    const char *path = mq_args_word(args, 1);
-    int status = mq_cli_query(cli, "model", mq_args_word(args, 0), "", 0, &answer);
+    const char *path = mq_argv_word(args, 1);
+    int status = mq_cli_query(cli, "model", mq_argv_word(args, 0), "", 0, &answer);
     if (status != MQ_EXIT_OK) {
         return status;
     }
@@ -177,9 +177,9 @@ static int list_models(mq_cli *cli)
     return MQ_EXIT_OK;
 }
 
-int mq_cmd_model_list(mq_cli *cli, const mq_args *args)
+int mq_cmd_model_list(mq_cli *cli, const mq_argv *args)
 {
-    const char *name = mq_args_word(args, 0);
+    const char *name = mq_argv_word(args, 0);
     json_t *answer = NULL;
     if (name == NULL) {
         return list_models(cli);
@@ -193,10 +193,10 @@ int mq_cmd_model_list(mq_cli *cli, const mq_args *args)
     return MQ_EXIT_OK;
 }
 
-int mq_cmd_model_show(mq_cli *cli, const mq_args *args)
+int mq_cmd_model_show(mq_cli *cli, const mq_argv *args)
 {
     json_t *answer = NULL;
-    int status = mq_cli_query(cli, "model", mq_args_word(args, 0), "", 0, &answer);
+    int status = mq_cli_query(cli, "model", mq_argv_word(args, 0), "", 0, &answer);
     if (status != MQ_EXIT_OK || cli->is_json) {
         return status != MQ_EXIT_OK ? status : mq_cli_json(answer);
     }
@@ -251,18 +251,18 @@ static int move_alias(mq_cli *cli, const char *name, const char *alias, int64_t 
     return MQ_EXIT_OK;
 }
 
-int mq_cmd_model_promote(mq_cli *cli, const mq_args *args)
+int mq_cmd_model_promote(mq_cli *cli, const mq_argv *args)
 {
     char name[192];
     int64_t version = 0;
-    const char *given = mq_args_word(args, 0);
+    const char *given = mq_argv_word(args, 0);
     if (strchr(given, '@') == NULL) {
         return mq_cli_usage(cli, "'%.80s' names no version; write NAME@V", given);
     }
     int status = resolve(cli, given, name, &version);
     return status != MQ_EXIT_OK ? status
-                                : move_alias(cli, name, mq_args_word(args, 1), version,
-                                             mq_args_text(args, "expect", ""));
+                                : move_alias(cli, name, mq_argv_word(args, 1), version,
+                                             mq_argv_text(args, "expect", ""));
 }
 
 /* Version that `version` of `name` was made from, else the one before it; 0 when there is none. */
@@ -285,9 +285,9 @@ static int64_t parent_of(const json_t *answer, const char *name, int64_t version
     return before;
 }
 
-int mq_cmd_model_rollback(mq_cli *cli, const mq_args *args)
+int mq_cmd_model_rollback(mq_cli *cli, const mq_argv *args)
 {
-    const char *name = mq_args_word(args, 0), *alias = mq_args_word(args, 1);
+    const char *name = mq_argv_word(args, 0), *alias = mq_argv_word(args, 1);
     json_t *answer = NULL;
     int status = mq_cli_query(cli, "model", name, "", 0, &answer);
     if (status != MQ_EXIT_OK) {
@@ -307,9 +307,9 @@ int mq_cmd_model_rollback(mq_cli *cli, const mq_args *args)
     return move_alias(cli, name, alias, parent, expected);
 }
 
-int mq_cmd_model_check(mq_cli *cli, const mq_args *args)
+int mq_cmd_model_check(mq_cli *cli, const mq_argv *args)
 {
-    const char *file = mq_args_word(args, 0), *refs = mq_args_text(args, "refs", NULL);
+    const char *file = mq_argv_word(args, 0), *refs = mq_argv_text(args, "refs", NULL);
     if (access(file, R_OK) != 0) {
         return mq_cli_fail(cli, "%s cannot be read", file);
     }

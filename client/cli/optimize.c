@@ -19,14 +19,14 @@ static int pin(mq_cli *cli, const char *what, const char *given, char name[192],
     return status;
 }
 
-int mq_cmd_evaluate(mq_cli *cli, const mq_args *args)
+int mq_cmd_evaluate(mq_cli *cli, const mq_argv *args)
 {
     char name[192], model[224], data[224];
-    const char *dataset = mq_args_text(args, "data", NULL);
+    const char *dataset = mq_argv_text(args, "data", NULL);
     if (dataset == NULL) {
         return mq_cli_usage(cli, "--data is missing: the dataset to score on");
     }
-    int status = pin(cli, "model", mq_args_word(args, 0), name, model);
+    int status = pin(cli, "model", mq_argv_word(args, 0), name, model);
     status = status != MQ_EXIT_OK ? status : pin(cli, "dataset", dataset, name, data);
     json_t *result = NULL;
     if (status == MQ_EXIT_OK) {
@@ -48,12 +48,12 @@ int mq_cmd_evaluate(mq_cli *cli, const mq_args *args)
 }
 
 /* The request of an optimize job: {"model","passes":[..],"name"?,"data"?,"eval"?,"finetune"?}. */
-static json_t *optimize_body(const mq_args *args, const char *model, const char *name,
+static json_t *optimize_body(const mq_argv *args, const char *model, const char *name,
                              const char *data, const char *eval, int64_t finetune)
 {
     json_t *passes = json_array();
     const char *pass = NULL;
-    for (size_t i = 0; (pass = mq_args_nth(args, "pass", i)) != NULL; i++) {
+    for (size_t i = 0; (pass = mq_argv_nth(args, "pass", i)) != NULL; i++) {
         (void)json_array_append_new(passes, json_string(pass));
     }
     json_t *body = json_pack("{s:s, s:s, s:o}", "model", model, "name", name, "passes", passes);
@@ -90,31 +90,31 @@ static int print_optimized(mq_cli *cli, const char *model, const char *name, int
     return MQ_EXIT_OK;
 }
 
-int mq_cmd_optimize(mq_cli *cli, const mq_args *args)
+int mq_cmd_optimize(mq_cli *cli, const mq_argv *args)
 {
     char name[192], unused[192], model[224], data[224] = "", eval[224] = "";
     int64_t finetune = 0;
     mq_error err;
-    if (mq_args_int(args, "finetune", 0, 10000, &finetune, &err) != MQ_OK) {
+    if (mq_argv_int(args, "finetune", 0, 10000, &finetune, &err) != MQ_OK) {
         return mq_cli_usage(cli, "%s", err.text);
     }
-    if (!mq_args_has(args, "pass")) {
+    if (!mq_argv_has(args, "pass")) {
         return mq_cli_usage(cli, "--pass is missing, for example --pass prune:0.8");
     }
-    if (finetune > 0 && !mq_args_has(args, "data")) {
+    if (finetune > 0 && !mq_argv_has(args, "data")) {
         return mq_cli_usage(cli, "--finetune needs --data: what to train on");
     }
-    int status = pin(cli, "model", mq_args_word(args, 0), name, model);
-    if (status == MQ_EXIT_OK && mq_args_has(args, "data")) {
-        status = pin(cli, "dataset", mq_args_text(args, "data", ""), unused, data);
+    int status = pin(cli, "model", mq_argv_word(args, 0), name, model);
+    if (status == MQ_EXIT_OK && mq_argv_has(args, "data")) {
+        status = pin(cli, "dataset", mq_argv_text(args, "data", ""), unused, data);
     }
-    if (status == MQ_EXIT_OK && mq_args_has(args, "eval")) {
-        status = pin(cli, "dataset", mq_args_text(args, "eval", ""), unused, eval);
+    if (status == MQ_EXIT_OK && mq_argv_has(args, "eval")) {
+        status = pin(cli, "dataset", mq_argv_text(args, "eval", ""), unused, eval);
     }
     if (status != MQ_EXIT_OK) {
         return status;
     }
-    const char *as = mq_args_text(args, "as", name);
+    const char *as = mq_argv_text(args, "as", name);
     json_t *result = NULL;
     char id[32];
     status = mq_follow_json(cli, "optimize", model,

@@ -153,7 +153,7 @@ static void print_page(const page *p)
     print_running(p->running);
 }
 
-int mq_cmd_status(mq_cli *cli, const mq_args *args)
+int mq_cmd_status(mq_cli *cli, const mq_argv *args)
 {
     (void)args;
     page p;
@@ -175,14 +175,14 @@ static void on_signal(int number)
     is_over = 1;
 }
 
-int mq_cmd_top(mq_cli *cli, const mq_args *args)
+int mq_cmd_top(mq_cli *cli, const mq_argv *args)
 {
     int64_t seconds = 1;
     mq_error err;
-    if (mq_args_int(args, "interval", 1, 3600, &seconds, &err) != MQ_OK) {
+    if (mq_argv_int(args, "interval", 1, 3600, &seconds, &err) != MQ_OK) {
         return mq_cli_usage(cli, "%s", err.text);
     }
-    if (mq_args_has(args, "once")) {
+    if (mq_argv_has(args, "once")) {
         return mq_cmd_status(cli, args);
     }
     if (!isatty(STDOUT_FILENO)) {

@@ -20,7 +20,7 @@ typedef struct train_options {
 
 typedef struct train_job {
     mq_cli *cli;
-    const mq_args *args;
+    const mq_argv *args;
     train_options options;
     const char *name;
     char data[192], eval[192]; /* with their versions */
@@ -28,7 +28,7 @@ typedef struct train_job {
     int64_t rows;
 } train_job;
 
-static mq_code read_options(const mq_args *args, train_options *o, mq_error *err)
+static mq_code read_options(const mq_argv *args, train_options *o, mq_error *err)
 {
     *o = (train_options){.epochs = 5,
                          .batch = 256,
@@ -49,13 +49,13 @@ static mq_code read_options(const mq_args *args, train_options *o, mq_error *err
                  {"priority", 1, 9, &o->priority}};
     mq_code code = MQ_OK;
     for (size_t i = 0; code == MQ_OK && i < sizeof whole / sizeof *whole; i++) {
-        code = mq_args_int(args, whole[i].name, whole[i].min, whole[i].max, whole[i].out, err);
+        code = mq_argv_int(args, whole[i].name, whole[i].min, whole[i].max, whole[i].out, err);
     }
-    code = code != MQ_OK ? code : mq_args_real(args, "lr", 0, 100, &o->lr, err);
-    code = code != MQ_OK ? code : mq_args_real(args, "momentum", 0, 1, &o->momentum, err);
-    code = code != MQ_OK ? code : mq_args_real(args, "weight-decay", 0, 1, &o->weight_decay, err);
+    code = code != MQ_OK ? code : mq_argv_real(args, "lr", 0, 100, &o->lr, err);
+    code = code != MQ_OK ? code : mq_argv_real(args, "momentum", 0, 1, &o->momentum, err);
+    code = code != MQ_OK ? code : mq_argv_real(args, "weight-decay", 0, 1, &o->weight_decay, err);
     return code != MQ_OK ? code
-                         : mq_args_range(args, "workers", 1, SEATS_MAX, &o->workers_min,
+                         : mq_argv_range(args, "workers", 1, SEATS_MAX, &o->workers_min,
                                          &o->workers_max, err);
 }
 
@@ -78,9 +78,9 @@ static int resolve(train_job *t, const char *what, const char *given, char out[1
 
 static int resolve_names(train_job *t)
 {
-    const char *eval = mq_args_text(t->args, "eval", NULL);
-    const char *from = mq_args_text(t->args, "from", NULL);
-    int status = resolve(t, "dataset", mq_args_text(t->args, "data", ""), t->data, &t->rows);
+    const char *eval = mq_argv_text(t->args, "eval", NULL);
+    const char *from = mq_argv_text(t->args, "from", NULL);
+    int status = resolve(t, "dataset", mq_argv_text(t->args, "data", ""), t->data, &t->rows);
     if (status == MQ_EXIT_OK && eval != NULL) {
         status = resolve(t, "dataset", eval, t->eval, NULL);
     }
@@ -93,7 +93,7 @@ static int resolve_names(train_job *t)
 /* Seats: what was asked for; else a stage each for a pipeline, else every slot there is. */
 static int find_seats(train_job *t)
 {
-    const char *mode = mq_args_text(t->args, "mode", "gang");
+    const char *mode = mq_argv_text(t->args, "mode", "gang");
     int64_t stages = 1;
     json_t *answer = NULL;
     if (t->options.workers_max != 0) {
@@ -126,11 +126,11 @@ static json_t *manifest(const train_job *t)
         t->name, "data", t->data, "epochs", (json_int_t)o->epochs, "batch", (json_int_t)o->batch,
         "shards", (json_int_t)o->shards, "lr", o->lr, "momentum", o->momentum, "weight_decay",
         o->weight_decay, "seed", (json_int_t)o->seed, "optimizer",
-        mq_args_text(t->args, "optimizer", "sgd"), "schedule",
-        mq_args_text(t->args, "schedule", "constant"), "max_steps", (json_int_t)o->max_steps,
-        "mode", mq_args_text(t->args, "mode", "gang"), "run", "commit_ms", (json_int_t)o->commit_ms,
-        "reuse", !mq_args_has(t->args, "no-reuse"));
-    const char *arch = mq_args_text(t->args, "arch", NULL);
+        mq_argv_text(t->args, "optimizer", "sgd"), "schedule",
+        mq_argv_text(t->args, "schedule", "constant"), "max_steps", (json_int_t)o->max_steps,
+        "mode", mq_argv_text(t->args, "mode", "gang"), "run", "commit_ms", (json_int_t)o->commit_ms,
+        "reuse", !mq_argv_has(t->args, "no-reuse"));
+    const char *arch = mq_argv_text(t->args, "arch", NULL);
     if (m != NULL && arch != NULL) {
         (void)json_object_set_new(m, "init", json_pack("{s:s}", "arch", arch));
     }
@@ -224,7 +224,7 @@ static int run(train_job *t)
     int status = MQ_EXIT_OK;
     if (job == NULL || maasq_flush(t->cli->client, t->cli->timeout_ms, &err) != MAASQ_OK) {
         status = mq_cli_fail(t->cli, "%s", err.text);
-    } else if (mq_args_has(t->args, "follow") || maasq_is_done(job)) {
+    } else if (mq_argv_has(t->args, "follow") || maasq_is_done(job)) {
         status = mq_follow(t->cli, job, false);
         status = status != MQ_EXIT_OK
                      ? status
@@ -240,17 +240,17 @@ static int run(train_job *t)
     return status;
 }
 
-int mq_cmd_train(mq_cli *cli, const mq_args *args)
+int mq_cmd_train(mq_cli *cli, const mq_argv *args)
 {
-    train_job t = {.cli = cli, .args = args, .name = mq_args_word(args, 0)};
+    train_job t = {.cli = cli, .args = args, .name = mq_argv_word(args, 0)};
     mq_error err;
     if (read_options(args, &t.options, &err) != MQ_OK) {
         return mq_cli_usage(cli, "%s", err.text);
     }
-    if (!mq_args_has(args, "data")) {
+    if (!mq_argv_has(args, "data")) {
         return mq_cli_usage(cli, "--data is missing: the dataset to train on");
     }
-    if (mq_args_has(args, "arch") == mq_args_has(args, "from")) {
+    if (mq_argv_has(args, "arch") == mq_argv_has(args, "from")) {
         return mq_cli_usage(cli,
                             "give one of --arch A (fresh weights) and --from NAME@V (those of a "
                             "version)");
