@@ -244,6 +244,50 @@ static void commit(world *w, mq_store *store, mq_store_batch batch, uint64_t seq
     assert_int_equal(w->got.reply.verdict, MQ_STORE_OK);
 }
 
+static void commit_every_kind(world *w, mq_store *store, char ids[4][MQ_ULID_SIZE])
+{
+    static uint8_t bytes[LARGE];
+    mq_span large = mq_span_of(bytes, LARGE);
+    mq_span none = mq_str("01ARZ3NDEKTSV4RRFFQ69G5FAV");
+    mq_store_create creates[4];
+    for (int i = 0; i < 4; i++) {
+        mq_ulid_new(ids[i]);
+        creates[i] = (mq_store_create){mq_str(ids[i]), (uint64_t)i, mq_str("r"),
+                                       i < 2 ? large : mq_str("body")};
+    }
+    commit(w, store, (mq_store_batch){.creates = creates, .create_count = 4}, 1);
+    mq_store_put put = {mq_str(ids[3]), 3, mq_str("r2")};
+    mq_store_set sets[] = {{mq_str("f"), mq_str("v")}, {mq_str("g"), (mq_span){0}}};
+    mq_store_count count = {mq_str("n"), 1};
+    mq_store_batch second = {.creates = creates,
+                             .create_count = 1,
+                             .puts = &put,
+                             .put_count = 1,
+                             .registry = sets,
+                             .registry_count = 2,
+                             .counters = &count,
+                             .counter_count = 1,
+                             .event = mq_str("e")};
+    commit(w, store, second, 2);
+    mq_store_finish ends[] = {
+        {.id = mq_str(ids[0]), .number = 0, .record = mq_str("d"), .is_dead = true},
+        {.id = mq_str(ids[1]), .number = 1, .record = mq_str("d"), .is_dead = true},
+        {.id = mq_str(ids[2]), .number = 2, .result = large, .retention_ms = HOUR_MS},
+        {.id = none, .record = mq_str("d"), .retention_ms = HOUR_MS},
+    };
+    commit(w, store, (mq_store_batch){.finishes = ends, .finish_count = 4}, 3);
+    mq_store_revive revive = {mq_str(ids[0]), 9, mq_str("again")};
+    mq_store_finish away = {.id = mq_str(ids[1]), .retention_ms = HOUR_MS, .was_dead = true};
+    mq_store_put stray = {none, 9, mq_str("no")};
+    mq_store_batch fourth = {.revives = &revive,
+                             .revive_count = 1,
+                             .finishes = &away,
+                             .finish_count = 1,
+                             .puts = &stray,
+                             .put_count = 1};
+    commit(w, store, fourth, 4);
+}
+
 /* Every path of the library that touches Redis: a command the list forgot fails here. */
 static void the_broker_may_do_everything_the_store_does(void **state)
 {
@@ -253,55 +297,8 @@ static void the_broker_may_do_everything_the_store_does(void **state)
     mq_test_store_connect(store);
     mq_test_acquire(store, "b", HOUR_MS, true, true, &w->got);
     assert_string_equal(w->got.err.text, "");
-    static uint8_t bytes[LARGE];
-    mq_span large = mq_span_of(bytes, LARGE);
     char ids[4][MQ_ULID_SIZE];
-    mq_store_create creates[4];
-    for (int i = 0; i < 4; i++) {
-        mq_ulid_new(ids[i]);
-        creates[i] = (mq_store_create){mq_str(ids[i]), (uint64_t)i, mq_str("r"),
-                                       i < 2 ? large : mq_str("body")};
-    }
-    mq_store_put put = {mq_str(ids[3]), 3, mq_str("r2")};
-    mq_store_set sets[] = {{mq_str("f"), mq_str("v")}, {mq_str("g"), (mq_span){0}}};
-    mq_store_count count = {mq_str("n"), 1};
-    commit(w, store, (mq_store_batch){.creates = creates, .create_count = 4}, 1);
-    commit(w, store,
-           (mq_store_batch){.creates = creates,
-                            .create_count = 1,
-                            .puts = &put,
-                            .put_count = 1,
-                            .registry = sets,
-                            .registry_count = 2,
-                            .counters = &count,
-                            .counter_count = 1,
-                            .event = mq_str("e")},
-           2);
-    mq_store_finish ends[] = {
-        {.id = mq_str(ids[0]), .number = 0, .record = mq_str("d"), .is_dead = true},
-        {.id = mq_str(ids[1]), .number = 1, .record = mq_str("d"), .is_dead = true},
-        {.id = mq_str(ids[2]),
-         .number = 2,
-         .record = mq_str("d"),
-         .result = large,
-         .retention_ms = HOUR_MS},
-        {.id = mq_str("01ARZ3NDEKTSV4RRFFQ69G5FAV"),
-         .record = mq_str("d"),
-         .retention_ms = HOUR_MS},
-    };
-    commit(w, store, (mq_store_batch){.finishes = ends, .finish_count = 4}, 3);
-    mq_store_revive revive = {mq_str(ids[0]), 9, mq_str("again")};
-    mq_store_finish away = {
-        .id = mq_str(ids[1]), .record = mq_str("away"), .retention_ms = HOUR_MS, .was_dead = true};
-    mq_store_put stray = {mq_str("01ARZ3NDEKTSV4RRFFQ69G5FAV"), 9, mq_str("no")};
-    commit(w, store,
-           (mq_store_batch){.revives = &revive,
-                            .revive_count = 1,
-                            .finishes = &away,
-                            .finish_count = 1,
-                            .puts = &stray,
-                            .put_count = 1},
-           4);
+    commit_every_kind(w, store, ids);
     mq_span wanted[] = {mq_str(ids[0]), mq_str(ids[3])};
     mq_test_bodies(store, wanted, 2, &w->got);
     assert_string_equal(w->got.err.text, "");

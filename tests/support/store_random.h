@@ -1,8 +1,14 @@
 /* Random batches for a store, and the comparison of two stores field by field: for the differential
- * test and the kill test. Ids come from a small pool, so that everything happens to every job.
- * Include after cmocka.h. */
+ * test and the kill test. Ids come from a small pool, so that everything happens to every job. */
 #ifndef MQ_TEST_STORE_RANDOM_H
 #define MQ_TEST_STORE_RANDOM_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
 
 #include "shared/base/prng.h"
 #include "shared/base/ulid.h"

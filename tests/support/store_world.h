@@ -1,7 +1,14 @@
 /* A world for facts that hold on both stores: the in-memory model, or Redis with a private server.
- * Two stores over the same data, as two brokers would have them. Include after cmocka.h. */
+ * Two stores over the same data, as two brokers would have them. */
 #ifndef MQ_TEST_STORE_WORLD_H
 #define MQ_TEST_STORE_WORLD_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
 
 #include "shared/base/ulid.h"
 #include "tests/support/redis.h"
