@@ -1,8 +1,8 @@
 /* Joining steps. Each rule looks at one step and the only reader of its output; what it makes is an
  * internal operator of worker/ops. Arithmetic is the same in the same order, so bits do not change
  * with fusion but for the last rounding of a bias added inside a product. */
+#include "worker/exec/fuse.h"
 #include "shared/base/assert.h"
-#include "worker/exec/program.h"
 #include "worker/ops/dense.h"
 #include "worker/ops/gemm.h"
 
@@ -18,13 +18,12 @@ static bool is_f32(const mq_program *p, uint32_t v, int32_t rank)
            p->values[v].tensor.shape.rank == rank;
 }
 
-static bool is_op(const mq_step *step, const char *name)
+bool mq_fuse_is(const mq_step *step, const char *name)
 {
     return step->op != NULL && strcmp(step->op->name, name) == 0 && step->op->domain[0] == '\0';
 }
 
-/* The step that alone reads output 0 of step s, or MQ_NO_VALUE. */
-static uint32_t only_reader(const mq_program *p, uint32_t s)
+uint32_t mq_fuse_reader(const mq_program *p, uint32_t s)
 {
     uint32_t v = p->steps[s].outputs[0];
     if (p->steps[s].output_count != 1 || p->values[v].uses != 1 || p->values[v].is_output) {
@@ -80,8 +79,8 @@ static mq_code fuse_matmul(mq_program *p, uint32_t s, mq_error *err)
     }
     int64_t n = p->values[w].tensor.shape.dims[1];
     mq_code code = make_dense(p, step, false, err);
-    uint32_t r = only_reader(p, s);
-    if (code != MQ_OK || r == MQ_NO_VALUE || !is_op(&p->steps[r], "Add") ||
+    uint32_t r = mq_fuse_reader(p, s);
+    if (code != MQ_OK || r == MQ_NO_VALUE || !mq_fuse_is(&p->steps[r], "Add") ||
         p->steps[r].op->since < 7) {
         return code;
     }
@@ -97,8 +96,8 @@ static mq_code fuse_matmul(mq_program *p, uint32_t s, mq_error *err)
 
 static void fuse_activation(mq_program *p, uint32_t s)
 {
-    uint32_t r = only_reader(p, s);
-    if (r != MQ_NO_VALUE && is_op(&p->steps[r], "Relu")) {
+    uint32_t r = mq_fuse_reader(p, s);
+    if (r != MQ_NO_VALUE && mq_fuse_is(&p->steps[r], "Relu")) {
         mq_dense_attrs *attrs = mq_arena_new(&p->arena, mq_dense_attrs, 1);
         if (attrs == NULL) {
             return; /* two kernels do it as well */
@@ -114,10 +113,12 @@ mq_code mq_program_fuse(mq_program *p, mq_error *err)
 {
     for (uint32_t s = 0; s < p->step_count; s++) {
         mq_code code = MQ_OK;
-        if (is_op(&p->steps[s], "Gemm")) {
+        if (mq_fuse_is(&p->steps[s], "Gemm")) {
             code = fuse_gemm(p, &p->steps[s], err);
-        } else if (is_op(&p->steps[s], "MatMul")) {
+        } else if (mq_fuse_is(&p->steps[s], "MatMul")) {
             code = fuse_matmul(p, s, err);
+        } else {
+            code = mq_fuse_quantized(p, s, err);
         }
         if (code != MQ_OK) {
             return code;

@@ -1,236 +1,262 @@
-/* Cast between numeric types. Whole numbers wrap as in C; a float outside the range of a whole
- * number becomes its nearest end, NaN becomes 0, any other value but 0 is true.
- * onnx.ai/onnx/operators/onnx__Cast.html */
-#include "worker/ops/kit.h"
+/* Cast and CastLike between all fixed-size types. Integers wrap as in C. A float becomes an
+ * integer by truncation; outside the integer's range it becomes the nearest end, NaN becomes 0.
+ * Text is not cast. onnx.ai/onnx/operators/onnx__Cast.html */
+#include "worker/ops/half.h"
 
 typedef struct cast_attrs {
-    int64_t to;
-    int64_t saturate; /* for 8-bit floats, which are not supported */
+    int64_t to, saturate;
+    mq_span to_text, round_mode;
+    mq_dtype dtype;
 } cast_attrs;
+
+static mq_code check_type(mq_dtype dtype, mq_error *err)
+{
+    if (dtype < 0 || (unsigned)dtype > 31 || (MQ_T_FIXED & MQ_T(dtype)) == 0) {
+        return mq_fail(err, MQ_E_UNSUPPORTED, "cast to element type %d", (int)dtype);
+    }
+    return MQ_OK;
+}
 
 static mq_code parse(const mq_node *node, int64_t opset, void *attrs, mq_error *err)
 {
-    const cast_attrs *a = attrs;
     (void)node;
     (void)opset;
-    mq_dtype to = a->to > 0 && a->to < 32 ? (mq_dtype)a->to : MQ_DT_NONE;
-    return mq_dtype_bytes(to) > 0
-               ? MQ_OK
-               : mq_fail(err, MQ_E_UNSUPPORTED, "attribute to: type %lld is not supported",
-                         (long long)a->to);
+    cast_attrs *a = attrs;
+    a->dtype = a->to < 0 || a->to > 31 ? MQ_DT_NONE : (mq_dtype)a->to;
+    return check_type(a->dtype, err);
+}
+
+/* Below opset 6 the type is text: "FLOAT". */
+static mq_code parse_1(const mq_node *node, int64_t opset, void *attrs, mq_error *err)
+{
+    (void)node;
+    (void)opset;
+    static const struct {
+        const char *text;
+        mq_dtype dtype;
+    } names[] = {{"FLOAT", MQ_DT_F32},  {"DOUBLE", MQ_DT_F64}, {"FLOAT16", MQ_DT_F16},
+                 {"INT8", MQ_DT_I8},    {"INT16", MQ_DT_I16},  {"INT32", MQ_DT_I32},
+                 {"INT64", MQ_DT_I64},  {"UINT8", MQ_DT_U8},   {"UINT16", MQ_DT_U16},
+                 {"UINT32", MQ_DT_U32}, {"UINT64", MQ_DT_U64}, {"BOOL", MQ_DT_BOOL}};
+    cast_attrs *a = attrs;
+    for (size_t i = 0; i < MQ_COUNT_OF(names); i++) {
+        if (mq_span_is(a->to_text, names[i].text)) {
+            a->dtype = names[i].dtype;
+        }
+    }
+    return check_type(a->dtype, err);
 }
 
 static mq_code shape(const mq_op_call *call, mq_error *err)
 {
     (void)err;
+    const cast_attrs *a = call->attrs;
+    call->outputs[0]->dtype = a->dtype;
     call->outputs[0]->shape = call->inputs[0]->shape;
-    call->outputs[0]->dtype = (mq_dtype)((const cast_attrs *)call->attrs)->to;
     return MQ_OK;
 }
 
-/* A number on its way: whole ones keep all their bits. */
+static mq_code shape_like(const mq_op_call *call, mq_error *err)
+{
+    call->outputs[0]->dtype = call->inputs[1]->dtype;
+    call->outputs[0]->shape = call->inputs[0]->shape;
+    return check_type(call->inputs[1]->dtype, err);
+}
+
+/* One element on its way: a number as double, or exactly as 64-bit integer. */
 typedef struct number {
-    bool is_float, is_unsigned;
+    bool is_int, is_unsigned;
+    int64_t i;
     double f;
-    int64_t i; /* bits of a uint64 when is_unsigned */
 } number;
 
-static double half_to_double(uint16_t bits)
-{
-    int exponent = bits >> 10 & 31;
-    double fraction = (double)(bits & 1023);
-    double v = exponent == 31  ? (fraction > 0 ? (double)NAN : (double)INFINITY)
-               : exponent == 0 ? ldexp(fraction, -24)
-                               : ldexp(1024 + fraction, exponent - 25);
-    return (bits & 0x8000) != 0 ? -v : v;
-}
-
-/* Nearest, ties to even; beyond the largest: infinity. */
-static uint16_t double_to_half(double v)
-{
-    uint16_t sign = signbit(v) ? 0x8000 : 0;
-    double a = fabs(v);
-    if (isnan(v)) {
-        return 0x7e00;
+#define AS_INT(type, is_u)                                                                         \
+    (number)                                                                                       \
+    {                                                                                              \
+        .is_int = true, .is_unsigned = is_u, .i = (int64_t)((const type *)data)[at]                \
     }
-    if (a >= 65520) {
-        return (uint16_t)(sign | 0x7c00);
-    }
-    int exponent = 0;
-    (void)frexp(a, &exponent);
-    int shift = exponent - 1 < -14 ? -24 : exponent - 11;
-    double units = rint(ldexp(a, -shift)); /* up to 2048: then the exponent carries by itself */
-    unsigned base = (unsigned)(shift + 24) << 10;
-    return (uint16_t)(sign | (base + (unsigned)units));
-}
 
-static float bfloat_to_float(uint16_t bits)
-{
-    return mq_float_bits((uint32_t)bits << 16);
-}
-
-static uint16_t float_to_bfloat(float v)
-{
-    uint32_t bits = mq_bits_float(v);
-    if (v != v) {
-        return 0x7fc0;
-    }
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
-static number load(const void *data, size_t i, mq_dtype dtype)
+static number get(mq_dtype dtype, const void *data, size_t at)
 {
     switch ((int)dtype) {
-    case MQ_DT_F32:
-        return (number){.is_float = true, .f = (double)((const float *)data)[i]};
     case MQ_DT_F64:
-        return (number){.is_float = true, .f = ((const double *)data)[i]};
+        return (number){.f = ((const double *)data)[at]};
     case MQ_DT_F16:
-        return (number){.is_float = true, .f = half_to_double(((const uint16_t *)data)[i])};
+        return (number){.f = (double)mq_half_to_float(((const uint16_t *)data)[at])};
     case MQ_DT_BF16:
-        return (number){.is_float = true,
-                        .f = (double)bfloat_to_float(((const uint16_t *)data)[i])};
+        return (number){.f = (double)mq_bfloat_to_float(((const uint16_t *)data)[at])};
     case MQ_DT_I8:
-        return (number){.i = ((const int8_t *)data)[i]};
+        return AS_INT(int8_t, false);
     case MQ_DT_I16:
-        return (number){.i = ((const int16_t *)data)[i]};
+        return AS_INT(int16_t, false);
     case MQ_DT_I32:
-        return (number){.i = ((const int32_t *)data)[i]};
+        return AS_INT(int32_t, false);
     case MQ_DT_I64:
-        return (number){.i = ((const int64_t *)data)[i]};
+        return AS_INT(int64_t, false);
     case MQ_DT_U16:
-        return (number){.i = ((const uint16_t *)data)[i]};
+        return AS_INT(uint16_t, true);
     case MQ_DT_U32:
-        return (number){.i = ((const uint32_t *)data)[i]};
+        return AS_INT(uint32_t, true);
     case MQ_DT_U64:
-        return (number){.is_unsigned = true, .i = (int64_t)((const uint64_t *)data)[i]};
-    default: /* uint8, bool */
-        return (number){.i = ((const uint8_t *)data)[i]};
+        return AS_INT(uint64_t, true);
+    case MQ_DT_U8:
+        return AS_INT(uint8_t, true);
+    case MQ_DT_BOOL:
+        return (number){.is_int = true, .i = ((const uint8_t *)data)[at] != 0};
+    default:
+        return (number){.f = (double)((const float *)data)[at]};
     }
 }
 
-static double as_double(number v)
+/* The ends of an integer type as doubles: below low is low, from high on is the highest. */
+static void ends_of(mq_dtype dtype, double *low, double *high)
 {
-    return v.is_float ? v.f : v.is_unsigned ? (double)(uint64_t)v.i : (double)v.i;
+    int bits = 8 * (int)mq_dtype_bytes(dtype);
+    bool is_unsigned =
+        dtype == MQ_DT_U8 || dtype == MQ_DT_U16 || dtype == MQ_DT_U32 || dtype == MQ_DT_U64;
+    *low = is_unsigned ? 0.0 : -ldexp(1.0, bits - 1);
+    *high = ldexp(1.0, is_unsigned ? bits : bits - 1);
 }
 
-/* Bits of a whole number in low..high (as floats; the ends are powers of two). */
-static uint64_t as_whole(number v, double low, double high)
+static int64_t to_int(mq_dtype dtype, const number *n)
 {
-    if (!v.is_float) {
-        return (uint64_t)v.i;
+    double low, high;
+    if (n->is_int || isnan(n->f)) {
+        return n->i; /* 0 for NaN */
     }
-    if (v.f != v.f) {
-        return 0;
+    ends_of(dtype, &low, &high);
+    if (n->f >= high) {
+        return high > 1e19 ? -1 : high > 9e18 ? INT64_MAX : (int64_t)(high - 1.0);
     }
-    if (low < 0) {
-        return v.f <= low    ? (uint64_t)(int64_t)low
-               : v.f >= high ? (uint64_t)high - 1
-                             : (uint64_t)(int64_t)v.f;
-    }
-    return v.f <= 0      ? 0
-           : v.f >= high ? (high > 1e19 ? UINT64_MAX : (uint64_t)high - 1)
-                         : (uint64_t)v.f;
+    double v = n->f < low ? low : n->f;
+    return v >= 9223372036854775808.0 ? (int64_t)(uint64_t)v : (int64_t)v;
 }
 
-static void store(void *data, size_t i, mq_dtype dtype, number v)
+static float to_float(const number *n)
 {
+    if (!n->is_int) {
+        return (float)n->f;
+    }
+    return n->is_unsigned ? (float)(uint64_t)n->i : (float)n->i;
+}
+
+static void put(mq_dtype dtype, void *data, size_t at, const number *n)
+{
+    int64_t i;
     switch ((int)dtype) {
     case MQ_DT_F32:
-        ((float *)data)[i] = (float)as_double(v);
+        ((float *)data)[at] = to_float(n);
         break;
     case MQ_DT_F64:
-        ((double *)data)[i] = as_double(v);
+        ((double *)data)[at] = !n->is_int       ? n->f
+                               : n->is_unsigned ? (double)(uint64_t)n->i
+                                                : (double)n->i;
         break;
     case MQ_DT_F16:
-        ((uint16_t *)data)[i] = double_to_half(as_double(v));
+        ((uint16_t *)data)[at] = mq_float_to_half(to_float(n));
         break;
     case MQ_DT_BF16:
-        ((uint16_t *)data)[i] = float_to_bfloat((float)as_double(v));
+        ((uint16_t *)data)[at] = mq_float_to_bfloat(to_float(n));
         break;
     case MQ_DT_BOOL:
-        ((uint8_t *)data)[i] = v.is_float ? !(v.f == 0) : v.i != 0;
-        break;
-    case MQ_DT_I8:
-        ((int8_t *)data)[i] = (int8_t)as_whole(v, -0x1p7, 0x1p7);
-        break;
-    case MQ_DT_U8:
-        ((uint8_t *)data)[i] = (uint8_t)as_whole(v, 0, 0x1p8);
-        break;
-    case MQ_DT_I16:
-        ((int16_t *)data)[i] = (int16_t)as_whole(v, -0x1p15, 0x1p15);
-        break;
-    case MQ_DT_U16:
-        ((uint16_t *)data)[i] = (uint16_t)as_whole(v, 0, 0x1p16);
-        break;
-    case MQ_DT_I32:
-        ((int32_t *)data)[i] = (int32_t)as_whole(v, -0x1p31, 0x1p31);
-        break;
-    case MQ_DT_U32:
-        ((uint32_t *)data)[i] = (uint32_t)as_whole(v, 0, 0x1p32);
-        break;
-    case MQ_DT_I64:
-        ((int64_t *)data)[i] = (int64_t)as_whole(v, -0x1p63, 0x1p63);
+        ((uint8_t *)data)[at] = n->is_int ? n->i != 0 : !(n->f >= 0.0 && n->f <= 0.0);
         break;
     default:
-        ((uint64_t *)data)[i] = as_whole(v, 0, 0x1p64);
+        i = to_int(dtype, n);
+        memcpy((uint8_t *)data + at * mq_dtype_bytes(dtype), &i, mq_dtype_bytes(dtype));
         break;
     }
 }
 
-static mq_code reference(const mq_op_call *call, mq_error *err)
+/* The pairs that models use in every run get plain loops. */
+static bool run_usual(const mq_tensor *x, const mq_tensor *y, size_t n)
 {
-    (void)err;
-    const mq_tensor *x = call->inputs[0];
-    mq_tensor *y = call->outputs[0];
-    for (size_t i = 0; i < mq_elements(x); i++) {
-        store(y->data, i, y->dtype, load(x->data, i, x->dtype));
+    if (x->dtype == y->dtype && x->dtype != MQ_DT_BOOL) {
+        memmove(y->data, x->data, x->bytes);
+        return true;
     }
-    return MQ_OK;
+    if (x->dtype == MQ_DT_I32 && y->dtype == MQ_DT_F32) {
+        for (size_t i = 0; i < n; i++) {
+            ((float *)y->data)[i] = (float)((const int32_t *)x->data)[i];
+        }
+        return true;
+    }
+    if (x->dtype == MQ_DT_U8 && y->dtype == MQ_DT_F32) {
+        for (size_t i = 0; i < n; i++) {
+            ((float *)y->data)[i] = (float)((const uint8_t *)x->data)[i];
+        }
+        return true;
+    }
+    return false;
 }
 
 static mq_code run(const mq_op_call *call, mq_error *err)
 {
-    const mq_tensor *x = call->inputs[0];
-    mq_tensor *y = call->outputs[0];
+    (void)err;
+    const mq_tensor *x = call->inputs[0], *y = call->outputs[0];
     size_t n = mq_elements(x);
-    if (x->dtype == y->dtype) {
-        if (n > 0) {
-            memmove(y->data, x->data, n * mq_dtype_bytes(x->dtype));
-        }
+    if (run_usual(x, y, n)) {
         return MQ_OK;
     }
-    if (x->dtype == MQ_DT_I32 && y->dtype == MQ_DT_F32) {
-        const int32_t *from = x->data;
-        float *to = y->data;
-        for (size_t i = 0; i < n; i++) {
-            to[i] = (float)from[i];
-        }
-        return MQ_OK;
+    for (size_t i = 0; i < n; i++) {
+        number v = get(x->dtype, x->data, i);
+        put(y->dtype, y->data, i, &v);
     }
-    return reference(call, err);
+    return MQ_OK;
 }
 
-static const mq_attr_spec specs[] = {
-    {.name = "to", .type = MQ_ATTR_INT, .offset = offsetof(cast_attrs, to), .is_required = true},
-    {.name = "saturate", .type = MQ_ATTR_INT, .offset = offsetof(cast_attrs, saturate), .i = 1},
+static void grad(const mq_op_grad *g)
+{
+    for (size_t i = 0, n = mq_elements(g->call.inputs[0]); i < n && g->dx[0] != NULL; i++) {
+        g->dx[0][i] = g->add[0] ? g->dx[0][i] + g->dy[0][i] : g->dy[0][i];
+    }
+}
+
+static const mq_attr_spec specs_1[] = {
+    {.name = "to",
+     .type = MQ_ATTR_STRING,
+     .offset = offsetof(cast_attrs, to_text),
+     .is_required = true},
     {.name = NULL},
 };
 
-const mq_op mq_op_cast = {
-    .name = "Cast",
-    .domain = "",
-    .since = 6,
-    .in = {1, 1},
-    .out = {1, 1},
-    .args = {{0, MQ_T_FIXED}},
-    .attrs_bytes = sizeof(cast_attrs),
-    .specs = specs,
-    .parse = parse,
-    .shape = shape,
-    .run = run,
-    .reference = reference,
-    .cases = "to=1 | i32[A,B]; to=1 | u8[A]; to=1 | f64[A]; to=11 | f32[A]; to=1 | i64[A,B,C];"
-             "to=1 | f16{1.5,-2,65504,0}; to=10 | f32{1.5,-2,65520,1e-7}; to=9 | f32{0,1,-2};"
-             "to=3 | f32{1000,-1000,1.9,-1.9}; to=7 | f32[A]; to=6 | i64{5,-5}; to=1 | bool{1,0}",
+static const mq_attr_spec specs_6[] = {
+    {.name = "to", .type = MQ_ATTR_INT, .offset = offsetof(cast_attrs, to), .is_required = true},
+    {.name = "saturate", .type = MQ_ATTR_INT, .offset = offsetof(cast_attrs, saturate), .i = 1},
+    {.name = "round_mode",
+     .type = MQ_ATTR_STRING,
+     .offset = offsetof(cast_attrs, round_mode),
+     .s = "up"},
+    {.name = NULL},
 };
+
+static const mq_attr_spec specs_like[] = {
+    {.name = "saturate", .type = MQ_ATTR_INT, .offset = offsetof(cast_attrs, saturate), .i = 1},
+    {.name = "round_mode",
+     .type = MQ_ATTR_STRING,
+     .offset = offsetof(cast_attrs, round_mode),
+     .s = "up"},
+    {.name = NULL},
+};
+
+#define CAST(symbol, name_, since_, in_, specs_, parse_, shape_, flags_, cases_)                   \
+    const mq_op mq_op_##symbol = {                                                                 \
+        .name = name_,                                                                             \
+        .domain = "",                                                                              \
+        .since = since_,                                                                           \
+        .in = {in_, in_},                                                                          \
+        .out = {1, 1},                                                                             \
+        .args = {{0, MQ_T_FIXED}},                                                                 \
+        .flags = flags_,                                                                           \
+        .attrs_bytes = sizeof(cast_attrs),                                                         \
+        .specs = specs_,                                                                           \
+        .parse = parse_,                                                                           \
+        .shape = shape_,                                                                           \
+        .run = run,                                                                                \
+        .grad = grad,                                                                              \
+        .cases = cases_,                                                                           \
+    }
+CAST(cast_1, "Cast", 1, 1, specs_1, parse_1, shape, 0, "to=INT32 | f32[A,B]");
+CAST(cast_6, "Cast", 6, 1, specs_6, parse, shape, 0,
+     "to=1 | i32[A]; to=7 | f32[A,B]; to=11 | f32[A]; to=1 | u8[A]; to=9 | f32[A]; to=10 | f32[A]");
+CAST(cast_like, "CastLike", 15, 2, specs_like, NULL, shape_like, 0, "| f32[A,B] i32[C]");

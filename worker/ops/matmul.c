@@ -1,77 +1,22 @@
 /* MatMul as numpy.matmul: the last two dimensions multiply, those before broadcast; a 1-D operand
  * is a row (left) or a column (right) whose dimension is dropped from the result.
  * onnx.ai/onnx/operators/onnx__MatMul.html */
+#include "worker/ops/product.h"
+
 #include "worker/blas/blas.h"
-#include "worker/ops/pair.h"
 
-/* A product of batches: batch b of the output takes batch pair.a / pair.b of the operands. */
-typedef struct product {
-    int64_t m, n, k;
-    mq_pair batch; /* over the dimensions before the last two, in matrices */
-    size_t count;  /* matrices in the output */
-} product;
-
-/* Shape with at least two dimensions: the operand as matrices. */
-static mq_shape as_matrix(const mq_shape *s, bool is_left)
-{
-    return s->rank != 1
-               ? *s
-               : (is_left ? (mq_shape){2, {1, s->dims[0]}} : (mq_shape){2, {s->dims[0], 1}});
-}
+typedef mq_product product;
 
 static mq_code shape(const mq_op_call *call, mq_error *err)
 {
-    const mq_shape *sa = &call->inputs[0]->shape, *sb = &call->inputs[1]->shape;
-    char ta[128], tb[128];
-    mq_shape a = as_matrix(sa, true), b = as_matrix(sb, false), y;
-    if (sa->rank < 1 || sb->rank < 1 || a.dims[a.rank - 1] != b.dims[b.rank - 2]) {
-        return mq_fail(err, MQ_E_ARG, "shapes %s and %s do not multiply",
-                       mq_shape_text(sa, ta, sizeof ta), mq_shape_text(sb, tb, sizeof tb));
-    }
-    int64_t m = a.dims[a.rank - 2], n = b.dims[b.rank - 1];
-    a.rank -= 2;
-    b.rank -= 2;
-    mq_code code = mq_broadcast(&a, &b, &y, err);
-    if (code != MQ_OK) {
-        return code;
-    }
-    if (sa->rank > 1) {
-        y.dims[y.rank++] = m;
-    }
-    if (sb->rank > 1) {
-        y.dims[y.rank++] = n;
-    }
     call->outputs[0]->dtype = call->inputs[0]->dtype;
-    call->outputs[0]->shape = y;
-    return MQ_OK;
+    return mq_product_shape(&call->inputs[0]->shape, &call->inputs[1]->shape,
+                            &call->outputs[0]->shape, err);
 }
 
 static product product_of(const mq_op_call *call)
 {
-    mq_shape a = as_matrix(&call->inputs[0]->shape, true);
-    mq_shape b = as_matrix(&call->inputs[1]->shape, false), y = {.rank = 0};
-    product p = {.m = a.dims[a.rank - 2], .n = b.dims[b.rank - 1], .k = a.dims[a.rank - 1]};
-    a.rank -= 2;
-    b.rank -= 2;
-    if (b.rank == 0) { /* one matrix for all: the left operand is a single tall matrix */
-        p.m *= (int64_t)mq_dims_product(&a, 0, a.rank);
-        a.rank = 0;
-    }
-    if (mq_broadcast(&a, &b, &y, NULL) != MQ_OK) {
-        return p; /* shape() has refused it before */
-    }
-    p.batch = mq_pair_of(&a, &b, &y);
-    p.count = mq_dims_product(&y, 0, y.rank);
-    return p;
-}
-
-/* Matrix indices of the operands for output matrix i. */
-static void batch_at(const product *p, size_t i, size_t *a, size_t *b)
-{
-    size_t n = p->batch.dims[p->batch.rank - 1], last = i % n;
-    mq_pair_at(&p->batch, i / n, a, b);
-    *a += last * p->batch.a[p->batch.rank - 1];
-    *b += last * p->batch.b[p->batch.rank - 1];
+    return mq_product_of(&call->inputs[0]->shape, &call->inputs[1]->shape);
 }
 
 #define INT_PRODUCT(type)                                                                          \
@@ -137,7 +82,7 @@ static mq_code run(const mq_op_call *call, mq_error *err)
     size_t bytes_a = (size_t)(p.m * p.k) * each, bytes_b = (size_t)(p.k * p.n) * each;
     for (size_t i = 0; i < p.count; i++) {
         size_t a, b;
-        batch_at(&p, i, &a, &b);
+        mq_product_at(&p, i, &a, &b);
         one(&p, y->dtype, (const uint8_t *)call->inputs[0]->data + a * bytes_a,
             (const uint8_t *)call->inputs[1]->data + b * bytes_b,
             (uint8_t *)y->data + i * (size_t)(p.m * p.n) * each);
@@ -159,7 +104,7 @@ static void grad(const mq_op_grad *g)
     }
     for (size_t i = 0; i < p.count; i++) {
         size_t a, b;
-        batch_at(&p, i, &a, &b);
+        mq_product_at(&p, i, &a, &b);
         const float *dy = g->dy[0] + i * size_y;
         if (g->dx[0] != NULL) {
             mq_blas_gemm(&(mq_gemm){.m = p.m,
@@ -204,7 +149,7 @@ static mq_code reference(const mq_op_call *call, mq_error *err)
     product p = product_of(call);
     for (size_t i = 0; i < p.count; i++) {
         size_t a, b;
-        batch_at(&p, i, &a, &b);
+        mq_product_at(&p, i, &a, &b);
         for (int64_t e = 0; e < p.m * p.n; e++) {
             double sum = 0.0;
             for (int64_t j = 0; j < p.k; j++) {

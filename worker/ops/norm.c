@@ -1,0 +1,299 @@
+/* BatchNormalization as inference sees it, and LayerNormalization. */
+#include "worker/ops/kit.h"
+
+typedef struct norm_attrs {
+    float epsilon, momentum;
+    int64_t spatial, is_test, training_mode, axis, stash_type;
+    mq_ints consumed_inputs;
+} norm_attrs;
+
+#define F32(t) ((const float *)(t)->data)
+
+/* --- BatchNormalization: y = (x - mean) / sqrt(var + epsilon) * scale + bias, per channel --- */
+
+static mq_code batch_parse(const mq_node *node, int64_t opset, void *attrs, mq_error *err)
+{
+    (void)node;
+    (void)opset;
+    const norm_attrs *a = attrs;
+    if (a->training_mode != 0 || a->spatial == 0) {
+        return mq_fail(err, MQ_E_UNSUPPORTED, "%s",
+                       a->spatial == 0 ? "spatial 0 is not supported"
+                                       : "training_mode 1: export the model for inference");
+    }
+    return MQ_OK;
+}
+
+static mq_code batch_shape(const mq_op_call *call, mq_error *err)
+{
+    const mq_shape *x = &call->inputs[0]->shape;
+    int64_t channels = x->rank < 2 ? 1 : x->dims[1];
+    for (uint32_t i = 1; i < 5; i++) {
+        const mq_shape *s = &call->inputs[i]->shape;
+        if (s->rank != 1 || s->dims[0] != channels) {
+            return mq_fail(err, MQ_E_ARG, "input %u must have shape [%lld]", i,
+                           (long long)channels);
+        }
+    }
+    return mq_shape_same(call, err);
+}
+
+static size_t batch_scratch(const mq_op_call *call)
+{
+    return 2 * mq_elements(call->inputs[1]) * sizeof(float);
+}
+
+/* Per channel: y = x * factor + shift. */
+static void batch_factors(const mq_op_call *call, float *factor, float *shift)
+{
+    const norm_attrs *a = call->attrs;
+    for (size_t c = 0, n = mq_elements(call->inputs[1]); c < n; c++) {
+        factor[c] = F32(call->inputs[1])[c] / sqrtf(F32(call->inputs[4])[c] + a->epsilon);
+        shift[c] = F32(call->inputs[2])[c] - F32(call->inputs[3])[c] * factor[c];
+    }
+}
+
+static mq_code batch_run(const mq_op_call *call, mq_error *err)
+{
+    (void)err;
+    const mq_shape *s = &call->inputs[0]->shape;
+    size_t channels = mq_elements(call->inputs[1]);
+    size_t inner = s->rank < 2 ? 1 : mq_dims_product(s, 2, s->rank);
+    size_t outer = s->rank < 1 ? 1 : (size_t)s->dims[0];
+    float *factor = call->scratch, *shift = factor + channels;
+    batch_factors(call, factor, shift);
+    const float *x = call->inputs[0]->data;
+    float *y = call->outputs[0]->data;
+    for (size_t row = 0; row < outer * channels; row++) {
+        float f = factor[row % channels], b = shift[row % channels];
+        for (size_t i = 0; i < inner; i++) {
+            y[row * inner + i] = x[row * inner + i] * f + b;
+        }
+    }
+    return MQ_OK;
+}
+
+/* The statistics stay as they are; scale and bias are trained. */
+static void batch_grad(const mq_op_grad *g)
+{
+    const mq_op_call *call = &g->call;
+    const norm_attrs *a = call->attrs;
+    const mq_shape *s = &call->inputs[0]->shape;
+    size_t channels = mq_elements(call->inputs[1]);
+    size_t inner = s->rank < 2 ? 1 : mq_dims_product(s, 2, s->rank);
+    for (uint32_t i = 1; i < 5; i++) {
+        if (g->dx[i] != NULL && !g->add[i]) {
+            memset(g->dx[i], 0, channels * sizeof(float));
+        }
+    }
+    for (size_t k = 0, n = mq_elements(call->inputs[0]); k < n; k++) {
+        size_t c = k / inner % channels;
+        float inverse = 1.0f / sqrtf(F32(call->inputs[4])[c] + a->epsilon), d = g->dy[0][k];
+        if (g->dx[0] != NULL) {
+            float v = d * F32(call->inputs[1])[c] * inverse;
+            g->dx[0][k] = g->add[0] ? g->dx[0][k] + v : v;
+        }
+        if (g->dx[1] != NULL) {
+            g->dx[1][c] += d * (F32(call->inputs[0])[k] - F32(call->inputs[3])[c]) * inverse;
+        }
+        if (g->dx[2] != NULL) {
+            g->dx[2][c] += d;
+        }
+    }
+}
+
+static mq_code batch_reference(const mq_op_call *call, mq_error *err)
+{
+    (void)err;
+    const norm_attrs *a = call->attrs;
+    const mq_shape *s = &call->inputs[0]->shape;
+    size_t channels = mq_elements(call->inputs[1]);
+    size_t inner = s->rank < 2 ? 1 : mq_dims_product(s, 2, s->rank);
+    for (size_t k = 0, n = mq_elements(call->inputs[0]); k < n; k++) {
+        size_t c = k / inner % channels;
+        double x = (double)F32(call->inputs[0])[k] - (double)F32(call->inputs[3])[c];
+        x /= sqrt((double)F32(call->inputs[4])[c] + (double)a->epsilon);
+        ((float *)call->outputs[0]->data)[k] =
+            (float)(x * (double)F32(call->inputs[1])[c] + (double)F32(call->inputs[2])[c]);
+    }
+    return MQ_OK;
+}
+
+static const mq_attr_spec batch_specs[] = {
+    {.name = "epsilon", .type = MQ_ATTR_FLOAT, .offset = offsetof(norm_attrs, epsilon), .f = 1e-5f},
+    {.name = "momentum",
+     .type = MQ_ATTR_FLOAT,
+     .offset = offsetof(norm_attrs, momentum),
+     .f = 0.9f},
+    {.name = "spatial", .type = MQ_ATTR_INT, .offset = offsetof(norm_attrs, spatial), .i = 1},
+    {.name = "is_test", .type = MQ_ATTR_INT, .offset = offsetof(norm_attrs, is_test)},
+    {.name = "training_mode", .type = MQ_ATTR_INT, .offset = offsetof(norm_attrs, training_mode)},
+    {.name = "consumed_inputs",
+     .type = MQ_ATTR_INTS,
+     .offset = offsetof(norm_attrs, consumed_inputs)},
+    {.name = NULL},
+};
+
+const mq_op mq_op_batch_normalization = {
+    .name = "BatchNormalization",
+    .domain = "",
+    .since = 1,
+    .in = {5, 5},
+    .out = {1, 1},
+    .args = {{'T', MQ_T(MQ_DT_F32)}},
+    .params = 6,
+    .grad_keeps = MQ_GRAD_INPUTS,
+    .attrs_bytes = sizeof(norm_attrs),
+    .specs = batch_specs,
+    .parse = batch_parse,
+    .shape = batch_shape,
+    .scratch = batch_scratch,
+    .run = batch_run,
+    .grad = batch_grad,
+    .reference = batch_reference,
+    .cases = "| f32[N,C,H] f32[C] f32[C] f32[C] f32[C]+;"
+             "epsilon=0.01 | f32[N,C] f32[C] f32[C] f32[C] f32[C]+",
+};
+
+/* --- LayerNormalization: over dimensions axis.. --- */
+
+static mq_code layer_shape(const mq_op_call *call, mq_error *err)
+{
+    const norm_attrs *a = call->attrs;
+    const mq_shape *x = &call->inputs[0]->shape;
+    int32_t axis;
+    mq_code code = mq_axis(a->axis, x->rank, &axis, err);
+    mq_shape part = {.rank = 0}, both;
+    for (int32_t i = axis; i < x->rank && code == MQ_OK; i++) {
+        part.dims[part.rank++] = x->dims[i];
+    }
+    for (uint32_t i = 1; i < call->input_count && code == MQ_OK; i++) {
+        if (call->inputs[i] != NULL) {
+            code = mq_broadcast(&call->inputs[i]->shape, &part, &both, err);
+            if (code == MQ_OK && !mq_shape_eq(&call->inputs[i]->shape, &part)) {
+                code = mq_fail(err, MQ_E_UNSUPPORTED, "input %u is not of the normalized shape", i);
+            }
+        }
+    }
+    mq_shape kept = *x;
+    for (int32_t i = axis; i < x->rank && code == MQ_OK; i++) {
+        kept.dims[i] = 1;
+    }
+    for (uint32_t i = 1; i < 3; i++) {
+        mq_tensor *more = mq_call_output(call, i);
+        if (more != NULL) {
+            more->dtype = MQ_DT_F32;
+            more->shape = kept;
+        }
+    }
+    return code == MQ_OK ? mq_shape_same(call, err) : code;
+}
+
+/* Mean and 1 / deviation of one row, summed in order. */
+static void moments(const float *x, size_t n, float epsilon, float *mean, float *inverse)
+{
+    double sum = 0.0, square = 0.0;
+    for (size_t i = 0; i < n; i++) {
+        sum += (double)x[i];
+    }
+    double m = sum / (double)n;
+    for (size_t i = 0; i < n; i++) {
+        square += ((double)x[i] - m) * ((double)x[i] - m);
+    }
+    *mean = (float)m;
+    *inverse = (float)(1.0 / sqrt(square / (double)n + (double)epsilon));
+}
+
+static size_t layer_width(const mq_op_call *call)
+{
+    const norm_attrs *a = call->attrs;
+    const mq_shape *x = &call->inputs[0]->shape;
+    int32_t axis = (int32_t)(a->axis < 0 ? a->axis + x->rank : a->axis);
+    return mq_dims_product(x, axis, x->rank);
+}
+
+static mq_code layer_run(const mq_op_call *call, mq_error *err)
+{
+    (void)err;
+    const norm_attrs *a = call->attrs;
+    const mq_tensor *bias = mq_call_input(call, 2);
+    mq_tensor *means = mq_call_output(call, 1), *inverses = mq_call_output(call, 2);
+    size_t n = layer_width(call), rows = n == 0 ? 0 : mq_elements(call->inputs[0]) / n;
+    const float *scale = F32(call->inputs[1]);
+    for (size_t r = 0; r < rows; r++) {
+        const float *x = F32(call->inputs[0]) + r * n;
+        float *y = (float *)call->outputs[0]->data + r * n, mean, inverse;
+        moments(x, n, a->epsilon, &mean, &inverse);
+        for (size_t i = 0; i < n; i++) {
+            float v = (x[i] - mean) * inverse * scale[i];
+            y[i] = bias == NULL ? v : v + F32(bias)[i];
+        }
+        if (means != NULL) {
+            ((float *)means->data)[r] = mean;
+        }
+        if (inverses != NULL) {
+            ((float *)inverses->data)[r] = inverse;
+        }
+    }
+    return MQ_OK;
+}
+
+/* With h = (x - mean) / deviation and e = dy scale: dx = (e - mean(e) - h mean(e h)) / deviation.
+ */
+static void layer_grad(const mq_op_grad *g)
+{
+    const mq_op_call *call = &g->call;
+    const norm_attrs *a = call->attrs;
+    size_t n = layer_width(call), rows = n == 0 ? 0 : mq_elements(call->inputs[0]) / n;
+    for (uint32_t i = 1; i < call->input_count; i++) {
+        if (g->dx[i] != NULL && !g->add[i]) {
+            memset(g->dx[i], 0, n * sizeof(float));
+        }
+    }
+    for (size_t r = 0; r < rows; r++) {
+        const float *x = F32(call->inputs[0]) + r * n, *scale = F32(call->inputs[1]);
+        const float *dy = g->dy[0] + r * n;
+        float mean, inverse, sum = 0.0f, sum_h = 0.0f;
+        moments(x, n, a->epsilon, &mean, &inverse);
+        for (size_t i = 0; i < n; i++) {
+            float h = (x[i] - mean) * inverse;
+            sum += dy[i] * scale[i];
+            sum_h += dy[i] * scale[i] * h;
+            if (g->dx[1] != NULL) {
+                g->dx[1][i] += dy[i] * h;
+            }
+            if (call->input_count > 2 && g->dx[2] != NULL) {
+                g->dx[2][i] += dy[i];
+            }
+        }
+        for (size_t i = 0; i < n && g->dx[0] != NULL; i++) {
+            float h = (x[i] - mean) * inverse;
+            float v = (dy[i] * scale[i] - sum / (float)n - h * (sum_h / (float)n)) * inverse;
+            g->dx[0][r * n + i] = g->add[0] ? g->dx[0][r * n + i] + v : v;
+        }
+    }
+}
+
+static const mq_attr_spec layer_specs[] = {
+    {.name = "epsilon", .type = MQ_ATTR_FLOAT, .offset = offsetof(norm_attrs, epsilon), .f = 1e-5f},
+    {.name = "axis", .type = MQ_ATTR_INT, .offset = offsetof(norm_attrs, axis), .i = -1},
+    {.name = "stash_type", .type = MQ_ATTR_INT, .offset = offsetof(norm_attrs, stash_type), .i = 1},
+    {.name = NULL},
+};
+
+const mq_op mq_op_layer_normalization = {
+    .name = "LayerNormalization",
+    .domain = "",
+    .since = 17,
+    .in = {2, 3},
+    .out = {1, 3},
+    .args = {{'T', MQ_T(MQ_DT_F32)}},
+    .params = 6,
+    .grad_keeps = MQ_GRAD_INPUTS,
+    .attrs_bytes = sizeof(norm_attrs),
+    .specs = layer_specs,
+    .shape = layer_shape,
+    .run = layer_run,
+    .grad = layer_grad,
+    .cases = "| f32[A,B,C] f32[C] f32[C]; axis=1 | f32[A,B,C] f32[B,C]",
+};
