@@ -61,9 +61,9 @@ static void pruning_with_finetuning_keeps_zeros_and_wins_accuracy_back(void **st
     json_t *once = run_body("optimize", "{\"model\":\"m@1\",\"passes\":[\"prune:0.9\"],"
                                         "\"eval\":\"fashion\"}");
     json_t *tuned = run_body("optimize", "{\"model\":\"m@1\",\"passes\":[\"prune:0.9\"],"
-                                         "\"data\":\"fashion\",\"finetune_epochs\":3,\"lr\":0.05}");
+                                         "\"data\":\"fashion\",\"finetune_epochs\":4,\"lr\":0.1}");
     json_t *again = run_body("optimize", "{\"model\":\"m@1\",\"passes\":[\"prune:0.9\"],"
-                                         "\"data\":\"fashion\",\"finetune_epochs\":3,\"lr\":0.05}");
+                                         "\"data\":\"fashion\",\"finetune_epochs\":4,\"lr\":0.1}");
     double before = number_at(once, "meta.report.before.accuracy");
     double at_once = number_at(once, "meta.metrics.accuracy");
     double after = number_at(tuned, "meta.metrics.accuracy");
@@ -77,7 +77,7 @@ static void pruning_with_finetuning_keeps_zeros_and_wins_accuracy_back(void **st
     size_t weights = 784 * 64 + 64 * 10, kept = weights - weights * 9 / 10;
     assert_true(number_at(tuned, "meta.nonzero") <= (double)(kept + 74 + 2));
     assert_true(number_at(tuned, "meta.nonzero") >= (double)kept * 0.99);
-    assert_int_equal(number_at(tuned, "meta.report.finetune.steps"), 3 * (10000 / 256));
+    assert_int_equal(number_at(tuned, "meta.report.finetune.steps"), 4 * (10000 / 256));
     assert_int_equal(number_at(tuned, "meta.report.before.bytes"),
                      number_at(tuned, "meta.report.after.bytes"));
     assert_true(number_at(tuned, "meta.report.after.latency_us") > 0);

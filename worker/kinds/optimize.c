@@ -4,7 +4,7 @@
  *   {"model":"demo@3", "passes":["prune:0.8","quantize:int8"],
  *    "data":"fashion@1",       for fine-tuning; for the accuracies too when there is no eval
  *    "eval":"fashion-test@1",  for the accuracies
- *    "finetune_epochs":0, "lr":0.02, "momentum":0.9, "batch":256, "seed":1}
+ *    "finetune_epochs":0, "lr":0.05, "momentum":0.9, "batch":256, "seed":1}
  *
  * Passes run in the order of worker/passes/passes.def whatever order they are named in. Fine-tuning
  * follows right behind prune and keeps pruned weights at 0. Result {"name","meta"}; the report is
@@ -88,7 +88,7 @@ static mq_code read_passes(work *w, mq_error *err)
 static mq_code read_numbers(work *w, mq_error *err)
 {
     int64_t epochs = 0, batch = 256, seed = 1;
-    w->finetune = (mq_finetune_options){.lr = 0.02, .momentum = 0.9, .keep_zeros = true};
+    w->finetune = (mq_finetune_options){.lr = 0.05, .momentum = 0.9, .keep_zeros = true};
     mq_code code = mq_body_int(&w->body, "finetune_epochs", 0, EPOCHS_MAX, &epochs, err);
     if (code == MQ_OK) {
         code = mq_body_int(&w->body, "batch", 1, BATCH_MAX, &batch, err);

@@ -122,7 +122,8 @@ static mq_code run_step(tuning *t, const mq_permutation *order, mq_error *err)
     for (size_t i = 0; i < t->count; i++) {
         t->grads[i] = t->is_free[i] ? t->grads[i] : 0.0f;
     }
-    mq_sgd sgd = {(float)t->options->lr, (float)t->options->momentum, 0.0f};
+    double left = 1.0 - (double)t->step / (double)(t->steps_per_epoch * t->options->epochs);
+    mq_sgd sgd = {(float)(t->options->lr * left), (float)t->options->momentum, 0.0f};
     mq_vec_sgd(&sgd, t->grads, t->weights, t->momentum, t->count);
     t->loss_sum += stats.loss_sum;
     t->correct += (uint64_t)stats.correct;

@@ -12,7 +12,8 @@
 typedef struct mq_finetune_options {
     uint32_t epochs; /* at least 1 */
     uint32_t batch;  /* rows of a step; at most the dataset's */
-    double lr, momentum;
+    double lr;       /* of the first step; falls to 0 in a straight line */
+    double momentum;
     uint64_t seed;
     bool keep_zeros;
 } mq_finetune_options;
