@@ -30,6 +30,9 @@ const mq_command_row *mq_commands(size_t *count)
 /* ---- errors ---- */
 
 static void say(const mq_cli *cli, const char *fmt, va_list args)
+    __attribute__((format(printf, 2, 0)));
+
+static void say(const mq_cli *cli, const char *fmt, va_list args)
 {
     char text[1024];
     (void)vsnprintf(text, sizeof text, fmt, args);

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/../.."
 B=${B:-build/release}
 status=0
 for core in broker/core worker/core client/src/core; do
-    objects=$(find "$B/$core" -name '*.o' 2>/dev/null || true)
+    objects=$(find "$B/$core" "$B/$core.o" -name '*.o' 2>/dev/null || true)
     [ -n "$objects" ] || continue
     # What one object of the core takes from another is defined; sanitizers and coverage add their own.
     # shellcheck disable=SC2086
