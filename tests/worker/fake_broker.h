@@ -23,6 +23,7 @@
 
 #include "shared/base/clock.h"
 #include "shared/wire/messages.h"
+#include "worker/io/supervisor.h"
 
 enum {
     FAKE_WAIT_MS = 60000,
@@ -384,6 +385,83 @@ FAKE pid_t fake_slot_pid(const fake_broker *f, uint32_t worker)
         (void)fclose(file);
     }
     return (pid_t)strtol(text, NULL, 10);
+}
+
+/* Runs the worker's code in this process, as maasq-worker would. */
+FAKE int fake_worker_main(int argc, char **argv)
+{
+    mq_worker_options options;
+    mq_error err;
+    if (mq_worker_options_read(&options, argc, argv, &err) != MQ_OK) {
+        fprintf(stderr, "%s\n", err.text);
+        return 2;
+    }
+    mq_log_setup("worker", options.log_level, false);
+    int status = mq_supervisor_run(&options);
+    mq_worker_options_release(&options);
+    return status;
+}
+
+/* --- gangs: the members are (worker, seat) pairs --- */
+
+typedef struct fake_member {
+    uint32_t worker;
+    uint64_t seat;
+    uint64_t grant;
+} fake_member;
+
+FAKE void fake_members(fake_broker *f, const fake_member *members, uint32_t count,
+                       mq_msg_member *out)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        const fake_worker *w = &f->workers[members[i].worker];
+        out[i] = (mq_msg_member){.seat = members[i].seat,
+                                 .worker = mq_str(w->id),
+                                 .host = mq_str(w->host),
+                                 .gang_unix = mq_str(w->gang_unix),
+                                 .gang_tcp = mq_str(w->gang_tcp)};
+    }
+}
+
+/* Grants member `which` its seat under this roster. */
+FAKE void fake_gang_job(fake_broker *f, fake_member *members, uint32_t count, uint32_t which,
+                        uint64_t gang_epoch, const char *kind, const char *body)
+{
+    mq_msg_member list[8];
+    fake_members(f, members, count, list);
+    members[which].grant = ++f->grant;
+    mq_msg_job_item item = {
+        .id = mq_str("01ARZ3NDEKTSV4RRFFQ69G5FAV"),
+        .epoch = 1,
+        .grant = members[which].grant,
+        .kind = mq_str(kind),
+        .attempt = 1,
+        .lease_ms = FAKE_LEASE_MS,
+        .seat = members[which].seat,
+        .gang_epoch = gang_epoch,
+        .members = list,
+        .members_count = count,
+        .len = strlen(body),
+    };
+    mq_msg_job m = {.jobs = &item, .jobs_count = 1};
+    fake_send(f, &f->workers[members[which].worker], MQ_CMD_job, &m, mq_str(body));
+}
+
+/* A new roster to all its members, who hold the grants they had. */
+FAKE void fake_roster(fake_broker *f, const fake_member *members, uint32_t count,
+                      uint64_t gang_epoch)
+{
+    mq_msg_member list[8];
+    fake_members(f, members, count, list);
+    for (uint32_t i = 0; i < count; i++) {
+        mq_msg_roster m = {.id = mq_str("01ARZ3NDEKTSV4RRFFQ69G5FAV"),
+                           .epoch = 1,
+                           .grant = members[i].grant,
+                           .gang_epoch = gang_epoch,
+                           .members = list,
+                           .members_count = count};
+        fake_send(f, &f->workers[members[i].worker], MQ_CMD_roster, &m, (mq_span){0});
+    }
 }
 
 #endif

@@ -1,7 +1,6 @@
 /* A real supervisor with real slot processes against a broker played by the test. This program is
  * all three: started with --broker it is a supervisor, with --slot a slot. */
 #include "tests/worker/fake_broker.h"
-#include "worker/io/supervisor.h"
 #include "worker/slot/slot_main.h"
 
 static fake_broker f;
@@ -279,21 +278,6 @@ static void slots_die_with_their_supervisor(void **state)
     }
 }
 
-static int worker_main(int argc, char **argv)
-{
-    mq_worker_options options;
-    mq_error err;
-    /* A later --broker replaces the one before it. */
-    if (mq_worker_options_read(&options, argc, argv, &err) != MQ_OK) {
-        fprintf(stderr, "%s\n", err.text);
-        return 2;
-    }
-    mq_log_setup("worker", options.log_level, false);
-    int status = mq_supervisor_run(&options);
-    mq_worker_options_release(&options);
-    return status;
-}
-
 #define TEST(name) cmocka_unit_test_setup_teardown(name, open_broker, close_broker)
 
 int main(int argc, char **argv)
@@ -302,7 +286,7 @@ int main(int argc, char **argv)
         return mq_slot_main((int)strtol(argv[2], NULL, 10));
     }
     if (argc > 2 && strcmp(argv[1], "--broker") == 0) {
-        return worker_main(argc, argv);
+        return fake_worker_main(argc, argv);
     }
     const struct CMUnitTest tests[] = {
         TEST(an_echo_job_gives_its_body_back),

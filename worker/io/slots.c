@@ -58,14 +58,29 @@ mq_kept_job *mq_sv_job_of(mq_supervisor *sv, uint32_t slot)
 
 /* --- jobs --- */
 
+static bool is_member(const mq_msg_job_item *it)
+{
+    for (uint32_t i = 0; i < it->members_count; i++) {
+        if (it->members[i].seat == it->seat) {
+            return true;
+        }
+    }
+    return false;
+}
+
 void mq_sv_slot_start_job(mq_supervisor *sv, uint32_t slot, uint32_t job, int64_t now_ms)
 {
     mq_slot_process *p = &sv->slots[slot];
     const mq_kept_job *kept = &sv->kept[job];
     const mq_msg_job_item *it = &kept->item;
+    mq_error err = {0};
     if (!kept->is_used) {
-        mq_error err;
         mq_fail(&err, MQ_E_BUSY, "no memory for the job's body");
+    } else if (it->gang_epoch > 0 && !is_member(it)) {
+        mq_fail(&err, MQ_E_INTERNAL, "roster: seat %llu is not in it",
+                (unsigned long long)it->seat);
+    }
+    if (err.code != MQ_OK) {
         mq_ws_on_ended(&sv->session, slot, &err, 0, 0, now_ms, &sv->actions);
         return;
     }

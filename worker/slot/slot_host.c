@@ -75,6 +75,7 @@ static mq_code on_run(mq_slot_host *sh, const mq_slot_run *m, mq_error *err)
     }
     mq_arena_reset(a);
     sh->run = m->run;
+    sh->gang_epoch = m->gang_epoch;
     sh->checkpointed = m->checkpoint_step;
     sh->host = (mq_host){
         .ops = &mq_slot_ops,
@@ -264,7 +265,7 @@ mq_code mq_slot_host_hello(mq_slot_host *sh, const char *fingerprint, mq_error *
 
 mq_code mq_slot_host_next(mq_slot_host *sh, mq_error *err)
 {
-    while (sh->run == 0) {
+    while (sh->run == 0 || sh->roster.epoch < sh->gang_epoch) {
         mq_code code = mq_slot_pump(sh, 3600000, err);
         if (code != MQ_OK) {
             return code;
@@ -333,7 +334,7 @@ mq_code mq_slot_host_end(mq_slot_host *sh, mq_code code, uint64_t run_us, const 
     mq_outcome_reset(&sh->outcome);
     mq_slot_gang_reset(sh);
     reply_clear(&sh->reply);
-    sh->run = 0;
+    sh->run = sh->gang_epoch = 0;
     sh->progress_ms = 0;
     return sent != MQ_OK ? sent : drain_out(sh, 0, err);
 }

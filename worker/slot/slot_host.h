@@ -36,7 +36,8 @@ typedef struct mq_slot_host {
     bool want_fingerprint;
     mq_arena strings; /* of the current job */
     mq_outcome outcome;
-    uint64_t run; /* number of the current or pending run; 0 = none */
+    uint64_t run;        /* number of the current or pending run; 0 = none */
+    uint64_t gang_epoch; /* of the run: it begins once this roster is here */
     uint64_t rid;
     mq_slot_reply reply;
     mq_roster roster;

@@ -13,17 +13,17 @@
 
 enum { START_MS = 30000 };
 
-static mq_code run_kind(mq_slot_host *sh, mq_error *failure)
+static mq_code run_kind(mq_host *host, mq_error *err)
 {
-    const mq_kind *kind = mq_kind_find(mq_str(sh->host.kind));
+    const mq_kind *kind = mq_kind_find(mq_str(host->kind));
     if (kind == NULL) {
-        return mq_fail(failure, MQ_E_UNSUPPORTED, "kind: \"%.64s\" is not one of this worker's",
-                       sh->host.kind);
+        return mq_fail(err, MQ_E_UNSUPPORTED, "kind: \"%.64s\" is not one of this worker's",
+                       host->kind);
     }
-    return kind->run(&sh->host, failure);
+    return kind->run(host, err);
 }
 
-static mq_code serve(mq_slot_host *sh, mq_error *err)
+static mq_code serve(mq_slot_host *sh, mq_kind_run *run, mq_error *err)
 {
     for (;;) {
         mq_error failure = {0};
@@ -32,7 +32,7 @@ static mq_code serve(mq_slot_host *sh, mq_error *err)
             return code;
         }
         int64_t start_ns = mq_clock_mono_ns();
-        mq_code ran = run_kind(sh, &failure);
+        mq_code ran = run(&sh->host, &failure);
         uint64_t run_us = (uint64_t)(mq_clock_mono_ns() - start_ns) / 1000;
         code = mq_slot_host_end(sh, ran, run_us, &failure, err);
         if (code != MQ_OK) {
@@ -42,6 +42,11 @@ static mq_code serve(mq_slot_host *sh, mq_error *err)
 }
 
 int mq_slot_main(int fd)
+{
+    return mq_slot_serve(fd, run_kind);
+}
+
+int mq_slot_serve(int fd, mq_kind_run *run)
 {
     mq_error err = {0};
     char fingerprint[MQ_SHA256_HEX] = "";
@@ -59,7 +64,7 @@ int mq_slot_main(int fd)
         code = mq_slot_host_hello(sh, fingerprint, &err);
     }
     if (code == MQ_OK) {
-        code = serve(sh, &err);
+        code = serve(sh, run, &err);
     }
     mq_slot_host_release(sh);
     free(sh);

@@ -2,8 +2,13 @@
 #ifndef MQ_WORKER_SLOT_SLOT_MAIN_H
 #define MQ_WORKER_SLOT_SLOT_MAIN_H
 
+#include "worker/kinds/kind.h"
+
 /* Serves jobs that come over the socket fd until its other end closes. Returns the exit status: 0,
  * or 1 when the supervisor broke the protocol. */
 int mq_slot_main(int fd);
+
+/* The same with one function for every kind: tests bring their own. */
+int mq_slot_serve(int fd, mq_kind_run *run);
 
 #endif
