@@ -111,11 +111,9 @@ static mq_code check_finishes(const mq_store_batch *b, mq_error *err)
             code = check_size("finish", i, "record", f->record, MQ_STORE_RECORD_MAX, err);
         }
         if (code == MQ_OK) {
-            size_t limit = f->is_dead ? MQ_STORE_INLINE_MAX : MQ_STORE_BODY_MAX;
-            code = check_size("finish", i, "result", f->result, limit, err);
+            code = check_size("finish", i, "result", f->result, MQ_STORE_BODY_MAX, err);
         }
-        if (code == MQ_OK && !f->is_dead &&
-            (f->retention_ms <= 0 || f->retention_ms > retention_max_ms)) {
+        if (code == MQ_OK && (f->retention_ms <= 0 || f->retention_ms > retention_max_ms)) {
             return mq_fail(err, MQ_E_ARG, "finish %u: retention of %lld ms is outside 1 ms..3660 d",
                            i, (long long)f->retention_ms);
         }

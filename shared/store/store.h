@@ -66,16 +66,16 @@ typedef struct mq_store_put {
 
 /* The end of a job: removed from live and req; written to the done bucket of its id's minute with
  * its result, whose expiry becomes at least now + retention_ms; or, when is_dead, to dead with its
- * body (and a result of at most MQ_STORE_INLINE_MAX bytes). Ignored, like a put, when the job is
- * not live; an is_new one is refused, like a create, when the id exists anywhere. was_dead: it is a
- * dead letter that goes to done for good (sweep, or an operator discards it); ignored when it is
- * not in dead. At most one of the three flags may be set. */
+ * body, for as long as it takes until it is revived or put away. Ignored, like a put, when the job
+ * is not live; an is_new one is refused, like a create, when the id exists anywhere. was_dead: it
+ * is a dead letter that goes to done for good (sweep, or an operator discards it); ignored when it
+ * is not in dead. At most one of the three flags may be set. */
 typedef struct mq_store_finish {
     mq_span id;
     uint64_t number;
     mq_span record;
     mq_span result;       /* may be empty */
-    int64_t retention_ms; /* > 0; not used by dead letters, whose sweep is the core's */
+    int64_t retention_ms; /* 1 ms .. 3660 days; of a dead letter: of a result that is large */
     bool is_dead;
     bool is_new;   /* never was in live: created and ended at once (memo, failed parent) */
     bool was_dead; /* is in dead, not in live */

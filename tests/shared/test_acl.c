@@ -270,8 +270,8 @@ static void commit_every_kind(world *w, mq_store *store, char ids[4][MQ_ULID_SIZ
                              .event = mq_str("e")};
     commit(w, store, second, 2);
     mq_store_finish ends[] = {
-        {.id = mq_str(ids[0]), .number = 0, .record = mq_str("d"), .is_dead = true},
-        {.id = mq_str(ids[1]), .number = 1, .record = mq_str("d"), .is_dead = true},
+        {.id = mq_str(ids[0]), .number = 0, .retention_ms = HOUR_MS, .is_dead = true},
+        {.id = mq_str(ids[1]), .number = 1, .retention_ms = HOUR_MS, .is_dead = true},
         {.id = mq_str(ids[2]), .number = 2, .result = large, .retention_ms = HOUR_MS},
         {.id = none, .record = mq_str("d"), .retention_ms = HOUR_MS},
     };

@@ -192,11 +192,16 @@ static void a_dead_job_keeps_its_body_and_can_run_again(void **state)
     create(w, id_of(w, 1, a), 1, "x", mq_str("small"));
     create(w, id_of(w, 2, b), 2, "x", large(w));
     mq_store_finish two[] = {
-        {.id = mq_str(a), .number = 1, .record = mq_str("da"), .is_dead = true},
+        {.id = mq_str(a),
+         .number = 1,
+         .record = mq_str("da"),
+         .retention_ms = HOUR_MS,
+         .is_dead = true},
         {.id = mq_str(b),
          .number = 2,
          .record = mq_str("db"),
-         .result = mq_str("why"),
+         .result = large(w),
+         .retention_ms = HOUR_MS,
          .is_dead = true},
     };
     commit(w, &(mq_store_batch){.finishes = two, .finish_count = 2});
@@ -204,7 +209,7 @@ static void a_dead_job_keeps_its_body_and_can_run_again(void **state)
     mq_test_sort(&w->got);
     assert_true(mq_span_is(w->got.pairs[1].field, b));
     assert_true(mq_span_is(w->got.pairs[1].value, "db"));
-    assert_job(w, mq_str(b), "db", mq_str("why"));
+    assert_job(w, mq_str(b), "db", large(w));
     mq_span ids[] = {mq_str(a), mq_str(b)};
     mq_test_bodies(w->store, ids, 2, &w->got);
     assert_int_equal(w->got.pair_count, 0);
