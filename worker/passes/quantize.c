@@ -2,9 +2,9 @@
  * (symmetric, so no zero point), activations are quantized to uint8 as they come. All in standard
  * operators, so that other runtimes run the file too:
  *
- *     x ─ DynamicQuantizeLinear ─┬ u8 ─────────────┐
- *                                ├ zero point ── MatMulInteger (w int8) ─ Cast ─ Mul ─ [Add bias] ─
- * y └ scale ── Mul (scales of w) ───────────────────┘
+ *     bytes, scale, zero = DynamicQuantizeLinear(x)
+ *     sums = MatMulInteger(bytes, w.int8, zero)
+ *     y = Cast(sums) * (scale * w.scale) + bias
  *
  * Left as they are: products of two activations, Gemm with transA or a beta that is not 1 with a
  * computed bias, weights of other ranks than 2. */
