@@ -219,7 +219,7 @@ install: all ## install below PREFIX (default /usr/local), staged below DESTDIR
 	$(call install_to,644,$(PREFIX)/share/man/man1,$(MAN1))
 	$(call install_to,644,$(PREFIX)/share/man/man3,$(MAN3))
 	$(call install_to,644,$(PREFIX)/share/man/man8,$(MAN8))
-	install -D -m 644 deploy/completion/maasq.bash '$(DESTDIR)$(PREFIX)/share/bash-completion/completions/maasq'
+	install -D -m 644 client/cli/completion/maasq.bash '$(DESTDIR)$(PREFIX)/share/bash-completion/completions/maasq'
 	install -d '$(DESTDIR)$(UNITDIR)'
 	for unit in deploy/systemd/*.service deploy/systemd/*.target; do \
 	  sed 's|/usr/local|$(PREFIX)|g' "$$unit" >'$(DESTDIR)$(UNITDIR)'/"$${unit##*/}" || exit 1; done
