@@ -12,6 +12,7 @@
 mq_kind_run mq_kind_run_infer;
 
 enum { INPUTS_MAX = 64, OUTPUTS_MAX = 64, NAME_SHOWN = 64, RESULT_BYTES_MAX = 256 << 20 };
+enum { INPUT_BYTES_MAX = 256 << 20 /* copied for alignment, where the job has no limit */ };
 
 /* "float32 [-1,784]" of what the model says. */
 static const char *signature(const mq_value_info *info, char *out, size_t size)
@@ -139,7 +140,7 @@ static mq_code answer(mq_host *host, mq_session *session, const mq_safetensors *
     if (code != MQ_OK) {
         return code;
     }
-    mq_arena_init(&arena, host->memory_bytes_max);
+    mq_arena_init(&arena, host->memory_bytes_max == 0 ? INPUT_BYTES_MAX : host->memory_bytes_max);
     if (!request->is_aligned) {
         code = align_inputs(inputs, count, &arena, err);
     }

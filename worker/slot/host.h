@@ -148,7 +148,7 @@ struct mq_host {
     const char *checkpoint_blob;  /* or "" */
     const char *checkpoint_chain; /* or "" */
     uint64_t checkpoint_step;     /* 0 when none */
-    size_t memory_bytes_max;      /* ceiling for arenas of this job */
+    size_t memory_bytes_max;      /* ceiling for arenas of this job; 0: none was set */
 };
 
 #endif

@@ -350,7 +350,7 @@ static void prepare(local_run *run, mq_local_host *owner, const mq_local_job *jo
         .checkpoint_blob = c->blob,
         .checkpoint_chain = c->chain,
         .checkpoint_step = c->step,
-        .memory_bytes_max = job->memory_bytes_max == 0 ? (size_t)4 << 30 : job->memory_bytes_max,
+        .memory_bytes_max = job->memory_bytes_max,
     };
 }
 

@@ -22,7 +22,7 @@ typedef struct mq_local_job {
     const char *model;       /* "name", "name@version", "name@alias"; NULL or "" = none */
     const char *id;          /* NULL: a new one. The same id again continues from its checkpoint. */
     uint32_t attempt;        /* 0 counts as 1 */
-    size_t memory_bytes_max; /* 0: 4 GiB */
+    size_t memory_bytes_max; /* 0: not limited, as in a slot by default */
 
     /* Each may be NULL. is_cancelled is asked by host->check. */
     void (*progress)(void *arg, mq_span json);
