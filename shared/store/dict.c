@@ -7,30 +7,21 @@
 
 enum { CAPACITY_MIN = 64 };
 
-static mq_span copy(mq_span s)
+static uint8_t *copy(mq_span s)
 {
-    uint8_t *data = malloc(s.len == 0 ? 1 : s.len);
+    uint8_t *data = malloc(s.len + 1);
     MQ_ASSERT(data != NULL);
     if (s.len > 0) {
         memcpy(data, s.data, s.len);
     }
-    return mq_span_of(data, s.len);
-}
-
-static void drop(mq_span s)
-{
-    union {
-        const uint8_t *in;
-        void *out;
-    } p = {.in = s.data};
-    free(p.out);
+    return data;
 }
 
 void mq_dict_release(mq_dict *dict)
 {
     for (uint32_t i = 0; i < dict->count; i++) {
-        drop(dict->entries[i].key);
-        drop(dict->entries[i].value);
+        free(dict->entries[i].key_bytes);
+        free(dict->entries[i].value_bytes);
     }
     free(dict->entries);
     if (dict->capacity > 0) {
@@ -74,20 +65,23 @@ void mq_dict_put(mq_dict *dict, mq_span key, mq_span value, uint64_t extra)
 {
     mq_dict_entry *e = mq_dict_find(dict, key);
     if (e != NULL) {
-        mq_span old = e->value;
+        uint8_t *old = e->value_bytes; /* value may lie in it */
         dict->bytes += value.len;
-        dict->bytes -= old.len;
-        e->value = copy(value);
+        dict->bytes -= e->value.len;
+        e->value_bytes = copy(value);
+        e->value = mq_span_of(e->value_bytes, value.len);
         e->extra = extra;
-        drop(old);
+        free(old);
         return;
     }
     if (dict->count == dict->capacity) {
         grow(dict);
     }
-    e = &dict->entries[dict->count];
-    *e = (mq_dict_entry){.key = copy(key), .value = copy(value), .extra = extra};
-    bool is_in = mq_map_put(&dict->map, e->key, dict->count);
+    mq_dict_entry fresh = {.extra = extra, .key_bytes = copy(key), .value_bytes = copy(value)};
+    fresh.key = mq_span_of(fresh.key_bytes, key.len);
+    fresh.value = mq_span_of(fresh.value_bytes, value.len);
+    dict->entries[dict->count] = fresh;
+    bool is_in = mq_map_put(&dict->map, fresh.key, dict->count);
     MQ_ASSERT(is_in);
     dict->count++;
     dict->bytes += key.len + value.len;
@@ -108,7 +102,7 @@ bool mq_dict_remove(mq_dict *dict, mq_span key)
         bool is_in = mq_map_put(&dict->map, dict->entries[i].key, i);
         MQ_ASSERT(is_in);
     }
-    drop(gone.key); /* key itself may be this one, so it goes last */
-    drop(gone.value);
+    free(gone.key_bytes); /* key itself may be this one, so it goes last */
+    free(gone.value_bytes);
     return true;
 }

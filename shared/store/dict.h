@@ -6,9 +6,10 @@
 #include "shared/base/map.h"
 
 typedef struct mq_dict_entry {
-    mq_span key;    /* owned */
-    mq_span value;  /* owned */
-    uint64_t extra; /* the user's: a number that goes with it */
+    mq_span key;                      /* over key_bytes */
+    mq_span value;                    /* over value_bytes */
+    uint64_t extra;                   /* the user's: a number that goes with it */
+    uint8_t *key_bytes, *value_bytes; /* owned */
 } mq_dict_entry;
 
 typedef struct mq_dict {

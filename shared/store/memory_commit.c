@@ -92,7 +92,8 @@ static bool finish(mq_memory *m, const mq_store_finish *f, int64_t now_ms)
     if (f->is_dead) {
         const mq_dict_entry *body = mq_dict_find(&m->req, f->id);
         put_pair(&m->dead, f->id, f->record, f->result);
-        mq_dict_put(&m->dead_req, f->id, body == NULL ? (mq_span){0} : body->value, 0);
+        MQ_ASSERT(body != NULL);
+        mq_dict_put(&m->dead_req, f->id, body->value, 0);
     } else {
         put_done(m, f, now_ms);
     }

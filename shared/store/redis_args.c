@@ -46,13 +46,17 @@ static bool args_room(mq_args *args)
     }
     uint32_t capacity = args->capacity * 2 + 1024;
     const char **argv = realloc(args->argv, sizeof *argv * capacity);
-    args->argv = argv == NULL ? args->argv : argv;
-    size_t *lens = realloc(args->lens, sizeof *lens * capacity);
-    args->lens = lens == NULL ? args->lens : lens;
-    if (argv == NULL || lens == NULL) {
+    if (argv == NULL) {
         args->is_full = true;
         return false;
     }
+    args->argv = argv;
+    size_t *lens = realloc(args->lens, sizeof *lens * capacity);
+    if (lens == NULL) {
+        args->is_full = true;
+        return false;
+    }
+    args->lens = lens;
     args->capacity = capacity;
     return true;
 }
@@ -226,7 +230,8 @@ static void put_creates(mq_commit_args *c, const mq_keys *keys, const mq_store_b
         const mq_store_create *create = &b->creates[creates->row[i].index];
         mq_args_add(&c->args, create->id);
         mq_args_add(&c->args, create->record);
-        mq_args_add(&c->args, create->body.len > MQ_STORE_INLINE_MAX ? (mq_span){0} : create->body);
+        bool is_large = create->body.len > MQ_STORE_INLINE_MAX; /* went ahead by itself */
+        mq_args_add(&c->args, mq_span_of(create->body.data, is_large ? 0 : create->body.len));
     }
     args_count(&c->args, run_count(creates));
     for (uint32_t from = 0, to; from < creates->count; from = to) {

@@ -36,7 +36,7 @@ typedef struct memory_store {
     mq_memory *disk;         /* borrowed */
     const int64_t *clock_ms; /* borrowed */
     answer *head;
-    answer **tail;
+    answer *last; /* of the queue; not used while it is empty */
     uint32_t commits;
     uint32_t calls;
     uint32_t fulls; /* answers FULL on their way: a commit behind them is no gap */
@@ -83,8 +83,12 @@ static answer *new_answer(memory_store *s, void *arg)
     mq_arena_init(&a->arena, SIZE_MAX / 2);
     a->arg = arg;
     a->err.code = MQ_OK;
-    *s->tail = a;
-    s->tail = &a->next;
+    if (s->head == NULL) {
+        s->head = a;
+    } else {
+        s->last->next = a;
+    }
+    s->last = a;
     s->calls++;
     return a;
 }
@@ -118,9 +122,6 @@ static void deliver_fields(answer *a)
 static void deliver(memory_store *s, answer *a)
 {
     s->head = a->next;
-    if (s->head == NULL) {
-        s->tail = &s->head;
-    }
     s->calls--;
     if (a->on_commit != NULL) {
         s->commits--;
@@ -331,8 +332,8 @@ static mq_code scan(mq_store *store, mq_store_part part, uint64_t segment,
     case MQ_PART_REQ:
         for (uint32_t i = 0; i < m->req.count; i++) {
             mq_span body = m->req.entries[i].value;
-            add_field(a, m->req.entries[i].key,
-                      body.len > MQ_STORE_INLINE_MAX ? (mq_span){0} : body);
+            body.len = body.len > MQ_STORE_INLINE_MAX ? 0 : body.len;
+            add_field(a, m->req.entries[i].key, body);
         }
         break;
     case MQ_PART_DEAD:
@@ -484,7 +485,6 @@ mq_code mq_store_memory_new(mq_store **out, mq_memory *memory, const int64_t *cl
     s->base.ops = &ops;
     s->disk = memory;
     s->clock_ms = clock_ms;
-    s->tail = &s->head;
     *out = &s->base;
     return MQ_OK;
 }

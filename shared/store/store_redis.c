@@ -420,6 +420,7 @@ mq_code mq_store_redis_load(const char *url, mq_error *err)
     if (code != MQ_OK) {
         return code;
     }
+    MQ_ASSERT(store != NULL);
     int64_t until_ms = mq_clock_mono_ms() + LOAD_WAIT_MS;
     while (!is_connected(store) && mq_clock_mono_ms() < until_ms) {
         struct pollfd p = {.fd = store_fd(store), .events = store_events(store)};

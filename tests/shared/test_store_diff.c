@@ -309,6 +309,7 @@ static void take_again(world *w)
 static uint32_t one_life(world *w, uint64_t commits, uint64_t turns, uint32_t *unknown)
 {
     waiting ring[2];
+    memset(ring, 0, sizeof ring);
     uint32_t first = 0;
     uint32_t count = 0;
     uint32_t acked = 0;
