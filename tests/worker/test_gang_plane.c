@@ -291,6 +291,26 @@ static void a_killed_supervisor_is_reported_and_survivors_go_on(void **state)
     expect_results(left, 2, "epoch=2 count=2 same=2");
 }
 
+static void a_killed_supervisor_of_another_host_is_reported_too(void **state)
+{
+    (void)state;
+    fake_member m[] = {{0, 0, 0}, {1, 1, 0}, {2, 2, 0}};
+    start(2, "1", NULL);
+    start(1, "1", (const char *const[]){"--host-id", "elsewhere", NULL});
+    deal(m, 3, "exchange", "2");
+    for (uint32_t i = 0; i < 3; i++) {
+        fake_expect(&f, MQ_CMD_progress);
+    }
+    assert_int_equal(kill(f.workers[2].pid, SIGKILL), 0);
+    int64_t killed_ns = mq_clock_mono_ns();
+    (void)fake_reap(&f, 2);
+    fake_expect(&f, MQ_CMD_lost);
+    print_message("death known after %.1f ms\n", (double)(mq_clock_mono_ns() - killed_ns) / 1e6);
+    assert_int_equal(f.m.lost.seat, 2);
+    fake_roster(&f, m, 2, 2);
+    expect_results(m, 2, "epoch=2 count=2 same=2");
+}
+
 static void a_killed_slot_breaks_the_epoch_for_the_others(void **state)
 {
     (void)state;
@@ -339,6 +359,7 @@ int main(int argc, char **argv)
         TEST(a_sender_waits_for_a_slow_receiver_and_nothing_is_lost),
         TEST(the_same_between_hosts),
         TEST(a_killed_supervisor_is_reported_and_survivors_go_on),
+        TEST(a_killed_supervisor_of_another_host_is_reported_too),
         TEST(a_killed_slot_breaks_the_epoch_for_the_others),
         TEST(a_member_that_joins_gets_the_new_roster_with_its_job),
     };

@@ -67,7 +67,6 @@ void mq_ws_on_registered(mq_worker_session *s, const mq_msg_registered *m, int64
     if (s->link == MQ_WS_REGISTERING) {
         s->link = MQ_WS_SERVING;
         s->epoch = m->epoch;
-        s->jobs_seen = 0; /* the broker counts from its answer */
         s->want_beat = true;
         for (uint32_t i = 0; i < MQ_WS_JOBS_MAX; i++) {
             s->jobs[i].resend_ms = 0;

@@ -144,7 +144,7 @@ typedef struct mq_worker_session {
     int64_t next_beat_ms;
     uint64_t epoch; /* of the broker, as registered; information only */
     uint64_t seq;
-    uint64_t jobs_seen;
+    uint64_t jobs_seen; /* never falls: a broker that is new to us counts from our first word */
     uint64_t free_told; /* in the last beat or credit */
     bool want_beat;
     bool is_draining, is_stopping, is_gone;

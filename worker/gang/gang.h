@@ -22,6 +22,7 @@ typedef struct mq_peer {
     char worker[33];
     mq_stream stream; /* same host; fd -1 = dead */
     void *dealer;     /* another host */
+    void *monitor;    /* of the dealer: tells when its connection ends */
 } mq_peer;
 
 /* Another supervisor's way to us; worker is empty until its hello. */
@@ -68,11 +69,12 @@ struct mq_gang_plane {
     char unix_address[108], tcp_address[128];
     int listen_fd;
     void *router;
-    uint64_t refused;   /* connections and messages that broke the rules */
-    mq_gang gangs[128]; /* by slot */
+    uint64_t monitor_count; /* makes their names */
+    uint64_t refused;       /* connections and messages that broke the rules */
+    mq_gang gangs[128];     /* by slot */
     mq_peer peers[MQ_GANG_PEERS_MAX];
     mq_peer_in in[MQ_GANG_PEERS_MAX];
-    uint32_t polled[MQ_GANG_POLL_MAX]; /* what each poll item of peers was: index, in + PEERS_MAX */
+    uint32_t polled[MQ_GANG_POLL_MAX]; /* which peer each poll item is; ways in: + PEERS_MAX */
     mq_early *early_head, *early_tail;
     size_t early_bytes;
     int64_t now_ms;
@@ -93,6 +95,7 @@ void mq_peer_read(mq_gang_plane *plane, uint32_t in);
 void mq_peer_read_router(mq_gang_plane *plane);
 /* The way out has room again, or its other end is gone. */
 void mq_peer_check(mq_gang_plane *plane, uint32_t peer);
+void mq_peer_check_monitor(mq_gang_plane *plane, uint32_t peer);
 /* Closes ways to other hosts that no gang needs. */
 void mq_peer_tidy(mq_gang_plane *plane);
 

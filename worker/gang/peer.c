@@ -11,7 +11,13 @@
 #include "shared/base/math.h"
 #include "worker/gang/gang.h"
 
-enum { BACKLOG = 512, READS_A_TURN = 8, MESSAGES_A_TURN = 256, LINGER_MS = 1000 };
+enum {
+    BACKLOG = 512,
+    READS_A_TURN = 8,
+    MESSAGES_A_TURN = 256,
+    LINGER_MS = 1000,
+    HEARTBEAT_MS = 1000
+};
 
 /* "@NAME" to an abstract address; 0 when it is not one. */
 static socklen_t unix_address(mq_span text, struct sockaddr_un *out)
@@ -52,10 +58,14 @@ static void dealer_close(mq_peer *p)
 {
     int linger = LINGER_MS;
     if (p->dealer != NULL) {
+        (void)zmq_socket_monitor(p->dealer, NULL, 0);
         (void)zmq_setsockopt(p->dealer, ZMQ_LINGER, &linger, sizeof linger);
         zmq_close(p->dealer);
     }
-    p->dealer = NULL;
+    if (p->monitor != NULL) {
+        zmq_close(p->monitor);
+    }
+    p->dealer = p->monitor = NULL;
 }
 
 static void peer_release(mq_peer *p)
@@ -102,17 +112,31 @@ static mq_code connect_unix(mq_gang_plane *plane, mq_peer *p, mq_span where, mq_
     return mq_stream_send(&p->stream, MQ_FRAME_peer_hello, &hello, -1, err);
 }
 
+static void set_int(void *socket, int option, int value)
+{
+    MQ_ASSERT(zmq_setsockopt(socket, option, &value, sizeof value) == 0);
+}
+
 static mq_code connect_zmq(mq_gang_plane *plane, mq_peer *p, mq_span where, mq_error *err)
 {
-    char endpoint[129];
-    int none = 0, short_ms = 50, long_ms = 1000;
+    char endpoint[129], name[64];
     mq_span_copy(where, endpoint, sizeof endpoint);
     p->dealer = zmq_socket(plane->config.context, ZMQ_DEALER);
     MQ_ASSERT(p->dealer != NULL);
     /* What may wait is bounded by the slots' windows, not by a count of messages. */
-    MQ_ASSERT(zmq_setsockopt(p->dealer, ZMQ_SNDHWM, &none, sizeof none) == 0);
-    MQ_ASSERT(zmq_setsockopt(p->dealer, ZMQ_RECONNECT_IVL, &short_ms, sizeof short_ms) == 0);
-    MQ_ASSERT(zmq_setsockopt(p->dealer, ZMQ_RECONNECT_IVL_MAX, &long_ms, sizeof long_ms) == 0);
+    set_int(p->dealer, ZMQ_SNDHWM, 0);
+    set_int(p->dealer, ZMQ_RECONNECT_IVL, 50);
+    set_int(p->dealer, ZMQ_RECONNECT_IVL_MAX, 1000);
+    set_int(p->dealer, ZMQ_HEARTBEAT_IVL, HEARTBEAT_MS);
+    set_int(p->dealer, ZMQ_HEARTBEAT_TIMEOUT, 3 * HEARTBEAT_MS);
+    (void)snprintf(name, sizeof name, "inproc://peer-%p-%llu", (void *)plane,
+                   (unsigned long long)plane->monitor_count++);
+    p->monitor = zmq_socket(plane->config.context, ZMQ_PAIR);
+    MQ_ASSERT(p->monitor != NULL);
+    if (zmq_socket_monitor(p->dealer, name, ZMQ_EVENT_DISCONNECTED) != 0 ||
+        zmq_connect(p->monitor, name) != 0) {
+        return mq_fail(err, MQ_E_IO, "monitor: %s", zmq_strerror(errno));
+    }
     if (zmq_connect(p->dealer, endpoint) != 0) {
         return mq_fail(err, MQ_E_ARG, "\"%s\": %s", endpoint, zmq_strerror(errno));
     }
@@ -193,6 +217,23 @@ void mq_peer_check(mq_gang_plane *plane, uint32_t peer)
         code = mq_stream_read(&p->stream, &err);
     }
     if (code != MQ_OK && code != MQ_E_BUSY) {
+        peer_died(plane, peer);
+    }
+}
+
+void mq_peer_check_monitor(mq_gang_plane *plane, uint32_t peer)
+{
+    mq_peer *p = &plane->peers[peer];
+    uint8_t event[6];
+    char address[256];
+    bool is_over = false;
+    while (p->is_used && p->monitor != NULL &&
+           zmq_recv(p->monitor, event, sizeof event, ZMQ_DONTWAIT) >= 0) {
+        (void)zmq_recv(p->monitor, address, sizeof address, 0);
+        is_over = true; /* no other event is asked for */
+    }
+    if (is_over) {
+        mq_log(MQ_INFO, "gang member gone", "worker=%s error=\"connection ended\"", p->worker);
         peer_died(plane, peer);
     }
 }

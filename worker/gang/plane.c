@@ -149,6 +149,10 @@ uint32_t mq_gang_poll_items(mq_gang_plane *plane, zmq_pollitem_t *items)
             plane->polled[n] = i;
             items[n++] = (zmq_pollitem_t){.fd = p->stream.fd, .events = events};
         }
+        if (p->is_used && p->monitor != NULL) {
+            plane->polled[n] = i;
+            items[n++] = (zmq_pollitem_t){.socket = p->monitor, .events = ZMQ_POLLIN};
+        }
         if (plane->in[i].is_used) {
             plane->polled[n] = MQ_GANG_PEERS_MAX + i;
             items[n++] = (zmq_pollitem_t){.fd = plane->in[i].stream.fd, .events = ZMQ_POLLIN};
@@ -167,7 +171,9 @@ void mq_gang_process(mq_gang_plane *plane, const zmq_pollitem_t *items, uint32_t
         if (items[n].revents == 0) {
             continue;
         }
-        if (what < MQ_GANG_PEERS_MAX) {
+        if (what < MQ_GANG_PEERS_MAX && items[n].socket != NULL) {
+            mq_peer_check_monitor(plane, what);
+        } else if (what < MQ_GANG_PEERS_MAX) {
             mq_peer_check(plane, what);
         } else {
             mq_peer_read(plane, what - MQ_GANG_PEERS_MAX);

@@ -11,7 +11,10 @@
  * stream to the peer's abstract address (no file that could stay behind; the listener checks the
  * user). Its end, on either side, tells of a death at once: the epoch is marked broken in the pages
  * of all local slots of that gang and `lost` goes to the broker, which answers with a new roster.
- * Between hosts: DEALER to ROUTER, in order per pair; a death shows when the broker says so.
+ * Between hosts: DEALER to ROUTER, in order per pair; the end of the connection is taken for a
+ * death in the same way (a killed process at once, a dead host after the heartbeat's limit): when
+ * it was only the network, the broker's new roster is one member smaller than it could be, nothing
+ * worse.
  *
  * A message of an epoch older than the local one is dropped; one of a job or epoch that is not here
  * yet waits a little (MQ_GANG_EARLY_*). What may be under way between two members is bounded by the

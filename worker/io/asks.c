@@ -89,6 +89,9 @@ void mq_sv_checkpointed(mq_supervisor *sv, const mq_msg_checkpointed *m, int64_t
             continue;
         }
         bool is_ok = mq_span_is(m->verdict, "ok") || mq_span_is(m->verdict, "dup");
+        if (mq_span_is(m->verdict, "busy")) {
+            continue; /* it is sent again by itself */
+        }
         kept->sent = kept->next;
         kept->next.step = 0;
         if (is_ok) {
