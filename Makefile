@@ -202,11 +202,13 @@ bench: all ## ratios against named ceilings, one JSON object a line
 PREFIX ?= /usr/local
 UNITDIR ?= $(PREFIX)/lib/systemd/system
 install_to = install -d '$(DESTDIR)$(2)' && install -m $(1) $(3) '$(DESTDIR)$(2)/'
-MAN1 := $(wildcard deploy/man/*.1)
-MAN3 := $(wildcard deploy/man/*.3)
-MAN8 := $(wildcard deploy/man/*.8)
+MAN := $(patsubst deploy/man/%.in,$(B)/man/%,$(wildcard deploy/man/*.in))
+UNITS := $(wildcard deploy/systemd/*.service deploy/systemd/*.target)
+$(B)/man/%: deploy/man/%.in deploy/man/fill.sh $(PROGRAMS)
+	@mkdir -p $(@D)
+	$(Q)deploy/man/fill.sh $(B)/$(basename $(notdir $@)) $< >$@
 .PHONY: install uninstall clean
-install: all ## install below PREFIX (default /usr/local), staged below DESTDIR
+install: all $(MAN) ## install below PREFIX (default /usr/local), staged below DESTDIR
 	$(call install_to,755,$(PREFIX)/bin,$(PROGRAMS))
 	$(call install_to,644,$(PREFIX)/lib,$(B)/libmaasq.a)
 	install -m 755 $(B)/libmaasq.so '$(DESTDIR)$(PREFIX)/lib/libmaasq.so.$(VERSION)'
@@ -216,23 +218,23 @@ install: all ## install below PREFIX (default /usr/local), staged below DESTDIR
 	install -d '$(DESTDIR)$(PREFIX)/lib/pkgconfig'
 	sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|' deploy/libmaasq.pc.in \
 	  >'$(DESTDIR)$(PREFIX)/lib/pkgconfig/libmaasq.pc'
-	$(call install_to,644,$(PREFIX)/share/man/man1,$(MAN1))
-	$(call install_to,644,$(PREFIX)/share/man/man3,$(MAN3))
-	$(call install_to,644,$(PREFIX)/share/man/man8,$(MAN8))
+	ln -sf libmaasq.pc '$(DESTDIR)$(PREFIX)/lib/pkgconfig/maasq.pc'
+	$(call install_to,644,$(PREFIX)/share/man/man1,$(filter %.1,$(MAN)))
+	$(call install_to,644,$(PREFIX)/share/man/man3,$(filter %.3,$(MAN)))
+	$(call install_to,644,$(PREFIX)/share/man/man8,$(filter %.8,$(MAN)))
 	install -D -m 644 client/cli/completion/maasq.bash '$(DESTDIR)$(PREFIX)/share/bash-completion/completions/maasq'
 	install -d '$(DESTDIR)$(UNITDIR)'
-	for unit in deploy/systemd/*.service deploy/systemd/*.target; do \
+	for unit in $(UNITS); do \
 	  sed 's|/usr/local|$(PREFIX)|g' "$$unit" >'$(DESTDIR)$(UNITDIR)'/"$${unit##*/}" || exit 1; done
-	$(call install_to,644,$(PREFIX)/share/maasq/redis,$(wildcard deploy/redis/*))
+	install -D -m 644 deploy/systemd/maasq.sysusers '$(DESTDIR)$(PREFIX)/lib/sysusers.d/maasq.conf'
+	$(call install_to,755,$(PREFIX)/share/maasq,deploy/container/redis.sh deploy/secrets.sh)
+	$(call install_to,644,$(PREFIX)/share/maasq/redis,$(wildcard deploy/redis/*.conf deploy/redis/*.acl))
 uninstall: ## remove what install put below PREFIX
-	rm -f $(addprefix '$(DESTDIR)$(PREFIX)'/bin/,$(notdir $(PROGRAMS))) '$(DESTDIR)$(PREFIX)'/lib/libmaasq.* \
-	  '$(DESTDIR)$(PREFIX)'/lib/pkgconfig/libmaasq.pc '$(DESTDIR)$(PREFIX)'/include/maasq.h \
-	  '$(DESTDIR)$(PREFIX)'/include/maasq_worker.h '$(DESTDIR)$(PREFIX)'/share/bash-completion/completions/maasq \
-	  $(addprefix '$(DESTDIR)$(PREFIX)'/share/man/man1/,$(notdir $(MAN1))) \
-	  $(addprefix '$(DESTDIR)$(PREFIX)'/share/man/man3/,$(notdir $(MAN3))) \
-	  $(addprefix '$(DESTDIR)$(PREFIX)'/share/man/man8/,$(notdir $(MAN8))) \
-	  $(addprefix '$(DESTDIR)$(UNITDIR)'/,$(notdir $(wildcard deploy/systemd/*.service deploy/systemd/*.target)))
-	rm -rf '$(DESTDIR)$(PREFIX)'/share/maasq
+	cd '$(DESTDIR)$(PREFIX)' && rm -f $(addprefix bin/,$(notdir $(PROGRAMS))) lib/libmaasq.* \
+	  lib/pkgconfig/libmaasq.pc lib/pkgconfig/maasq.pc $(addprefix include/,$(notdir $(wildcard client/include/*.h))) \
+	  $(foreach page,$(notdir $(MAN)),share/man/man$(patsubst .%,%,$(suffix $(page)))/$(page)) \
+	  share/bash-completion/completions/maasq lib/sysusers.d/maasq.conf && rm -rf share/maasq
+	rm -f $(addprefix '$(DESTDIR)$(UNITDIR)'/,$(notdir $(UNITS)))
 clean: ## remove build products
 	rm -rf build
 

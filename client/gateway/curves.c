@@ -9,6 +9,7 @@
 static mq_curve *find(mq_curves *curves, const char *job);
 static mq_curve *make(mq_curves *curves, const char *job);
 static void add_point(mq_curve *curve, mq_curve_point point);
+static void add_past(mq_curve *curve, const json_t *past);
 static double number(const json_t *object, const char *key);
 static json_t *curve_json(const mq_curve *curve);
 static json_t *point_json(const mq_curve_point *point);
@@ -35,6 +36,7 @@ void mq_curves_add(mq_curves *curves, const json_t *jobs)
             curve = make(curves, id);
             model = model == NULL || model[0] == '\0' ? named : model;
             mq_span_copy(mq_str(model), curve->model, sizeof curve->model);
+            add_past(curve, json_object_get(progress, "curve"));
         }
         curve->seen = curves->round;
         add_point(curve, point);
@@ -116,6 +118,18 @@ static void add_point(mq_curve *curve, mq_curve_point point)
         curve->stride *= 2;
     }
     curve->points[curve->count++] = point;
+}
+
+/* What the training itself remembers of the time before it was looked at. */
+static void add_past(mq_curve *curve, const json_t *past)
+{
+    for (size_t i = 0; i < json_array_size(past); i++) {
+        const json_t *at = json_array_get(past, i);
+        mq_curve_point point = {number(at, "step"), number(at, "loss"), number(at, "accuracy")};
+        if (!isnan(point.step) && !isnan(point.loss)) {
+            add_point(curve, point);
+        }
+    }
 }
 
 static double number(const json_t *object, const char *key)

@@ -35,10 +35,9 @@ static void label(mq_buf *out, const char *name, const char *value);
 static void value(mq_buf *out, double number);
 static double number_of(const json_t *object, const char *key);
 static void write_own(const mq_metrics_gateway *own, mq_buf *out);
-static void write_states(const json_t *status, mq_buf *out);
 static void write_counters(const json_t *status, mq_buf *out);
 static void write_workers(const json_t *workers, mq_buf *out);
-static void write_queues(const json_t *queues, double now_ms, mq_buf *out);
+static void write_queues(const json_t *queues, mq_buf *out);
 static void write_queue(const json_t *queue, const char *name, double number, mq_buf *out);
 static void write_models(const json_t *models, mq_buf *out);
 static void write_training(const json_t *curves, mq_buf *out);
@@ -47,11 +46,9 @@ void mq_metrics_write(const json_t *root, const mq_metrics_gateway *own, mq_buf 
 {
     const json_t *status = json_object_get(root, "status");
     write_own(own, out);
-    write_states(status, out);
     write_counters(status, out);
     write_workers(json_object_get(json_object_get(root, "workers"), "workers"), out);
-    write_queues(json_object_get(json_object_get(root, "queues"), "queues"),
-                 number_of(root, "at_ms"), out);
+    write_queues(json_object_get(json_object_get(root, "queues"), "queues"), out);
     write_models(json_object_get(json_object_get(root, "models"), "models"), out);
     write_training(json_object_get(root, "curves"), out);
 }
@@ -71,26 +68,6 @@ static void write_own(const mq_metrics_gateway *own, mq_buf *out)
     mq_buf_printf(out, "maasq_gateway_waiting %u\n", own->waiting);
     family(out, "maasq_gateway_event_streams", "gauge", "Pages that listen for events.");
     mq_buf_printf(out, "maasq_gateway_event_streams %u\n", own->streams);
-}
-
-static void write_states(const json_t *status, mq_buf *out)
-{
-    const json_t *jobs = json_object_get(status, "jobs");
-    const char *state;
-    json_t *count;
-    if (!json_is_object(jobs)) {
-        return;
-    }
-    family(out, "maasq_jobs", "gauge", "Jobs by state.");
-    json_object_foreach((json_t *)(uintptr_t)jobs, state, count)
-    {
-        if (json_is_number(count)) {
-            mq_buf_add_str(out, "maasq_jobs{");
-            label(out, "state", state);
-            mq_buf_add_str(out, "} ");
-            value(out, json_number_value(count));
-        }
-    }
 }
 
 static void write_counters(const json_t *status, mq_buf *out)
@@ -135,22 +112,37 @@ static void write_workers(const json_t *workers, mq_buf *out)
     mq_buf_printf(out, "maasq_slots{state=\"free\"} %.0f\n", free_slots);
 }
 
-static void write_queues(const json_t *queues, double now_ms, mq_buf *out)
+static void write_queues(const json_t *queues, mq_buf *out)
 {
+    static const char *const states[] = {"queued", "leased", "scheduled", "blocked", "dead"};
     if (!json_is_array(queues)) {
         return;
     }
-    family(out, "maasq_queue_waiting", "gauge", "Jobs that wait for a worker.");
+    family(out, "maasq_jobs", "gauge",
+           "Jobs that have not ended, and dead ones, by queue and state.");
     for (size_t i = 0; i < json_array_size(queues); i++) {
         const json_t *queue = json_array_get(queues, i);
-        write_queue(queue, "maasq_queue_waiting", number_of(queue, "waiting"), out);
+        for (size_t k = 0; k < sizeof states / sizeof *states; k++) {
+            double number = number_of(queue, states[k]);
+            if (!isnan(number)) {
+                mq_buf_add_str(out, "maasq_jobs{");
+                label(out, "queue", json_string_value(json_object_get(queue, "queue")));
+                mq_buf_printf(out, ",state=\"%s\"} ", states[k]);
+                value(out, number);
+            }
+        }
     }
-    family(out, "maasq_queue_oldest_seconds", "gauge", "Age of the job that is next.");
+    family(out, "maasq_queue_oldest_seconds", "gauge", "Age of the oldest waiting job.");
     for (size_t i = 0; i < json_array_size(queues); i++) {
         const json_t *queue = json_array_get(queues, i);
-        double oldest_ms = number_of(queue, "oldest_ms");
-        double age_s = oldest_ms > 0 && now_ms > oldest_ms ? (now_ms - oldest_ms) / 1000 : 0;
-        write_queue(queue, "maasq_queue_oldest_seconds", age_s, out);
+        double age_ms = number_of(queue, "oldest_age_ms");
+        write_queue(queue, "maasq_queue_oldest_seconds", isnan(age_ms) ? 0 : age_ms / 1000, out);
+    }
+    family(out, "maasq_queue_paused", "gauge", "1 while no job of the queue is started.");
+    for (size_t i = 0; i < json_array_size(queues); i++) {
+        const json_t *queue = json_array_get(queues, i);
+        bool is_paused = json_is_true(json_object_get(queue, "paused"));
+        write_queue(queue, "maasq_queue_paused", is_paused ? 1 : 0, out);
     }
 }
 
@@ -158,10 +150,6 @@ static void write_queue(const json_t *queue, const char *name, double number, mq
 {
     mq_buf_printf(out, "%s{", name);
     label(out, "queue", json_string_value(json_object_get(queue, "queue")));
-    mq_buf_add_str(out, ",");
-    label(out, "kind", json_string_value(json_object_get(queue, "kind")));
-    mq_buf_add_str(out, ",");
-    label(out, "model", json_string_value(json_object_get(queue, "model")));
     mq_buf_add_str(out, "} ");
     value(out, number);
 }

@@ -26,6 +26,7 @@ struct mq_snapshot {
     pthread_t thread;
     bool has_thread;
     json_t *answers[QUESTIONS]; /* the thread's own, like the rest up to the lock */
+    json_t *models;             /* name -> {"summary": as listed, "model": as asked for} */
     mq_curves curves;
     bool was_ok;
     char error[MAASQ_ERROR_TEXT_MAX];
@@ -37,7 +38,9 @@ struct mq_snapshot {
 
 static void *keep_asking(void *arg);
 static bool ask_all(mq_snapshot *snapshot);
-static bool ask(mq_snapshot *snapshot, size_t i);
+static bool ask(mq_snapshot *snapshot, const char *what, const char *name, const char *filter,
+                json_t **out);
+static bool ask_versions(mq_snapshot *snapshot, json_t *models);
 static void publish(mq_snapshot *snapshot, bool is_ok);
 static bool pause_until(mq_snapshot *snapshot, int64_t wake_ms);
 static json_t *gateway_json(const mq_gateway *gateway);
@@ -91,6 +94,7 @@ void mq_snapshot_free(mq_snapshot *snapshot)
     for (size_t i = 0; i < QUESTIONS; i++) {
         json_decref(snapshot->answers[i]);
     }
+    json_decref(snapshot->models);
     mq_frame_release(snapshot->frame);
     pthread_cond_destroy(&snapshot->change);
     pthread_mutex_destroy(&snapshot->lock);
@@ -147,39 +151,82 @@ static void *keep_asking(void *arg)
 static bool ask_all(mq_snapshot *snapshot)
 {
     for (size_t i = 0; i < QUESTIONS; i++) {
-        if (!ask(snapshot, i)) {
+        const char *what = questions[i].what;
+        json_t *answer = NULL;
+        bool is_models = strcmp(what, "models") == 0;
+        if (!ask(snapshot, what, NULL, questions[i].filter, &answer) ||
+            (is_models && !ask_versions(snapshot, json_object_get(answer, "models")))) {
+            json_decref(answer);
             return false;
         }
-        if (strcmp(questions[i].what, "jobs") == 0) {
-            mq_curves_add(&snapshot->curves, json_object_get(snapshot->answers[i], "jobs"));
+        json_decref(snapshot->answers[i]);
+        snapshot->answers[i] = answer;
+        if (strcmp(what, "jobs") == 0) {
+            mq_curves_add(&snapshot->curves, json_object_get(answer, "jobs"));
         }
     }
     snapshot->error[0] = '\0';
     return true;
 }
 
-static bool ask(mq_snapshot *snapshot, size_t i)
+static bool ask(mq_snapshot *snapshot, const char *what, const char *name, const char *filter,
+                json_t **out)
 {
     maasq_error why = {0};
     char *text = NULL;
-    int code = maasq_query(snapshot->gateway->client, questions[i].what, NULL, questions[i].filter,
-                           MQ_SNAPSHOT_ROWS_MAX, MQ_SNAPSHOT_ASK_MS, &text, &why);
-    json_t *answer = NULL;
+    int code = maasq_query(snapshot->gateway->client, what, name, filter, MQ_SNAPSHOT_ROWS_MAX,
+                           MQ_SNAPSHOT_ASK_MS, &text, &why);
+    *out = NULL;
     if (code == 0) {
         json_error_t at;
-        answer = json_loads(text, JSON_REJECT_DUPLICATES, &at);
-        if (answer == NULL) {
-            snprintf(why.text, sizeof why.text, "the broker's answer is no JSON: %s", at.text);
+        *out = json_loads(text, JSON_REJECT_DUPLICATES, &at);
+        if (*out == NULL) {
+            snprintf(why.text, sizeof why.text, "%s: the broker's answer is no JSON: %s", what,
+                     at.text);
         }
     }
     maasq_free(text);
-    if (answer == NULL) {
+    if (*out == NULL) {
         snprintf(snapshot->error, sizeof snapshot->error, "%s", why.text);
-        return false;
     }
-    json_decref(snapshot->answers[i]);
-    snapshot->answers[i] = answer;
-    return true;
+    return *out != NULL;
+}
+
+/* Replaces what the list says of a model by all of its versions. A model is asked for only when its
+ * line in the list has changed. */
+static bool ask_versions(mq_snapshot *snapshot, json_t *models)
+{
+    json_t *known = json_object();
+    bool is_ok = true;
+    size_t count = json_array_size(models);
+    count = count < MQ_SNAPSHOT_MODELS_MAX ? count : MQ_SNAPSHOT_MODELS_MAX;
+    for (size_t i = 0; i < count && is_ok; i++) {
+        json_t *summary = json_array_get(models, i);
+        const char *name = json_string_value(json_object_get(summary, "name"));
+        json_t *entry = name == NULL ? NULL : json_object_get(snapshot->models, name);
+        if (name == NULL) {
+            continue;
+        }
+        if (entry == NULL || !json_equal(json_object_get(entry, "summary"), summary)) {
+            json_t *model = NULL;
+            is_ok = ask(snapshot, "model", name, NULL, &model);
+            entry = json_object();
+            json_object_set(entry, "summary", summary);
+            json_object_set_new(entry, "model", is_ok ? model : json_null());
+            json_object_set_new(known, name, entry);
+        } else {
+            json_object_set(known, name, entry);
+        }
+        if (is_ok) {
+            json_array_set(models, i, json_object_get(entry, "model"));
+        }
+    }
+    json_decref(snapshot->models);
+    snapshot->models = known;
+    if (!is_ok) {
+        json_object_clear(snapshot->models);
+    }
+    return is_ok;
 }
 
 static void publish(mq_snapshot *snapshot, bool is_ok)

@@ -9,13 +9,14 @@
 
 enum {
     MQ_SNAPSHOT_EVERY_MS = 1000,
-    MQ_SNAPSHOT_ASK_MS = 2000,  /* for one of its questions */
-    MQ_SNAPSHOT_ROWS_MAX = 200, /* of each list */
+    MQ_SNAPSHOT_ASK_MS = 2000,   /* for one of its questions */
+    MQ_SNAPSHOT_ROWS_MAX = 200,  /* of each list */
+    MQ_SNAPSHOT_MODELS_MAX = 64, /* models whose versions are asked for */
 };
 
 /* Members of root: at_ms, ok, error (text of the last failure), gateway, and the broker's answers
  * status, workers, queues, jobs, models, datasets, events, each null until it came once; curves as
- * curves.h says. */
+ * curves.h says. Of models, the first MQ_SNAPSHOT_MODELS_MAX carry their list of versions. */
 typedef struct mq_frame {
     atomic_uint references;
     uint64_t number; /* 1, 2, ... */

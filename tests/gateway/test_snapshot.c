@@ -135,6 +135,28 @@ static void a_training_that_goes_back_to_its_checkpoint_redraws(void **state)
     json_decref(json);
 }
 
+static void a_curve_begins_with_what_the_training_remembers(void **state)
+{
+    (void)state;
+    static mq_curves curves;
+    memset(&curves, 0, sizeof curves);
+    json_t *jobs =
+        parse("[{\"id\":\"01A\",\"state\":\"leased\",\"model\":\"\",\"progress\":{\"model\":\"m\","
+              "\"step\":30,\"loss\":1,\"curve\":[{\"step\":10,\"loss\":3,\"accuracy\":0.25},{},"
+              "{\"step\":20,\"loss\":2}]}}]");
+    mq_curves_add(&curves, jobs);
+    mq_curves_add(&curves, jobs);
+    json_decref(jobs);
+    json_t *json = mq_curves_json(&curves);
+    const json_t *curve = json_array_get(json, 0);
+    const json_t *points = json_object_get(curve, "points");
+    assert_string_equal(json_string_value(json_object_get(curve, "model")), "m");
+    assert_int_equal(json_array_size(points), 3);
+    assert_true(json_number_value(json_array_get(json_array_get(points, 0), 2)) == 0.25);
+    assert_true(json_number_value(json_array_get(json_array_get(points, 2), 0)) == 30);
+    json_decref(json);
+}
+
 static void curves_of_ended_trainings_give_way(void **state)
 {
     (void)state;
@@ -254,9 +276,10 @@ static const char root_text[] =
     "\"succeeded\":5,\"dead\":1,\"retried\":2}},"
     "\"workers\":{\"workers\":[{\"slots\":4,\"free\":1},{\"slots\":2,\"free\":2,\"draining\":true}]"
     "},"
-    "\"queues\":{\"queues\":[{\"queue\":\"we\\\"ird\\\\\\nname\",\"kind\":\"echo\",\"model\":\"\","
-    "\"waiting\":3,"
-    "\"oldest_ms\":4000},{\"queue\":\"b\",\"kind\":\"infer\",\"waiting\":0}]},"
+    "\"queues\":{\"queues\":[{\"queue\":\"we\\\"ird\\\\\\nname\",\"queued\":3,\"leased\":2,"
+    "\"scheduled\":0,"
+    "\"blocked\":0,\"dead\":1,\"oldest_age_ms\":6000},{\"queue\":\"b\",\"queued\":0,\"paused\":"
+    "true}]},"
     "\"models\":{\"models\":[{\"name\":\"m\",\"aliases\":{\"prod\":2,\"canary\":3}}]},"
     "\"curves\":[{\"job\":\"2\",\"model\":\"m\",\"running\":true,\"points\":[[1,9,null],[2,0.5,"
     "null]]},"
@@ -274,12 +297,13 @@ static void metrics_follow_the_exposition_format(void **state)
     mq_buf_add(&out, "", 1);
     char *text = (char *)out.data;
     assert_non_null(strstr(text, "\nmaasq_up 1\n"));
-    assert_non_null(strstr(text, "\nmaasq_jobs{state=\"queued\"} 3\n"));
+    assert_non_null(strstr(text, "\nmaasq_jobs{queue=\"b\",state=\"queued\"} 0\n"));
+    assert_non_null(strstr(text, "\nmaasq_queue_paused{queue=\"b\"} 1\n"));
     assert_non_null(strstr(text, "\nmaasq_jobs_finished_total{state=\"dead\"} 1\n"));
     assert_non_null(strstr(text, "\nmaasq_workers{state=\"draining\"} 1\n"));
     assert_non_null(strstr(text, "\nmaasq_slots{state=\"busy\"} 3\n"));
-    assert_non_null(strstr(text, "\nmaasq_queue_oldest_seconds{queue=\"we\\\"ird\\\\\\nname\",kind="
-                                 "\"echo\",model=\"\"} 6\n"));
+    assert_non_null(
+        strstr(text, "\nmaasq_queue_oldest_seconds{queue=\"we\\\"ird\\\\\\nname\"} 6\n"));
     assert_non_null(
         strstr(text, "\nmaasq_model_info{model=\"m\",version=\"2\",alias=\"prod\"} 1\n"));
     assert_non_null(strstr(text, "\nmaasq_training_loss{model=\"m\"} 0.5\n"));
@@ -316,6 +340,7 @@ int main(void)
         cmocka_unit_test(a_versions_inputs_are_read),
         cmocka_unit_test(a_curve_keeps_its_shape_and_its_bounds),
         cmocka_unit_test(a_training_that_goes_back_to_its_checkpoint_redraws),
+        cmocka_unit_test(a_curve_begins_with_what_the_training_remembers),
         cmocka_unit_test(curves_of_ended_trainings_give_way),
         cmocka_unit_test(metrics_follow_the_exposition_format),
         cmocka_unit_test(metrics_of_an_unreachable_system_are_still_sound),

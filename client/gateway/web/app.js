@@ -81,7 +81,6 @@ function duration(ms) {
 }
 
 const clock = (ms) => (ms > 0 ? new Date(ms).toLocaleTimeString([], {hour12: false}) : "–");
-const ago = (ms, now) => (ms > 0 ? duration(now - ms) + " ago" : "–");
 const list = (value) => (Array.isArray(value) ? value : []);
 
 // ---- what the system said, in one shape ----
@@ -107,7 +106,7 @@ const busyOf = (workers) => workers.reduce((sum, w) => sum + Math.max(0, (w.slot
 function findings(s) {
   const out = [];
   const waiting = (s.counts.queued || 0);
-  const oldest = Math.max(0, ...s.queues.filter((q) => !q.paused).map((q) => q.oldest_ms ? s.now - q.oldest_ms : 0));
+  const oldest = Math.max(0, ...s.queues.filter((q) => !q.paused).map((q) => q.oldest_age_ms || 0));
   if (!s.ok) out.push(["bad", "The broker does not answer: " + (s.error || "no reason given") + "."]);
   if (s.ok && s.workers.length === 0) out.push(["bad", "No worker is connected: nothing can run. Start one with maasq-worker."]);
   if (s.status.is_loading) out.push(["warn", "The broker is loading its state; answers may be incomplete."]);
@@ -115,7 +114,7 @@ function findings(s) {
   if (waiting > 0 && oldest > 60000 && s.workers.length > 0) out.push(["warn", `The oldest waiting job has waited for ${duration(oldest)}.`]);
   if ((s.counts.dead || 0) > 0) out.push(["warn", `${number(s.counts.dead)} dead job${s.counts.dead === 1 ? "" : "s"} wait for a decision (maasq queue dead).`]);
   for (const q of s.queues.filter((q) => q.paused)) out.push(["warn", `Queue ${q.queue || q.name || "default"} is paused.`]);
-  const draining = s.workers.filter((w) => w.draining || w.is_draining).length;
+  const draining = s.workers.filter((w) => w.draining).length;
   if (draining > 0) out.push(["warn", `${draining} worker${draining === 1 ? " is" : "s are"} draining.`]);
   return out;
 }
@@ -199,25 +198,27 @@ function drawTraining(s) {
 }
 
 function drawQueues(s) {
-  show("queues", s.queues.length === 0 ? empty("No job is waiting.") : table("Queues", [
-    ["queue", (q) => [q.queue || q.name || "default", q.paused ? chip(" paused", "warn") : null]],
-    ["kind", (q) => q.kind || "–"],
-    ["model", (q) => q.model || "–"],
-    ["waiting", (q) => number(q.waiting), true],
-    ["oldest", (q) => (q.oldest_ms ? duration(s.now - q.oldest_ms) : "–"), true]], s.queues));
+  show("queues", s.queues.length === 0 ? empty("No queue is in use.") : table("Queues", [
+    ["queue", (q) => [q.queue || "default", q.paused ? chip("paused", "warn") : null]],
+    ["waiting", (q) => number(q.queued), true],
+    ["running", (q) => number(q.leased), true],
+    ["later", (q) => number((q.scheduled || 0) + (q.blocked || 0)), true],
+    ["dead", (q) => (q.dead ? chip(number(q.dead), "bad") : "0"), true],
+    ["oldest", (q) => (q.queued ? duration(q.oldest_age_ms) : "–"), true]], s.queues));
 }
 
 function drawWorkers(s) {
   show("workers", s.workers.length === 0 ? empty("No worker is connected.") : table("Workers", [
-    ["worker", (w) => [h("span", {class: "nowrap", title: w.uuid || w.worker || ""}, w.name || (w.uuid || "").slice(0, 8)),
-      w.draining || w.is_draining ? chip(" draining", "warn") : null]],
+    ["worker", (w) => [h("span", {class: "nowrap", title: w.worker || ""}, w.name || (w.worker || "").slice(0, 8)),
+      w.draining ? chip("draining", "warn") : null]],
     ["host", (w) => (w.host || "–").slice(0, 16)],
     ["pid", (w) => (w.pid ? String(w.pid) : "–"), true],
     ["slots busy", (w) => h("span", {class: "busy"}, h("progress", {value: (w.slots || 0) - (w.free || 0), max: w.slots || 1, "aria-hidden": "true"}),
       `${(w.slots || 0) - (w.free || 0)} / ${w.slots || 0}`)],
     ["runs", (w) => list(w.jobs).map((j) => chip(typeof j === "string" ? j.slice(-6) : `${j.kind || ""} ${j.model || ""}`.trim() || "job"))],
     ["memory", (w) => bytes(w.rss_bytes), true],
-    ["last beat", (w) => ago(w.seen_ms, s.now), true]], s.workers));
+    ["load", (w) => (Number.isFinite(w.load_milli) ? (w.load_milli / 1000).toFixed(2) : "–"), true],
+    ["last beat", (w) => duration(w.beat_age_ms) + " ago", true]], s.workers));
 }
 
 const stateText = {leased: "running", queued: "waiting"};
@@ -249,10 +250,12 @@ function drawModels(s) {
     return;
   }
   show("models", s.models.map((m) => {
-    const versions = list(m.versions).slice().sort((a, b) => b.version - a.version);
+    // Models beyond the gateway's limit come without their versions: then the newest stands for them.
+    const versions = (Array.isArray(m.versions) ? m.versions.slice() : [m]).sort((a, b) => b.version - a.version);
+    const count = Array.isArray(m.versions) ? versions.length : m.versions;
     const aliases = Object.entries(m.aliases || {}).sort();
     return h("details", {open: true},
-      h("summary", {}, h("strong", {}, m.name), ` · ${versions.length} version${versions.length === 1 ? "" : "s"}`,
+      h("summary", {}, h("strong", {}, m.name), ` · ${count} version${count === 1 ? "" : "s"}`,
         aliases.map(([alias, version]) => chip(`${alias} → ${version}`, alias === "prod" ? "good" : ""))),
       table("Versions of " + m.name, [
         ["version", (v) => [String(v.version), " ", aliases.filter(([, n]) => n === v.version).map(([alias]) => chip(alias, alias === "prod" ? "good" : ""))]],
@@ -264,7 +267,7 @@ function drawModels(s) {
         ["weights not 0", (v) => ((v.meta || {}).params ? percent(v.meta.nonzero / v.meta.params) : "–"), true],
         ["one row", (v) => (Number.isFinite((v.meta || {}).latency_us) && v.meta.latency_us !== null ? number(v.meta.latency_us) + " µs" : "–"), true]],
       versions.slice(0, 12)),
-      versions.length > 12 ? empty(`and ${versions.length - 12} older ones: maasq model show ${m.name}`) : null);
+      count > Math.min(12, versions.length) ? empty(`All of them: maasq model list ${m.name}`) : null);
   }));
 }
 
