@@ -57,6 +57,7 @@ typedef union fake_message {
 typedef struct fake_broker {
     void *context, *router;
     char dir[128], endpoint[192];
+    char blobs[256]; /* URL told to workers */
     mq_arena arena;
     zmq_msg_t frames[4];
     bool has_frames;
@@ -87,6 +88,7 @@ FAKE void fake_open(fake_broker *f)
     (void)snprintf(f->dir, sizeof f->dir, "%s/maasq-worker-XXXXXX", tmp == NULL ? "/tmp" : tmp);
     assert_non_null(mkdtemp(f->dir));
     (void)snprintf(f->endpoint, sizeof f->endpoint, "ipc://%s/back.sock", f->dir);
+    (void)snprintf(f->blobs, sizeof f->blobs, "dir:%s/blobs", f->dir);
     mq_arena_init(&f->arena, 64 << 20);
     fake_bind(f);
 }
@@ -244,11 +246,9 @@ FAKE bool fake_routine(fake_broker *f)
     if (f->command == MQ_CMD_hello) {
         fake_worker to = {.identity_len = zmq_msg_size(&f->frames[0])};
         memcpy(to.identity, zmq_msg_data(&f->frames[0]), to.identity_len);
-        char blobs[160];
-        (void)snprintf(blobs, sizeof blobs, "dir:%s/blobs", f->dir);
         mq_msg_welcome m = {.version = 1,
                             .broker = mq_str("fake"),
-                            .blobs = mq_str(blobs),
+                            .blobs = mq_str(f->blobs),
                             .beat_ms = FAKE_BEAT_MS,
                             .lease_ms = FAKE_LEASE_MS};
         fake_send(f, &to, MQ_CMD_welcome, &m, (mq_span){0});
