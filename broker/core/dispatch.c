@@ -1,0 +1,261 @@
+/* Who runs what: the first job of the best lane goes to the next worker that may take it. Order is
+ * priority, then age. A job whose lane nobody can serve is passed by; it holds nobody up. It must
+ * not know how a lease ends. */
+#include "broker/core/state.h"
+
+uint32_t mq_worker_free(const mq_worker *worker)
+{
+    if (!worker->is_used || worker->is_draining || worker->conn == 0 || !worker->is_credit_known) {
+        return 0;
+    }
+    uint64_t under_way = worker->reserved;
+    under_way += worker->sent > worker->seen ? worker->sent - worker->seen : 0;
+    return worker->free > under_way ? (uint32_t)(worker->free - under_way) : 0;
+}
+
+bool mq_worker_fits(const mq_core *core, const mq_worker *worker, const mq_lane *lane)
+{
+    (void)core;
+    bool has_kind = false;
+    for (uint32_t i = 0; i < worker->kind_count && !has_kind; i++) {
+        has_kind = worker->kinds[i] == lane->kind;
+    }
+    bool has_queue = worker->queue_count == 0;
+    for (uint32_t i = 0; i < worker->queue_count && !has_queue; i++) {
+        has_queue = worker->queues[i] == lane->queue;
+    }
+    return has_kind && has_queue;
+}
+
+void mq_hold(mq_core *core, mq_job *job, uint32_t worker)
+{
+    MQ_ASSERT(job->worker == MQ_NONE);
+    uint32_t no = mq_job_no(core, job);
+    mq_worker *w = &core->workers[worker];
+    job->worker = worker;
+    job->held_prev = MQ_NONE;
+    job->held_next = w->held_head;
+    if (w->held_head != MQ_NONE) {
+        core->jobs[w->held_head].held_prev = no;
+    }
+    w->held_head = no;
+}
+
+void mq_unhold(mq_core *core, mq_job *job)
+{
+    mq_worker *w = &core->workers[job->worker];
+    if (job->held_prev != MQ_NONE) {
+        core->jobs[job->held_prev].held_next = job->held_next;
+    } else {
+        w->held_head = job->held_next;
+    }
+    if (job->held_next != MQ_NONE) {
+        core->jobs[job->held_next].held_prev = job->held_prev;
+    }
+    if (!job->is_sent) {
+        MQ_ASSERT(w->reserved > 0);
+        w->reserved--;
+        job->is_sent = true;
+    }
+    job->worker = job->held_prev = job->held_next = MQ_NONE;
+}
+
+/* The waiting job with the smallest key in a lane that is not paused and not stuck. */
+static mq_lane *best_lane(mq_core *core)
+{
+    mq_lane *best = NULL;
+    uint64_t best_key = UINT64_MAX;
+    for (uint32_t i = 0; i < core->lane_slots.high; i++) {
+        mq_lane *lane = &core->lanes[i];
+        if (!lane->is_used || lane->is_paused || lane->stuck_turn == core->turn) {
+            continue;
+        }
+        uint64_t key = mq_lane_key(&core->jobs[lane->root]);
+        if (best == NULL || key < best_key) {
+            best = lane;
+            best_key = key;
+        }
+    }
+    return best;
+}
+
+/* Next fitting worker after the last one that got a job; MQ_NONE when there is none. */
+static uint32_t pick(mq_core *core, const mq_lane *lane)
+{
+    uint32_t count = core->worker_slots.high;
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t no = (core->worker_cursor + i) % count;
+        const mq_worker *w = &core->workers[no];
+        bool is_reserved = core->reserved_for != 0 && w->fingerprint == core->reserved_for;
+        if (mq_worker_free(w) > 0 && !is_reserved && mq_worker_fits(core, w, lane)) {
+            core->worker_cursor = (no + 1) % count;
+            return no;
+        }
+    }
+    return MQ_NONE;
+}
+
+void mq_fetch_body(mq_core *core, mq_job *job, mq_outputs *out)
+{
+    (void)core;
+    if (!job->has_body && !job->wait_body) {
+        job->wait_body = true;
+        mq_out_add(out, MQ_OUT_FETCH, 0, 0)->as.ask.id = mq_span_of(job->id, MQ_ULID_LEN);
+    }
+}
+
+static void grant(mq_core *core, mq_job *job, uint32_t worker, mq_outputs *out)
+{
+    mq_worker *w = &core->workers[worker];
+    job->epoch = core->epoch;
+    job->grant = ++core->next_grant;
+    memcpy(job->holder, w->uuid, sizeof job->holder);
+    job->leased_ms = core->now_ms;
+    job->lease_until_ms = core->now_ms + job->lease_ms;
+    job->queue_us = (uint64_t)(core->now_ms - job->ready_ms) * 1000;
+    job->grants++;
+    job->is_accepted = job->is_spent = job->is_timed_out = job->is_sent = false;
+    mq_job_move(core, job, MQ_EVENT_GRANT, "");
+    mq_hold(core, job, worker);
+    w->reserved++;
+    core->stats.granted++;
+    core->tally.granted += !job->is_transient;
+    job->wait_stored = job->grants > 1 && !job->is_transient;
+    if (job->wait_stored) {
+        mq_waiter *wait = mq_wait_job(core, job, MQ_WAIT_JOB, 0, 0);
+        MQ_ASSERT(wait != NULL); /* dispatch left room */
+        wait->grant = job->grant;
+    }
+    mq_fetch_body(core, job, out);
+    mq_send_job(core, job, out);
+}
+
+/* "m", "m@3" or "m@prod" as it stands now; what cannot be resolved goes as it is. */
+static void resolve(mq_core *core, const mq_job *job, mq_msg_job_item *item, mq_outputs *out)
+{
+    mq_entry_view view;
+    item->model = mq_name_text(core, job->model);
+    if (item->model.len == 0 ||
+        mq_core_resolve(core, MQ_ENTRY_MODEL, item->model, &view, NULL) != MQ_OK) {
+        return;
+    }
+    if (mq_entry_read(view.value, &core->entry, NULL) == MQ_OK && core->entry.blob_count > 0) {
+        item->model_blob = core->entry.blobs[0];
+    }
+    char digits[21];
+    item->model = mq_out_text(out, view.key.name, mq_str("@"), mq_digits(view.key.version, digits));
+}
+
+void mq_job_item_fill(mq_core *core, const mq_job *job, mq_msg_job_item *item, mq_outputs *out)
+{
+    *item = (mq_msg_job_item){
+        .id = mq_span_of(job->id, MQ_ULID_LEN),
+        .epoch = job->epoch,
+        .grant = job->grant,
+        .kind = mq_name_text(core, job->kind),
+        .trace = mq_pool_span(&core->pool, job->trace),
+        .attempt = job->attempts + job->crashes + job->lapses + 1,
+        .lease_ms = job->lease_ms,
+        .max_run_ms = job->max_run_ms,
+        .is_transient = job->is_transient,
+        .len = job->body == NULL ? 0 : job->body->len,
+    };
+    resolve(core, job, item, out);
+    mq_span check = mq_pool_span(&core->pool, job->check);
+    if (check.len > 0) {
+        item->step = job->step;
+        item->chain = mq_span_of(check.data, job->chain_len);
+        item->blob = mq_span_of(check.data + job->chain_len, job->blob_len);
+        item->meta = mq_span_of(check.data + job->chain_len + job->blob_len, job->meta_len);
+    }
+}
+
+void mq_send_job(mq_core *core, mq_job *job, mq_outputs *out)
+{
+    if (job->gang != MQ_NONE) {
+        mq_gang_send_jobs(core, job, out);
+        return;
+    }
+    if (job->wait_stored || job->wait_body || job->is_sent || job->worker == MQ_NONE) {
+        return;
+    }
+    MQ_ASSERT(job->state == MQ_STATE_LEASED);
+    mq_worker *w = &core->workers[job->worker];
+    MQ_ASSERT(w->reserved > 0);
+    w->reserved--;
+    w->sent++;
+    job->is_sent = true;
+    mq_output *item = mq_out_add(out, MQ_OUT_JOB, w->conn, 0);
+    mq_job_item_fill(core, job, &item->as.job, out);
+    item->bytes = job->body;
+    item->payload = job->body == NULL ? (mq_span){0} : mq_span_of(job->body->data, job->body->len);
+}
+
+void mq_body_came(mq_core *core, const mq_input *in, mq_outputs *out)
+{
+    mq_job *job = mq_job_find(core, in->as.id);
+    if (job == NULL || job->has_body) {
+        if (in->body != NULL) {
+            mq_out_add(out, MQ_OUT_RELEASE, 0, 0)->bytes = in->body;
+        }
+        return;
+    }
+    job->wait_body = false;
+    job->has_body = true;
+    job->body = in->body;
+    core->held_bytes += in->body == NULL ? 0 : in->body->len;
+    if (job->state == MQ_STATE_LEASED) {
+        mq_send_job(core, job, out);
+    }
+}
+
+static bool try_lane(mq_core *core, mq_lane *lane, mq_outputs *out)
+{
+    mq_job *job = mq_lane_top(core, lane);
+    MQ_ASSERT(job != NULL && job->state == MQ_STATE_QUEUED);
+    if (job->memo.at != 0 && !job->is_transient) { /* equal work may have ended while it waited */
+        uint32_t memo = mq_memo_find(core, mq_pool_span(&core->pool, job->memo));
+        if (memo != MQ_NONE && mq_memo_usable(core, memo)) {
+            mq_complete_by_memo(core, job, memo);
+            return true;
+        }
+    }
+    if (lane->is_gang) {
+        return mq_gang_form(core, lane, job, out);
+    }
+    uint32_t worker = pick(core, lane);
+    if (worker == MQ_NONE) {
+        return false;
+    }
+    grant(core, job, worker, out);
+    return true;
+}
+
+static bool has_free(const mq_core *core)
+{
+    for (uint32_t i = 0; i < core->worker_slots.high; i++) {
+        if (mq_worker_free(&core->workers[i]) > 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+void mq_dispatch(mq_core *core, mq_outputs *out)
+{
+    core->turn++;
+    core->reserved_for = 0;
+    for (int i = 0; i < MQ_TURN_GRANTS; i++) {
+        if (!has_free(core) || !mq_wait_room(core, 256) || out->count > MQ_OUTPUTS_MAX / 2) {
+            return;
+        }
+        mq_lane *lane = best_lane(core);
+        if (lane == NULL) {
+            return;
+        }
+        if (!try_lane(core, lane, out)) {
+            lane->stuck_turn = core->turn;
+        }
+    }
+    core->wants_turn = true;
+}

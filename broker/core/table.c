@@ -1,0 +1,164 @@
+/* Slots, hash indices and names: the ground the rest of the core stands on. It must not know what a
+ * job is beyond its id. */
+#include "broker/core/state.h"
+
+uint32_t mq_slots_take(mq_slots *slots, const void *array, size_t stride, size_t next_offset)
+{
+    uint32_t index = slots->free_head;
+    if (slots->count == slots->capacity) {
+        return MQ_NONE;
+    }
+    if (index != 0) { /* free_head holds index + 1, so that zeroed memory is an empty list */
+        index--;
+        memcpy(&slots->free_head, (const uint8_t *)array + stride * index + next_offset,
+               sizeof slots->free_head);
+    } else {
+        index = slots->high++;
+    }
+    slots->count++;
+    return index;
+}
+
+uint32_t mq_slots_give(mq_slots *slots, uint32_t index)
+{
+    uint32_t next = slots->free_head;
+    MQ_ASSERT(slots->count > 0 && index < slots->high);
+    slots->free_head = index + 1;
+    slots->count--;
+    return next;
+}
+
+bool mq_slots_has(const mq_slots *slots, uint32_t spare)
+{
+    return slots->capacity - slots->count >= spare;
+}
+
+uint32_t mq_index_find(const mq_core *core, const mq_index *index, uint32_t hash, mq_index_is *is,
+                       const void *key)
+{
+    for (uint32_t i = hash & index->mask; index->slots[i] != 0; i = (i + 1) & index->mask) {
+        uint32_t value = index->slots[i] - 1;
+        if (is(core, value, key)) {
+            return value;
+        }
+    }
+    return MQ_NONE;
+}
+
+void mq_index_put(const mq_core *core, mq_index *index, uint32_t value)
+{
+    uint32_t i = index->hash_of(core, value) & index->mask;
+    while (index->slots[i] != 0) {
+        MQ_ASSERT(index->slots[i] != value + 1);
+        i = (i + 1) & index->mask;
+    }
+    index->slots[i] = value + 1;
+}
+
+void mq_index_remove(const mq_core *core, mq_index *index, uint32_t value)
+{
+    uint32_t hole = index->hash_of(core, value) & index->mask;
+    while (index->slots[hole] != value + 1) {
+        MQ_ASSERT(index->slots[hole] != 0);
+        hole = (hole + 1) & index->mask;
+    }
+    for (uint32_t i = (hole + 1) & index->mask; index->slots[i] != 0; i = (i + 1) & index->mask) {
+        uint32_t home = index->hash_of(core, index->slots[i] - 1) & index->mask;
+        if (((i - home) & index->mask) >= ((i - hole) & index->mask)) {
+            index->slots[hole] = index->slots[i];
+            hole = i;
+        }
+    }
+    index->slots[hole] = 0;
+}
+
+uint32_t mq_id_hash(mq_span id)
+{
+    return (uint32_t)mq_hash64(id, 0x6a6f62);
+}
+
+/* ---- what each index hashes ---- */
+
+static uint32_t job_hash(const mq_core *core, uint32_t value)
+{
+    return mq_id_hash(mq_span_of(core->jobs[value].id, MQ_ULID_LEN));
+}
+
+static uint32_t recent_hash(const mq_core *core, uint32_t value)
+{
+    return mq_id_hash(mq_span_of(core->recents[value].id, MQ_ULID_LEN));
+}
+
+static uint32_t worker_hash(const mq_core *core, uint32_t value)
+{
+    return mq_id_hash(mq_span_of(core->workers[value].uuid, MQ_UUID_LEN));
+}
+
+static uint32_t name_hash(const mq_core *core, uint32_t value)
+{
+    return mq_id_hash(mq_pool_span(&core->pool, core->names[value].text));
+}
+
+void mq_table_init(mq_core *core)
+{
+    core->job_index.hash_of = job_hash;
+    core->recent_index.hash_of = recent_hash;
+    core->worker_index.hash_of = worker_hash;
+    core->name_index.hash_of = name_hash;
+}
+
+/* ---- names ---- */
+
+static bool name_is(const mq_core *core, uint32_t value, const void *key)
+{
+    return mq_span_eq(mq_pool_span(&core->pool, core->names[value].text), *(const mq_span *)key);
+}
+
+uint32_t mq_name_find(const mq_core *core, mq_span text)
+{
+    if (text.len == 0) {
+        return 0;
+    }
+    return mq_index_find(core, &core->name_index, mq_id_hash(text), name_is, &text);
+}
+
+uint32_t mq_name_take(mq_core *core, mq_span text)
+{
+    uint32_t name = mq_name_find(core, text);
+    if (name != MQ_NONE) {
+        core->names[name].refs++;
+        return name;
+    }
+    mq_ref ref;
+    if (!mq_slots_has(&core->name_slots, 1) || !mq_pool_copy(&core->pool, text, &ref)) {
+        return MQ_NONE;
+    }
+    name = MQ_TAKE(core, name, names, mq_name);
+    core->names[name] = (mq_name){.text = ref, .refs = 1};
+    mq_index_put(core, &core->name_index, name);
+    return name;
+}
+
+void mq_name_hold(mq_core *core, uint32_t name)
+{
+    core->names[name].refs++;
+}
+
+void mq_name_drop(mq_core *core, uint32_t name)
+{
+    mq_name *n = &core->names[name];
+    if (name == 0) {
+        return;
+    }
+    MQ_ASSERT(n->refs > 0);
+    if (--n->refs == 0) {
+        mq_index_remove(core, &core->name_index, name);
+        mq_ref_drop(core, &n->text);
+        n->next_free = mq_slots_give(&core->name_slots, name);
+    }
+}
+
+mq_span mq_name_text(const mq_core *core, uint32_t name)
+{
+    return mq_pool_span(&core->pool, core->names[name].text);
+}
