@@ -146,7 +146,7 @@ $(B)/tests/gateway/test_%: $(B)/tests/gateway/test_%.o $(B)/gateway.a $(B)/clien
 # End-to-end tests run the real programs, found next to the tests' build folder.
 $(B)/tests/e2e/test_%: $(B)/tests/e2e/test_%.o $(B)/tests/support/system.o $(B)/client.a $(B)/shared.a | $(PROGRAMS)
 	$(call say,LINK)
-	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(TEST_LIBS) $(LIBS_client)
+	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(TEST_LIBS) $(LIBS_client) -lz
 
 
 # What a newcomer runs. The second make sees the packages that the first one installed.

@@ -245,6 +245,24 @@ void mq_core_step(mq_core *core, const mq_input *in, mq_outputs *out)
     step(core, in, out);
 }
 
+bool mq_core_drain_bytes(mq_core *core, mq_outputs *out)
+{
+    out->count = 0;
+    out->batch = NULL;
+    for (uint32_t i = 0; i < core->job_slots.high; i++) {
+        mq_job *job = &core->jobs[i];
+        if (out->count + 2 > MQ_OUTPUTS_MAX) {
+            return false;
+        }
+        if (job->is_used) {
+            mq_out_refuse(out, job->body);
+            mq_out_refuse(out, job->result);
+            job->body = job->result = NULL;
+        }
+    }
+    return true;
+}
+
 int64_t mq_core_deadline(const mq_core *core)
 {
     if (core->wants_turn) {

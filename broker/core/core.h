@@ -241,6 +241,10 @@ typedef struct mq_outputs {
 
 void mq_core_step(mq_core *core, const mq_input *in, mq_outputs *out);
 
+/* The core ends: puts out MQ_OUT_RELEASE for the bytes it still holds, at most MQ_OUTPUTS_MAX of
+ * them; false when there are more (call again). It must not be stepped any more. */
+bool mq_core_drain_bytes(mq_core *core, mq_outputs *out);
+
 /* When it wants the next MQ_IN_TURN at the latest, in the time of the inputs; INT64_MAX = whenever.
  */
 int64_t mq_core_deadline(const mq_core *core);

@@ -1,0 +1,193 @@
+/* The running broker: the pure core and everything around it. Private to broker/io. One thread (but
+ * for the pin thread, which is behind pin.h).
+ *
+ *     sockets --> receive.c --> core --> act.c --> sockets
+ *     store   <-> own.c     --> core --> act.c --> store, pins
+ *     questions ---------------------> answer.c  (reads the core between steps)
+ */
+#ifndef MQ_BROKER_IO_BROKER_H
+#define MQ_BROKER_IO_BROKER_H
+
+#include "broker/config.h"
+#include "broker/core/core.h"
+#include "broker/io/asks.h"
+#include "broker/io/curves.h"
+#include "broker/io/pin.h"
+#include "broker/io/sockets.h"
+#include "shared/base/arena.h"
+#include "shared/base/buf.h"
+
+enum {
+    MQ_GETS_MAX = 65536, /* questions waiting for a job's end */
+    MQ_WATCHES_MAX = 4096,
+    MQ_PENDING_MAX = 1024, /* results and checkpoints waiting for their pins */
+    MQ_LOOKUPS_MAX = 8192, /* job look-ups under way in the store */
+    MQ_NEWS_MAX = 256,     /* events kept for operators */
+    MQ_RATE_SECONDS = 10,
+    MQ_GROUP_MAX = 512,            /* items of one outgoing message */
+    MQ_OUT_PAYLOAD_MAX = 32 << 20, /* bytes of one outgoing payload made of several items */
+    MQ_ANSWER_BYTES_MAX = 32 << 20,
+    MQ_COUNTERS = 12,
+};
+
+/* Life of the ownership of the shard. */
+typedef enum mq_own_state {
+    MQ_OWN_NONE,     /* no core; asks for the shard */
+    MQ_OWN_ASKED,    /* acquire is under way */
+    MQ_OWN_SEGMENTS, /* the list of segments is under way */
+    MQ_OWN_COUNTERS,
+    MQ_OWN_REGISTRY, /* the registry is being read; then the sockets are served */
+    MQ_OWN_LOADING,  /* segments are being read beside the service */
+    MQ_OWN_SERVING,
+    MQ_OWN_STOPPED, /* given back, or refused for good */
+} mq_own_state;
+
+/* One waiting `get`. */
+typedef struct mq_get_wait {
+    uint64_t conn, rid;
+    int64_t deadline_ms; /* monotonic */
+    bool want_result, is_used;
+    uint8_t id_len;
+    char id[32];
+} mq_get_wait;
+
+typedef struct mq_watch {
+    uint64_t conn;
+    int64_t told_ms; /* monotonic; when the last event went out */
+    uint8_t id_len;  /* 0 = unused */
+    char id[32];
+} mq_watch;
+
+/* A message that waits for its pins. */
+typedef struct mq_pending {
+    struct mq_pending *next;
+    uint64_t ticket;
+    mq_frames frames;
+} mq_pending;
+
+typedef struct mq_news {
+    int64_t at_ms;
+    char type[24];
+    char text[200];
+} mq_news;
+
+typedef struct mq_broker {
+    const mq_broker_config *config;
+    char uuid[33]; /* of this process */
+    int64_t started_ms;
+    bool is_stopping;
+
+    void *context;
+    mq_side front, back;
+    mq_store *store;
+    mq_pins *pins;
+    mq_asks *asks;
+
+    /* own.c */
+    mq_own_state own;
+    char instance[64];   /* of the deployment seen first; another one is refused */
+    uint64_t generation; /* of the core: answers to an older one are dropped */
+    void *core_memory;
+    size_t core_bytes;
+    mq_core_config core_config;
+    mq_core *core;                               /* NULL while the shard is not ours */
+    int64_t store_offset_ms;                     /* store clock - monotonic clock */
+    int64_t renew_sent_ms, renewed_ms, retry_ms; /* monotonic */
+    bool is_renewing;
+    bool is_full;
+    uint64_t used_bytes, store_max_bytes, epoch, sequence;
+    uint64_t *segments;
+    uint32_t segment_count, segment_next;
+    int64_t counters[MQ_COUNTERS]; /* as stored */
+    int64_t commits, commit_us_sum, commit_jobs;
+    int64_t dups;      /* submits of jobs that were there already, since the start */
+    char trouble[256]; /* why the shard is not served; "" = it is */
+
+    /* receive.c */
+    mq_arena arena; /* of the message in work */
+    mq_pending *pending;
+    uint32_t pending_count;
+    uint64_t next_ticket;
+
+    /* act.c */
+    mq_outputs *out;
+    mq_buf header, payload;
+
+    /* gets.c */
+    mq_get_wait *gets;
+    uint32_t get_count, get_end; /* used entries lie before get_end */
+    mq_watch *watches;
+    uint32_t watch_end;
+    uint32_t lookups;
+
+    /* answer.c */
+    mq_curves *curves;
+    mq_news news[MQ_NEWS_MAX];
+    uint32_t news_count;
+    int64_t rate_at_ms;
+    uint32_t rate_index, rate_count;
+    int64_t rates[MQ_RATE_SECONDS][2]; /* submitted and ended so far, once a second */
+    int64_t transient_base[2];         /* of former cores */
+} mq_broker;
+
+/* Store time now. */
+int64_t mq_broker_now(const mq_broker *b);
+
+/* ---- act.c ---- */
+/* Steps the core and does what it says. */
+void mq_act_step(mq_broker *b, mq_input *in);
+/* Sends one message to a connection; a failed send is noted and forgotten. MQ_OK when it was
+ * queued. */
+mq_code mq_act_send(mq_broker *b, uint64_t conn, mq_command command, const void *message,
+                    mq_span payload);
+void mq_act_error(mq_broker *b, uint64_t conn, uint64_t rid, mq_code code, const char *text,
+                  uint64_t retry_ms);
+
+/* ---- receive.c ---- */
+/* At most `limit` messages of one side. Returns how many. */
+int mq_receive(mq_broker *b, mq_side *side, int limit);
+/* Answers of the pin thread. */
+void mq_receive_pinned(mq_broker *b);
+/* True while a message waits for a pin of this blob: it must not be unpinned now. */
+bool mq_receive_is_pinning(const mq_broker *b, mq_span hash);
+void mq_receive_release(mq_broker *b);
+
+/* ---- own.c ---- */
+MQ_MUST_USE mq_code mq_own_open(mq_broker *b, mq_error *err);
+/* Acquires, renews, loads, gives back: whatever is due. */
+void mq_own_tick(mq_broker *b);
+/* Sends the core's batch to the store. */
+void mq_own_commit(mq_broker *b, const mq_outputs *out);
+/* True when messages may be taken: the shard is ours and our tenure has not run out. */
+bool mq_own_is_serving(const mq_broker *b);
+int64_t mq_own_deadline(const mq_broker *b); /* monotonic */
+/* Gives the shard back when nothing is under way; true once that is done. */
+bool mq_own_leave(mq_broker *b);
+void mq_own_release(mq_broker *b);
+const char *mq_counter_name(uint32_t index);
+
+/* ---- gets.c ---- */
+void mq_gets_ask(mq_broker *b, uint64_t conn, const mq_msg_get *get);
+/* The job ended and that is stored. */
+void mq_gets_ended(mq_broker *b, const mq_ended *ended, mq_span result);
+void mq_gets_changed(mq_broker *b, mq_span id, mq_state state);
+void mq_gets_progress(mq_broker *b, mq_span id, mq_span progress, mq_span log);
+bool mq_gets_watch(mq_broker *b, uint64_t conn, mq_span id);
+void mq_gets_tick(mq_broker *b);
+int64_t mq_gets_deadline(const mq_broker *b); /* monotonic */
+/* The connection is gone. */
+void mq_gets_drop(mq_broker *b, uint64_t conn);
+
+/* ---- answer.c ---- */
+void mq_answer_query(mq_broker *b, uint64_t conn, const mq_msg_query *query);
+/* Adds an event that operators can read. */
+void mq_answer_news(mq_broker *b, const char *type, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+/* Once a second: samples the rates. */
+void mq_answer_tick(mq_broker *b);
+
+/* ---- loop.c ---- */
+/* Runs until SIGTERM or SIGINT; MQ_OK at a clean stop. */
+MQ_MUST_USE mq_code mq_broker_run(const mq_broker_config *config, mq_error *err);
+
+#endif

@@ -1,0 +1,598 @@
+/* Ownership of the shard and its record: acquires it under a new epoch, loads what the store holds,
+ * renews the tenure, sends commits and gives the shard back at the end. When a commit is refused or
+ * its outcome is not known, the core is thrown away and everything begins anew: nothing unanswered
+ * had been acknowledged. Decides nothing about jobs. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+
+#include "broker/io/body.h"
+#include "broker/io/broker.h"
+#include "shared/base/assert.h"
+#include "shared/base/clock.h"
+#include "shared/base/log.h"
+#include "shared/base/math.h"
+
+enum {
+    RETRY_MS = 250, /* between attempts to get the shard */
+    SEGMENTS_MAX = 65536,
+    FULL_PERCENT = 80, /* of the store's memory: above, new jobs are answered busy */
+};
+
+static const char *const counter_names[MQ_COUNTERS] = {
+    "submitted", "granted", "succeeded", "dead",    "cancelled", "expired",
+    "retried",   "lapsed",  "crashed",   "spawned", "published", "checkpoints",
+};
+
+const char *mq_counter_name(uint32_t index)
+{
+    return counter_names[index];
+}
+
+static void tally_of(const mq_tally *t, uint32_t out[MQ_COUNTERS])
+{
+    const uint32_t all[MQ_COUNTERS] = {t->submitted, t->granted, t->succeeded, t->dead,
+                                       t->cancelled, t->expired, t->retried,   t->lapsed,
+                                       t->crashed,   t->spawned, t->published, t->checkpoints};
+    memcpy(out, all, sizeof all);
+}
+
+static void trouble(mq_broker *b, const char *text)
+{
+    if (strcmp(b->trouble, text) != 0) {
+        snprintf(b->trouble, sizeof b->trouble, "%s", text);
+        mq_log(MQ_WARN, "shard not served", "shard=%lld reason=%s", (long long)b->config->shard,
+               text);
+    }
+}
+
+/* Throws the core away. Its callers are told nothing: they ask again. */
+static void drop_core(mq_broker *b, const char *why)
+{
+    b->generation++;
+    if (b->core != NULL) {
+        mq_core_stats stats;
+        mq_core_stats_read(b->core, &stats);
+        b->transient_base[0] += (int64_t)stats.transient_submitted;
+        b->transient_base[1] += (int64_t)stats.transient_ended;
+        munmap(b->core_memory, b->core_bytes);
+        mq_answer_news(b, "reload", "%s", why);
+    }
+    b->core = NULL;
+    b->core_memory = NULL;
+    if (b->own != MQ_OWN_STOPPED) {
+        b->own = MQ_OWN_NONE;
+    }
+    b->is_renewing = false;
+    b->retry_ms = mq_clock_mono_ms() + RETRY_MS;
+    trouble(b, why);
+}
+
+static void core_config(mq_broker *b)
+{
+    const mq_broker_config *c = b->config;
+    mq_core_config *k = &b->core_config;
+    *k = mq_core_config_default();
+    k->live_max = (uint32_t)c->jobs_max;
+    k->jobs_max = k->live_max + k->transient_max;
+    k->tenant_live_max = (uint32_t)c->tenant_jobs_max;
+    k->workers_max = (uint32_t)c->workers_max;
+    k->held_bytes_max = (uint64_t)c->body_bytes_max;
+    k->lease_ms = c->lease_ms;
+    k->beat_ms = c->beat_ms;
+    k->retention_ms = c->retention_ms;
+    MQ_ASSERT(getrandom(&k->seed, sizeof k->seed, 0) == (ssize_t)sizeof k->seed);
+}
+
+/* Fresh core in untouched pages: a large limit costs address space only. */
+static bool make_core(mq_broker *b)
+{
+    core_config(b);
+    b->core_bytes = mq_core_bytes(&b->core_config);
+    void *memory = mmap(NULL, b->core_bytes, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED) {
+        trouble(b, "no address space for the job table; lower --jobs-max");
+        return false;
+    }
+    b->core_memory = memory;
+    b->core = mq_core_init(memory, &b->core_config);
+    b->generation++;
+    return true;
+}
+
+/* ---- loading ---- */
+
+static void load_next(mq_broker *b);
+
+typedef struct load {
+    mq_broker *b;
+    uint64_t generation;
+} load;
+
+static load *load_new(mq_broker *b)
+{
+    load *l = malloc(sizeof *l);
+    MQ_ASSERT(l != NULL);
+    *l = (load){b, b->generation};
+    return l;
+}
+
+static void on_live(void *arg, mq_code code, mq_span field, mq_span value, const mq_error *err)
+{
+    load *l = arg;
+    mq_broker *b = l->b;
+    bool is_current = l->generation == b->generation && b->own == MQ_OWN_LOADING;
+    if (code == MQ_OK && field.data != NULL) {
+        if (is_current) {
+            mq_input in = {.type = MQ_IN_LOAD};
+            in.as.record = value;
+            mq_act_step(b, &in);
+        }
+        return;
+    }
+    free(l);
+    if (!is_current) {
+        return;
+    }
+    if (code != MQ_OK) {
+        drop_core(b, err->text);
+        return;
+    }
+    b->segment_next++;
+    load_next(b);
+}
+
+static void loaded(mq_broker *b)
+{
+    mq_input in = {.type = MQ_IN_LOADED};
+    mq_act_step(b, &in);
+    b->own = MQ_OWN_SERVING;
+    mq_core_stats stats;
+    mq_core_stats_read(b->core, &stats);
+    mq_log(MQ_INFO, "shard loaded", "shard=%lld epoch=%llu sequence=%llu jobs=%u",
+           (long long)b->config->shard, (unsigned long long)b->epoch,
+           (unsigned long long)b->sequence, stats.jobs);
+}
+
+static void load_next(mq_broker *b)
+{
+    mq_error err;
+    if (b->segment_next == b->segment_count) {
+        loaded(b);
+        return;
+    }
+    load *l = load_new(b);
+    if (b->store->ops->scan(b->store, MQ_PART_LIVE, b->segments[b->segment_next], on_live, l,
+                            &err) != MQ_OK) {
+        free(l);
+        drop_core(b, err.text);
+    }
+}
+
+static void on_registry(void *arg, mq_code code, mq_span field, mq_span value, const mq_error *err)
+{
+    load *l = arg;
+    mq_broker *b = l->b;
+    bool is_current = l->generation == b->generation && b->own == MQ_OWN_REGISTRY;
+    if (code == MQ_OK && field.data != NULL) {
+        if (is_current) {
+            mq_input in = {.type = MQ_IN_REGISTRY};
+            in.as.registry.field = field;
+            in.as.registry.value = value;
+            mq_act_step(b, &in);
+        }
+        return;
+    }
+    free(l);
+    if (!is_current) {
+        return;
+    }
+    if (code != MQ_OK) {
+        drop_core(b, err->text);
+        return;
+    }
+    b->own = MQ_OWN_LOADING;
+    b->trouble[0] = '\0';
+    b->is_full = false;
+    mq_answer_news(b, "owner", "broker %s serves shard %lld under epoch %llu", b->config->name,
+                   (long long)b->config->shard, (unsigned long long)b->epoch);
+    b->segment_next = 0;
+    load_next(b);
+}
+
+static void on_counter(void *arg, mq_code code, mq_span field, mq_span value, const mq_error *err)
+{
+    load *l = arg;
+    mq_broker *b = l->b;
+    bool is_current = l->generation == b->generation && b->own == MQ_OWN_COUNTERS;
+    if (code == MQ_OK && field.data != NULL) {
+        char text[24];
+        for (uint32_t i = 0; is_current && i < MQ_COUNTERS; i++) {
+            if (mq_span_is(field, counter_names[i]) && mq_span_copy(value, text, sizeof text)) {
+                b->counters[i] = strtoll(text, NULL, 10);
+            }
+        }
+        return;
+    }
+    if (!is_current || code != MQ_OK) {
+        free(l);
+        if (is_current) {
+            drop_core(b, err->text);
+        }
+        return;
+    }
+    mq_error why;
+    b->own = MQ_OWN_REGISTRY;
+    if (b->store->ops->scan(b->store, MQ_PART_REGISTRY, 0, on_registry, l, &why) != MQ_OK) {
+        free(l);
+        drop_core(b, why.text);
+    }
+}
+
+static int compare_numbers(const void *a, const void *b)
+{
+    uint64_t x, y;
+    memcpy(&x, a, sizeof x);
+    memcpy(&y, b, sizeof y);
+    return (x > y) - (x < y);
+}
+
+static void begin(mq_broker *b, load *l)
+{
+    mq_error err;
+    uint64_t last = 0;
+    if (b->segment_count > 0) {
+        qsort(b->segments, b->segment_count, sizeof *b->segments, compare_numbers);
+        last = b->segments[b->segment_count - 1] + 1;
+    }
+    mq_input in = {.type = MQ_IN_BEGIN};
+    in.as.begin.epoch = b->epoch;
+    in.as.begin.sequence = b->sequence;
+    in.as.begin.first_number = last * MQ_STORE_SEGMENT_JOBS;
+    mq_act_step(b, &in);
+    b->own = MQ_OWN_COUNTERS;
+    memset(b->counters, 0, sizeof b->counters);
+    if (b->store->ops->scan(b->store, MQ_PART_COUNTERS, 0, on_counter, l, &err) != MQ_OK) {
+        free(l);
+        drop_core(b, err.text);
+    }
+}
+
+static void on_segment(void *arg, mq_code code, mq_span field, mq_span value, const mq_error *err)
+{
+    load *l = arg;
+    mq_broker *b = l->b;
+    (void)value;
+    bool is_current = l->generation == b->generation && b->own == MQ_OWN_SEGMENTS;
+    if (code == MQ_OK && field.data != NULL) {
+        char text[24];
+        if (is_current && b->segment_count < SEGMENTS_MAX &&
+            mq_span_copy(field, text, sizeof text)) {
+            b->segments[b->segment_count++] = strtoull(text, NULL, 10);
+        }
+        return;
+    }
+    if (!is_current) {
+        free(l);
+    } else if (code != MQ_OK) {
+        free(l);
+        drop_core(b, err->text);
+    } else {
+        begin(b, l);
+    }
+}
+
+/* ---- ownership ---- */
+
+static void note_time(mq_broker *b, const mq_store_owner *owner)
+{
+    b->store_offset_ms = owner->now_ms - mq_clock_mono_ms();
+    b->used_bytes = owner->used_bytes;
+    b->store_max_bytes = owner->max_bytes;
+}
+
+/* An empty or foreign store stops the service until an operator has looked at it. */
+static bool is_our_deployment(mq_broker *b, const mq_store_owner *owner)
+{
+    if (b->instance[0] == '\0') {
+        snprintf(b->instance, sizeof b->instance, "%s", owner->instance);
+    }
+    if (strcmp(b->instance, owner->instance) == 0) {
+        return true;
+    }
+    trouble(b, "the store is another deployment's (its instance id changed): restore the right "
+               "data, or restart the broker to accept this one");
+    return false;
+}
+
+static void on_acquired(void *arg, mq_code code, const mq_store_owner *owner, const mq_error *err)
+{
+    mq_broker *b = arg;
+    if (b->own != MQ_OWN_ASKED) {
+        return;
+    }
+    b->own = MQ_OWN_NONE;
+    b->retry_ms = mq_clock_mono_ms() + RETRY_MS;
+    if (code != MQ_OK) {
+        trouble(b, err->text);
+        return;
+    }
+    if (!owner->is_ours) {
+        char text[256];
+        snprintf(text, sizeof text, "broker %.40s at %.100s owns the shard", owner->owner,
+                 owner->endpoint);
+        trouble(b, text);
+        return;
+    }
+    if (!is_our_deployment(b, owner) || !make_core(b)) {
+        return;
+    }
+    note_time(b, owner);
+    b->renewed_ms = b->renew_sent_ms;
+    b->epoch = owner->epoch;
+    b->sequence = owner->sequence;
+    b->segment_count = 0;
+    b->own = MQ_OWN_SEGMENTS;
+    load *l = load_new(b);
+    mq_error why;
+    if (b->store->ops->segments(b->store, on_segment, l, &why) != MQ_OK) {
+        free(l);
+        drop_core(b, why.text);
+    }
+}
+
+static void press(mq_broker *b)
+{
+    bool is_full = b->is_stopping || (b->store_max_bytes > 0 &&
+                                      b->used_bytes / FULL_PERCENT * 100 > b->store_max_bytes);
+    if (b->core == NULL || is_full == b->is_full) {
+        return;
+    }
+    b->is_full = is_full;
+    if (is_full && !b->is_stopping) {
+        mq_answer_news(b, "full", "the store holds %llu of %llu bytes: new jobs are answered busy",
+                       (unsigned long long)b->used_bytes, (unsigned long long)b->store_max_bytes);
+    }
+    mq_input in = {.type = MQ_IN_PRESSURE};
+    in.as.is_full = is_full;
+    mq_act_step(b, &in);
+}
+
+static void on_renewed(void *arg, mq_code code, const mq_store_owner *owner, const mq_error *err)
+{
+    mq_broker *b = arg;
+    if (!b->is_renewing || b->core == NULL) {
+        return;
+    }
+    b->is_renewing = false;
+    if (code != MQ_OK) {
+        drop_core(b, err->text);
+    } else if (!owner->is_ours || owner->epoch != b->epoch) {
+        drop_core(b, "another broker took the shard over");
+    } else if (!is_our_deployment(b, owner)) {
+        drop_core(b, b->trouble);
+    } else {
+        note_time(b, owner);
+        b->renewed_ms = b->renew_sent_ms;
+        press(b);
+    }
+}
+
+static void ask_for_shard(mq_broker *b, bool is_takeover)
+{
+    mq_error err;
+    bool may_init = b->config->may_init && b->instance[0] == '\0';
+    b->renew_sent_ms = mq_clock_mono_ms();
+    mq_code code = b->store->ops->acquire(b->store, mq_str(b->uuid), mq_str(b->front.endpoint),
+                                          b->config->tenure_ms, is_takeover, may_init,
+                                          is_takeover ? on_acquired : on_renewed, b, &err);
+    if (code != MQ_OK) {
+        b->retry_ms = b->renew_sent_ms + RETRY_MS;
+        trouble(b, err.text);
+    } else if (is_takeover) {
+        b->own = MQ_OWN_ASKED;
+    } else {
+        b->is_renewing = true;
+    }
+}
+
+mq_code mq_own_open(mq_broker *b, mq_error *err)
+{
+    uint8_t random[16];
+    MQ_ASSERT(getrandom(random, sizeof random, 0) == (ssize_t)sizeof random);
+    for (int i = 0; i < 16; i++) {
+        snprintf(b->uuid + 2 * i, 3, "%02x", random[i]);
+    }
+    b->segments = calloc(SEGMENTS_MAX, sizeof *b->segments);
+    b->out = calloc(1, sizeof *b->out);
+    if (b->segments == NULL || b->out == NULL) {
+        return mq_fail(err, MQ_E_LIMIT, "no memory for the broker's tables");
+    }
+    snprintf(b->trouble, sizeof b->trouble, "starting");
+    mq_code code = mq_store_redis_new(&b->store, b->config->store, (uint32_t)b->config->shard, err);
+    return code == MQ_OK ? mq_asks_new(&b->asks, b->store, err) : code;
+}
+
+void mq_own_tick(mq_broker *b)
+{
+    int64_t now_ms = mq_clock_mono_ms();
+    if (b->own == MQ_OWN_STOPPED) {
+        return;
+    }
+    if (b->core != NULL && b->own == MQ_OWN_NONE) { /* a commit could not even be sent */
+        char why[sizeof b->trouble];
+        snprintf(why, sizeof why, "%s", b->trouble);
+        drop_core(b, why);
+    }
+    if (b->core == NULL) {
+        if (b->own == MQ_OWN_NONE && now_ms >= b->retry_ms && !b->is_stopping) {
+            ask_for_shard(b, true);
+        }
+        return;
+    }
+    press(b);
+    if (!b->is_renewing && now_ms >= b->renewed_ms + b->config->tenure_ms / 3) {
+        ask_for_shard(b, false);
+    }
+}
+
+bool mq_own_is_serving(const mq_broker *b)
+{
+    return b->core != NULL && (b->own == MQ_OWN_LOADING || b->own == MQ_OWN_SERVING) &&
+           mq_clock_mono_ms() < b->renewed_ms + b->config->tenure_ms;
+}
+
+int64_t mq_own_deadline(const mq_broker *b)
+{
+    if (b->core == NULL) {
+        return b->own == MQ_OWN_NONE ? b->retry_ms : INT64_MAX;
+    }
+    return b->is_renewing ? INT64_MAX : b->renewed_ms + b->config->tenure_ms / 3;
+}
+
+/* ---- commits ---- */
+
+typedef struct commit {
+    mq_broker *b;
+    uint64_t generation;
+    int64_t sent_ns;
+    uint32_t jobs;
+    uint32_t tally[MQ_COUNTERS];
+} commit;
+
+static void on_commit(void *arg, const mq_store_reply *reply)
+{
+    commit *c = arg;
+    mq_broker *b = c->b;
+    if (c->generation != b->generation || b->core == NULL) {
+        free(c);
+        return;
+    }
+    if (reply->verdict != MQ_STORE_OK) {
+        static const char *const why[] = {
+            [MQ_STORE_OK] = "",
+            [MQ_STORE_DUP] = "a commit had been applied before",
+            [MQ_STORE_FENCED] = "another broker took the shard over",
+            [MQ_STORE_GAP] = "the store's sequence is not ours",
+            [MQ_STORE_FULL] = "the store's memory is full",
+            [MQ_STORE_FAILED] = "a commit's outcome is not known",
+        };
+        mq_log(MQ_WARN, "commit refused", "sequence=%llu reason=%s %s",
+               (unsigned long long)reply->sequence, why[reply->verdict],
+               reply->verdict == MQ_STORE_FAILED ? reply->err.text : "");
+        free(c);
+        drop_core(b, why[reply->verdict]);
+        return;
+    }
+    b->sequence = reply->sequence;
+    b->commits++;
+    b->commit_us_sum += (mq_clock_mono_ns() - c->sent_ns) / 1000;
+    b->commit_jobs += c->jobs;
+    for (uint32_t i = 0; i < MQ_COUNTERS; i++) {
+        b->counters[i] += c->tally[i];
+    }
+    b->dups += reply->dup_count;
+    mq_input in = {.type = MQ_IN_STORED};
+    in.as.stored.sequence = reply->sequence;
+    in.as.stored.dups = reply->dups;
+    in.as.stored.dup_count = reply->dup_count;
+    free(c);
+    mq_act_step(b, &in);
+}
+
+/* {"seq":7,"submitted":3,...}: what operators and the event stream see of a commit. */
+static mq_span event_of(uint64_t sequence, const uint32_t tally[MQ_COUNTERS], char *out,
+                        size_t size)
+{
+    size_t used = (size_t)snprintf(out, size, "{\"seq\":%llu", (unsigned long long)sequence);
+    for (uint32_t i = 0; i < MQ_COUNTERS; i++) {
+        if (tally[i] > 0) {
+            used +=
+                (size_t)snprintf(out + used, size - used, ",\"%s\":%u", counter_names[i], tally[i]);
+        }
+    }
+    used += (size_t)snprintf(out + used, size - used, "}");
+    MQ_ASSERT(used < size);
+    return mq_span_of(out, used);
+}
+
+void mq_own_commit(mq_broker *b, const mq_outputs *out)
+{
+    mq_store_batch batch = *out->batch;
+    mq_store_count counters[MQ_COUNTERS];
+    char event[512];
+    commit *c = malloc(sizeof *c);
+    MQ_ASSERT(c != NULL);
+    *c = (commit){.b = b, .generation = b->generation, .sent_ns = mq_clock_mono_ns()};
+    c->jobs = batch.create_count + batch.put_count + batch.finish_count;
+    tally_of(&out->tally, c->tally);
+    for (uint32_t i = 0; i < MQ_COUNTERS; i++) {
+        if (c->tally[i] > 0) {
+            counters[batch.counter_count++] =
+                (mq_store_count){mq_str(counter_names[i]), c->tally[i]};
+        }
+    }
+    batch.counters = counters;
+    batch.event = event_of(batch.sequence, c->tally, event, sizeof event);
+    mq_error err;
+    if (b->store->ops->commit(b->store, &batch, on_commit, c, &err) != MQ_OK) {
+        free(c);
+        b->own = MQ_OWN_NONE; /* the loop drops the core once the outputs have been dealt with */
+        trouble(b, err.text);
+    }
+}
+
+/* ---- the end ---- */
+
+static void on_left(void *arg, mq_code code, const mq_store_owner *owner, const mq_error *err)
+{
+    mq_broker *b = arg;
+    (void)owner;
+    if (code != MQ_OK) {
+        mq_log(MQ_WARN, "shard not given back", "error=%s", err->text);
+    }
+    b->own = MQ_OWN_STOPPED;
+}
+
+bool mq_own_leave(mq_broker *b)
+{
+    if (b->own == MQ_OWN_STOPPED) {
+        return true;
+    }
+    if (b->core == NULL) {
+        b->own = MQ_OWN_STOPPED;
+        return true;
+    }
+    mq_core_stats stats;
+    mq_core_stats_read(b->core, &stats);
+    if (stats.commits_inflight > 0 || stats.waiters > 0 || b->own == MQ_OWN_ASKED) {
+        return false;
+    }
+    mq_error err;
+    uint64_t epoch = b->epoch;
+    b->own = MQ_OWN_ASKED;
+    drop_core(b, "stopping");
+    b->own = MQ_OWN_ASKED;
+    if (b->store->ops->release(b->store, epoch, on_left, b, &err) != MQ_OK) {
+        b->own = MQ_OWN_STOPPED;
+    }
+    return b->own == MQ_OWN_STOPPED;
+}
+
+void mq_own_release(mq_broker *b)
+{
+    if (b->core_memory != NULL) {
+        munmap(b->core_memory, b->core_bytes);
+    }
+    b->core = NULL;
+    b->core_memory = NULL;
+    if (b->store != NULL) {
+        b->store->ops->free(b->store);
+    }
+    mq_asks_free(b->asks);
+    free(b->segments);
+    free(b->out);
+}
