@@ -115,13 +115,37 @@ static mq_code run_memory(mq_host *host, mq_error *err)
                                                       : MQ_E_INTERNAL;
 }
 
+/* Breaks the slot protocol in the way that body says. */
+static mq_code run_rogue(mq_host *host, mq_error *err)
+{
+    static const uint8_t too_long[8] = {0xff, 0xff, 0xff, 0xff, MQ_FRAME_done};
+    static const uint8_t unknown[8] = {0, 0, 0, 0, 200};
+    static const uint8_t not_a_slots[8] = {0, 0, 0, 0, MQ_FRAME_run};
+    static const uint8_t cut[16] = {4, 0, 0, 0, MQ_FRAME_query};
+    static const uint8_t second_hello[12] = {4, 0, 0, 0, MQ_FRAME_hello};
+    static const uint8_t wrong_run[32] = {24, 0, 0, 0, MQ_FRAME_done, 0, 0, 0, 99};
+    static const struct {
+        const uint8_t *bytes;
+        size_t len;
+    } ways[] = {{too_long, 8}, {unknown, 8},       {not_a_slots, 8},
+                {cut, 12},     {second_hello, 12}, {wrong_run, 32}};
+    size_t way = (size_t)(host->body.data[0] - '0');
+    assert_true(way < sizeof ways / sizeof ways[0]);
+    assert_int_equal(write(3, ways[way].bytes, ways[way].len), ways[way].len);
+    for (int64_t until_ms = mq_clock_mono_ms() + WAIT_MS; mq_clock_mono_ms() < until_ms;) {
+        mq_clock_sleep_ms(10); /* to be killed */
+    }
+    return mq_fail(err, MQ_E_INTERNAL, "nobody minded");
+}
+
 static mq_code run_job(mq_host *host, mq_error *err)
 {
     static const struct {
         const char *kind;
         mq_kind_run *run;
     } kinds[] = {{"publish", run_publish}, {"query", run_query},   {"checkpoints", run_checkpoints},
-                 {"facts", run_facts},     {"limits", run_limits}, {"memory", run_memory}};
+                 {"facts", run_facts},     {"limits", run_limits}, {"memory", run_memory},
+                 {"rogue", run_rogue}};
     for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
         if (strcmp(host->kind, kinds[i].kind) == 0) {
             return kinds[i].run(host, err);
@@ -285,6 +309,22 @@ static void what_a_job_gives_is_limited(void **state)
     assert_true(mq_span_is(r.error, "refused at the limit"));
 }
 
+static void a_slot_that_breaks_the_protocol_is_killed(void **state)
+{
+    (void)state;
+    uint32_t w = start(NULL);
+    for (char way = '0'; way <= '5'; way++) {
+        char body[2] = {way, '\0'};
+        uint64_t grant = fake_job(&f, w, "rogue", body, 0);
+        mq_msg_result_item r = fake_result(&f, grant, NULL, 0);
+        assert_true(mq_span_is(r.class, "crash"));
+        assert_true(mq_span_is(r.error, "signal 9"));
+        fake_verdict(&f, w, grant, "ok");
+        fake_wait_free(&f, w, 1);
+    }
+    assert_true(mq_span_is(fake_result(&f, fake_job(&f, w, "facts", "", 0), NULL, 0).class, "ok"));
+}
+
 static void a_slot_stays_below_its_memory(void **state)
 {
     (void)state;
@@ -312,6 +352,7 @@ int main(int argc, char **argv)
         TEST(of_many_checkpoints_the_newest_is_committed),
         TEST(a_slot_knows_its_job_and_nothing_of_the_environment),
         TEST(what_a_job_gives_is_limited),
+        TEST(a_slot_that_breaks_the_protocol_is_killed),
         TEST(a_slot_stays_below_its_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,6 +1,8 @@
 /* Members of a gang reach each other: real supervisors and slots, a broker played by the test. The
  * slots run the jobs at the top of this file. */
 #include <stdatomic.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 
 #include "tests/worker/fake_broker.h"
 #include "worker/slot/slot_main.h"
@@ -270,6 +272,48 @@ static void the_same_between_hosts(void **state)
     expect_results(m, 2, "flooded");
 }
 
+/* Connects to the abstract address of a worker and writes these bytes. */
+static int intrude(const fake_worker *w, const void *bytes, size_t len)
+{
+    struct sockaddr_un to = {.sun_family = AF_UNIX};
+    size_t name = strlen(w->gang_unix);
+    memcpy(to.sun_path + 1, w->gang_unix + 1, name - 1);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(connect(fd, (const struct sockaddr *)&to,
+                             (socklen_t)(offsetof(struct sockaddr_un, sun_path) + name)),
+                     0);
+    assert_int_equal(send(fd, bytes, len, MSG_NOSIGNAL), len);
+    return fd;
+}
+
+static void garbage_at_the_ports_does_no_harm(void **state)
+{
+    (void)state;
+    fake_member m[] = {{0, 0, 0}, {1, 1, 0}};
+    static const uint8_t long_frame[16] = {0xff, 0xff, 0xff, 0xff, 65};
+    static const uint8_t no_hello[16] = {8, 0, 0, 0, 65};
+    uint8_t noise[4096];
+    start(2, "1", NULL);
+    fill(noise, sizeof noise, 3);
+    int fds[] = {intrude(&f.workers[0], long_frame, sizeof long_frame),
+                 intrude(&f.workers[0], no_hello, sizeof no_hello),
+                 intrude(&f.workers[1], noise, sizeof noise)};
+    void *dealer = zmq_socket(f.context, ZMQ_DEALER);
+    assert_int_equal(zmq_connect(dealer, f.workers[0].gang_tcp), 0);
+    for (int i = 0; i < 100; i++) {
+        noise[0] = (uint8_t)(60 + i % 12); /* around the types of peers' frames */
+        assert_true(zmq_send(dealer, noise, (size_t)i * 7, i % 5 == 0 ? ZMQ_SNDMORE : 0) >= 0);
+    }
+    deal(m, 2, "exchange", "2");
+    expect_results(m, 2, "epoch=1 count=2 same=2");
+    for (int i = 0; i < 3; i++) {
+        close(fds[i]);
+    }
+    int none = 0;
+    (void)zmq_setsockopt(dealer, ZMQ_LINGER, &none, sizeof none);
+    zmq_close(dealer);
+}
+
 static void a_killed_supervisor_is_reported_and_survivors_go_on(void **state)
 {
     (void)state;
@@ -358,6 +402,7 @@ int main(int argc, char **argv)
         TEST(a_piece_that_comes_before_the_job_waits_for_it),
         TEST(a_sender_waits_for_a_slow_receiver_and_nothing_is_lost),
         TEST(the_same_between_hosts),
+        TEST(garbage_at_the_ports_does_no_harm),
         TEST(a_killed_supervisor_is_reported_and_survivors_go_on),
         TEST(a_killed_supervisor_of_another_host_is_reported_too),
         TEST(a_killed_slot_breaks_the_epoch_for_the_others),
