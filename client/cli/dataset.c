@@ -137,11 +137,13 @@ int mq_cmd_dataset_list(mq_cli *cli, const mq_argv *args)
     json_t *one;
     json_array_foreach(json_object_get(answer, "datasets"), i, one)
     {
+        const json_t *versions = json_object_get(one, "versions");
+        const json_t *latest = json_array_get(versions, json_array_size(versions) - 1);
         char text[256];
-        describe(json_object_get(one, "meta"), text, sizeof text);
+        describe(json_object_get(latest, "meta"), text, sizeof text);
         mq_table_cell(table, "%s@%lld", mq_js_text(one, "name", "?"),
-                      (long long)mq_js_int(one, "version"));
-        mq_table_cell(table, "%lld", (long long)mq_js_int(one, "versions"));
+                      (long long)mq_js_int(latest, "version"));
+        mq_table_cell(table, "%zu", json_array_size(versions));
         mq_table_cell(table, "%s", text);
     }
     mq_table_print(table, "no datasets yet: `maasq dataset import NAME FILE...`");
@@ -163,7 +165,7 @@ int mq_cmd_dataset_show(mq_cli *cli, const mq_argv *args)
            (long long)mq_js_int(answer, "version"), text);
     printf("format %s, %zu shards, made by job %s at %s\n", mq_js_text(meta, "format", "?"),
            json_array_size(json_object_get(meta, "shards")), mq_js_text(answer, "job", "?"),
-           mq_out_time(mq_js_int(answer, "created_ms")));
+           mq_out_time(mq_js_int(answer, "at_ms")));
     char *stats = json_dumps(json_object_get(meta, "stats"), JSON_COMPACT | JSON_ENCODE_ANY);
     if (stats != NULL) {
         printf("stats %.2000s\n", stats);

@@ -83,7 +83,7 @@ static void check_store(doctor *d, const json_t *status, const mq_argv *args)
         }
     }
     mq_buf_release(&text);
-    bool is_down = json_is_false(json_object_get(store, "ok"));
+    bool is_down = json_is_false(json_object_get(store, "connected"));
     if (is_down) {
         report(d, FAILED, "store", "the broker cannot reach its Redis: see its log");
     } else if (fsync[0] == '\0') {
@@ -104,7 +104,7 @@ static void check_broker(doctor *d, const json_t *status)
     report(d, strcmp(version, MQ_VERSION) == 0 ? FINE : WARNING, "broker",
            "%s answers, version %s (this program: %s)", mq_js_text(broker, "name", "it"), version,
            MQ_VERSION);
-    int64_t now_ms = mq_js_int(broker, "now_ms");
+    int64_t now_ms = mq_js_int(status, "now_ms");
     int64_t skew_ms = now_ms == 0 ? 0 : now_ms - mq_clock_wall_ms();
     bool is_near = skew_ms < SKEW_MS_MAX && skew_ms > -SKEW_MS_MAX;
     report(d, is_near ? FINE : WARNING, "clock", "the broker's differs by %.1f s%s",
@@ -176,8 +176,9 @@ static void check_echo(doctor *d)
 
 static void check_dead(doctor *d, const json_t *status)
 {
-    int64_t dead = mq_js_int(status, "jobs.dead");
-    report(d, dead == 0 ? FINE : WARNING, "dead", "%lld dead jobs%s", (long long)dead,
+    int64_t dead = mq_js_int(status, "counters.dead");
+    report(d, dead == 0 ? FINE : WARNING, "dead", "%lld jobs have ended dead so far%s",
+           (long long)dead,
            dead == 0 ? "" : ": `maasq queue dead` shows why, `maasq job retry ID` brings one back");
 }
 

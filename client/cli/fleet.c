@@ -1,8 +1,26 @@
 /* `maasq queue` and `maasq worker`: what operators see and steer of the fleet. */
 #include <stdio.h>
 
-#include "client/cli/cli.h"
+#include "client/cli/fleet.h"
 #include "client/cli/out.h"
+
+void mq_fleet_queues(const json_t *answer)
+{
+    mq_table *table = mq_table_new("queue|kind|model|>waiting|oldest|state");
+    size_t i;
+    json_t *queue;
+    json_array_foreach(json_object_get(answer, "queues"), i, queue)
+    {
+        bool is_paused = json_is_true(json_object_get(queue, "is_paused"));
+        mq_table_cell(table, "%s", mq_js_text(queue, "queue", "-"));
+        mq_table_cell(table, "%s", mq_js_text(queue, "kind", "-"));
+        mq_table_cell(table, "%s", mq_js_text(queue, "model", "-"));
+        mq_table_cell(table, "%lld", (long long)mq_js_int(queue, "waiting"));
+        mq_table_cell(table, "%s", mq_out_ms(mq_js_int(queue, "oldest_ms")));
+        mq_table_cell(table, "%s", is_paused ? "paused" : "open");
+    }
+    mq_table_print(table, "no queue has a job that waits");
+}
 
 int mq_cmd_queue_list(mq_cli *cli, const mq_argv *args)
 {
@@ -12,21 +30,7 @@ int mq_cmd_queue_list(mq_cli *cli, const mq_argv *args)
     if (status != MQ_EXIT_OK || cli->is_json) {
         return status != MQ_EXIT_OK ? status : mq_cli_json(answer);
     }
-    mq_table *table = mq_table_new("queue|>queued|>leased|>scheduled|>blocked|>dead|oldest|state");
-    size_t i;
-    json_t *queue;
-    json_array_foreach(json_object_get(answer, "queues"), i, queue)
-    {
-        static const char *const counts[] = {"queued", "leased", "scheduled", "blocked", "dead"};
-        mq_table_cell(table, "%s", mq_js_text(queue, "queue", "?"));
-        for (size_t k = 0; k < sizeof counts / sizeof *counts; k++) {
-            mq_table_cell(table, "%lld", (long long)mq_js_int(queue, counts[k]));
-        }
-        mq_table_cell(table, "%s", mq_out_ms(mq_js_int(queue, "oldest_age_ms")));
-        mq_table_cell(table, "%s",
-                      json_is_true(json_object_get(queue, "paused")) ? "paused" : "open");
-    }
-    mq_table_print(table, "no queue has any job");
+    mq_fleet_queues(answer);
     json_decref(answer);
     return MQ_EXIT_OK;
 }
@@ -97,7 +101,7 @@ int mq_cmd_worker_list(mq_cli *cli, const mq_argv *args)
         mq_table_cell(table, "%s", mq_out_bytes(mq_js_real(worker, "rss_bytes")));
         mq_table_cell(table, "%s", mq_out_ms(mq_js_int(worker, "beat_age_ms")));
         mq_table_cell(table, "%s",
-                      json_is_true(json_object_get(worker, "draining")) ? "draining" : "ready");
+                      json_is_true(json_object_get(worker, "is_draining")) ? "draining" : "ready");
         mq_table_cell(table, "%s", jobs);
     }
     mq_table_print(table, "no worker is connected: start one, for example with `maasq up`");

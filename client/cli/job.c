@@ -316,9 +316,8 @@ static void print_history(const json_t *job)
     printf("\nhistory\n");
     json_array_foreach(json_object_get(job, "history"), i, one)
     {
-        printf("  %s  %-9s -> %-10s %s %s\n", mq_out_time(mq_js_int(one, "at_ms")),
-               mq_js_text(one, "event", "?"), mq_js_text(one, "to", "?"),
-               mq_js_text(one, "worker", ""), mq_js_text(one, "text", ""));
+        printf("  %s  %-9s -> %s\n", mq_out_time(mq_js_int(one, "at_ms")),
+               mq_js_text(one, "event", "?"), mq_js_text(one, "state", "?"));
     }
 }
 

@@ -89,21 +89,17 @@ int mq_cmd_model_export(mq_cli *cli, const mq_argv *args)
     return status;
 }
 
-/* "prod, canary" for the aliases that point to this version, or to any when version is 0. */
-static void aliases_text(const json_t *aliases, int64_t version, char *out, size_t size)
+/* "prod canary" for the aliases that point to a version. */
+static void aliases_text(const json_t *version, char *out, size_t size)
 {
-    const char *alias = NULL;
-    json_t *target = NULL;
+    size_t i;
     size_t len = 0;
+    json_t *alias;
     out[0] = '\0';
-    json_object_foreach((json_t *)(uintptr_t)aliases, alias, target)
+    json_array_foreach(json_object_get(version, "aliases"), i, alias)
     {
-        if (version != 0 && json_integer_value(target) != version) {
-            continue;
-        }
-        int n = version != 0 ? snprintf(out + len, size - len, "%s%s", len == 0 ? "" : " ", alias)
-                             : snprintf(out + len, size - len, "%s%s=%lld", len == 0 ? "" : " ",
-                                        alias, (long long)json_integer_value(target));
+        int n =
+            snprintf(out + len, size - len, "%s%s", i == 0 ? "" : " ", json_string_value(alias));
         len += n > 0 ? (size_t)n : 0;
         if (len >= size) {
             return;
@@ -111,13 +107,12 @@ static void aliases_text(const json_t *aliases, int64_t version, char *out, size
     }
 }
 
-static void print_version(mq_table *table, const char *name, const json_t *version,
-                          const json_t *aliases)
+static void print_version(mq_table *table, const char *name, const json_t *version)
 {
     const json_t *meta = json_object_get(version, "meta");
     int64_t number = mq_js_int(version, "version");
     char alias[64];
-    aliases_text(aliases, number, alias, sizeof alias);
+    aliases_text(version, alias, sizeof alias);
     mq_table_cell(table, "%s@%lld", name, (long long)number);
     mq_table_cell(table, "%s", mq_js_text(meta, "parent", "-"));
     mq_table_cell(table, "%s", mq_js_text(meta, "pass", "-"));
@@ -132,20 +127,58 @@ static void print_version(mq_table *table, const char *name, const json_t *versi
 static void print_versions(const json_t *answer)
 {
     const json_t *versions = json_object_get(answer, "versions");
-    const json_t *aliases = json_object_get(answer, "aliases");
     const char *name = mq_js_text(answer, "name", "?");
     mq_table *table =
         mq_table_new("version|parent|pass|>accuracy|>size|>parameters|>not zero|>us a row|aliases");
     size_t i;
     json_t *one;
-    if (versions == NULL) {
-        print_version(table, name, answer, aliases);
-    }
     json_array_foreach(versions, i, one)
     {
-        print_version(table, name, one, aliases);
+        print_version(table, name, one);
     }
     mq_table_print(table, "no versions");
+}
+
+/* "prod=3 canary=4" of all versions. */
+static void all_aliases(const json_t *versions, char *out, size_t size)
+{
+    size_t i;
+    size_t len = 0;
+    json_t *one;
+    out[0] = '\0';
+    json_array_foreach(versions, i, one)
+    {
+        size_t k;
+        json_t *alias;
+        json_array_foreach(json_object_get(one, "aliases"), k, alias)
+        {
+            int n = snprintf(out + len, size - len, "%s%s=%lld", len == 0 ? "" : " ",
+                             json_string_value(alias), (long long)mq_js_int(one, "version"));
+            len += n > 0 ? (size_t)n : 0;
+            if (len >= size) {
+                return;
+            }
+        }
+    }
+}
+
+/* Version that an alias points to, 0 when there is no such alias. */
+static int64_t version_of_alias(const json_t *versions, const char *alias)
+{
+    size_t i;
+    json_t *one;
+    json_array_foreach(versions, i, one)
+    {
+        size_t k;
+        json_t *text;
+        json_array_foreach(json_object_get(one, "aliases"), k, text)
+        {
+            if (strcmp(json_string_value(text), alias) == 0) {
+                return mq_js_int(one, "version");
+            }
+        }
+    }
+    return 0;
 }
 
 static int list_models(mq_cli *cli)
@@ -160,16 +193,18 @@ static int list_models(mq_cli *cli)
     json_t *one;
     json_array_foreach(json_object_get(answer, "models"), i, one)
     {
-        const json_t *meta = json_object_get(one, "meta");
-        char alias[64];
-        aliases_text(json_object_get(one, "aliases"), 0, alias, sizeof alias);
+        const json_t *versions = json_object_get(one, "versions");
+        const json_t *latest = json_array_get(versions, json_array_size(versions) - 1);
+        const json_t *meta = json_object_get(latest, "meta");
+        char aliases[96];
+        all_aliases(versions, aliases, sizeof aliases);
         mq_table_cell(table, "%s@%lld", mq_js_text(one, "name", "?"),
-                      (long long)mq_js_int(one, "version"));
-        mq_table_cell(table, "%lld", (long long)mq_js_int(one, "versions"));
+                      (long long)mq_js_int(latest, "version"));
+        mq_table_cell(table, "%zu", json_array_size(versions));
         mq_table_cell(table, "%s", mq_js_text(meta, "kind", "-"));
         mq_table_cell(table, "%s", mq_out_number(mq_js_real(meta, "metrics.accuracy"), 4));
         mq_table_cell(table, "%s", mq_out_bytes(mq_js_real(meta, "bytes")));
-        mq_table_cell(table, "%s", alias);
+        mq_table_cell(table, "%s", aliases);
     }
     mq_table_print(table,
                    "no models yet: `maasq model new NAME --arch A` or `maasq train NAME ...`");
@@ -204,7 +239,7 @@ int mq_cmd_model_show(mq_cli *cli, const mq_argv *args)
     static const char *const texts[] = {"kind",    "blob",   "weights_hash", "manifest",
                                         "dataset", "parent", "pass",         "job"};
     printf("%s@%lld, made at %s\n", mq_js_text(answer, "name", "?"),
-           (long long)mq_js_int(answer, "version"), mq_out_time(mq_js_int(answer, "created_ms")));
+           (long long)mq_js_int(answer, "version"), mq_out_time(mq_js_int(answer, "at_ms")));
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         printf("  %-13s %s\n", texts[i], mq_js_text(meta, texts[i], "-"));
     }
@@ -293,7 +328,7 @@ int mq_cmd_model_rollback(mq_cli *cli, const mq_argv *args)
     if (status != MQ_EXIT_OK) {
         return status;
     }
-    int64_t now = json_integer_value(json_object_get(json_object_get(answer, "aliases"), alias));
+    int64_t now = version_of_alias(json_object_get(answer, "versions"), alias);
     int64_t parent = now == 0 ? 0 : parent_of(answer, name, now);
     json_decref(answer);
     if (now == 0) {

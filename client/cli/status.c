@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
-#include "client/cli/cli.h"
+#include "client/cli/fleet.h"
 #include "client/cli/follow.h"
 #include "client/cli/out.h"
 #include "shared/base/clock.h"
@@ -72,28 +72,10 @@ static void print_workers(const json_t *workers)
         mq_table_cell(table, "%.2f", (double)mq_js_int(one, "load_milli") / 1000);
         mq_table_cell(table, "%s", mq_out_ms(mq_js_int(one, "beat_age_ms")));
         mq_table_cell(table, "%s",
-                      json_is_true(json_object_get(one, "draining")) ? "draining" : "ready");
+                      json_is_true(json_object_get(one, "is_draining")) ? "draining" : "ready");
         mq_table_cell(table, "%zu", json_array_size(json_object_get(one, "jobs")));
     }
     mq_table_print(table, "no workers");
-}
-
-static void print_queues(const json_t *queues)
-{
-    mq_table *table = mq_table_new("queue|>queued|>leased|>scheduled|>blocked|>dead|oldest");
-    size_t i;
-    json_t *one;
-    json_array_foreach(json_object_get(queues, "queues"), i, one)
-    {
-        static const char *const counts[] = {"queued", "leased", "scheduled", "blocked", "dead"};
-        bool is_paused = json_is_true(json_object_get(one, "paused"));
-        mq_table_cell(table, "%s%s", mq_js_text(one, "queue", "?"), is_paused ? " (paused)" : "");
-        for (size_t k = 0; k < sizeof counts / sizeof *counts; k++) {
-            mq_table_cell(table, "%lld", (long long)mq_js_int(one, counts[k]));
-        }
-        mq_table_cell(table, "%s", mq_out_ms(mq_js_int(one, "oldest_age_ms")));
-    }
-    mq_table_print(table, "no queues");
 }
 
 /* The last points of a training's loss curve as eight levels of bars. */
@@ -142,13 +124,13 @@ static void print_page(const page *p)
     const json_t *broker = json_object_get(p->status, "broker");
     printf("maasq %s  broker %s  up %s  %s UTC\n", mq_js_text(broker, "version", "?"),
            mq_js_text(broker, "name", "?"), mq_out_ms(mq_js_int(broker, "uptime_ms")),
-           mq_out_time(mq_js_int(broker, "now_ms")));
+           mq_out_time(mq_js_int(p->status, "now_ms")));
     print_numbers("jobs now", json_object_get(p->status, "jobs"));
     print_numbers("so far", json_object_get(p->status, "counters"));
     printf("\n");
     print_workers(p->workers);
     printf("\n");
-    print_queues(p->queues);
+    mq_fleet_queues(p->queues);
     printf("\nrunning\n");
     print_running(p->running);
 }

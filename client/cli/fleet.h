@@ -1,0 +1,10 @@
+/* What several pages show of the fleet. */
+#ifndef MQ_CLI_FLEET_H
+#define MQ_CLI_FLEET_H
+
+#include "client/cli/cli.h"
+
+/* Prints the answer to "queues" as a table. */
+void mq_fleet_queues(const json_t *answer);
+
+#endif
