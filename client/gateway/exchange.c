@@ -105,6 +105,7 @@ void mq_exchange_wait(mq_exchange *exchange, mq_handler *next)
 {
     MQ_ASSERT(!exchange->is_waiting);
     exchange->is_waiting = true;
+    atomic_store(&exchange->is_woken, false);
     exchange->next = next;
     atomic_fetch_add(&exchange->gateway->waiting, 1);
     MHD_suspend_connection(exchange->connection);
@@ -113,7 +114,9 @@ void mq_exchange_wait(mq_exchange *exchange, mq_handler *next)
 void mq_exchange_wake(mq_exchange *exchange)
 {
     mq_gateway *gateway = exchange->gateway;
-    MHD_resume_connection(exchange->connection);
+    struct MHD_Connection *connection = exchange->connection;
+    atomic_store(&exchange->is_woken, true);
+    MHD_resume_connection(connection);
     /* The exchange may be gone by now. */
     atomic_fetch_sub(&gateway->waiting, 1);
 }

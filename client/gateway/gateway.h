@@ -79,10 +79,11 @@ struct mq_exchange {
     mq_buf body;
     bool is_refused; /* the answer was decided before the body came */
     bool is_waiting;
-    mq_handler *next; /* what to do after the wait */
-    mq_handler *task; /* what an asker does meanwhile */
-    maasq_job *job;   /* owned */
-    void *detail;     /* the handler's own; freed by free_detail at the end */
+    atomic_bool is_woken; /* hands what was done meanwhile over to the HTTP thread */
+    mq_handler *next;     /* what to do after the wait */
+    mq_handler *task;     /* what an asker does meanwhile */
+    maasq_job *job;       /* owned */
+    void *detail;         /* the handler's own; freed by free_detail at the end */
     void (*free_detail)(void *detail);
 
     /* the answer */

@@ -14,6 +14,7 @@
 #include "client/gateway/guard.h"
 #include "client/gateway/snapshot.h"
 
+#include "shared/base/assert.h"
 #include "shared/base/clock.h"
 #include "shared/base/file.h"
 #include "shared/base/log.h"
@@ -197,6 +198,7 @@ static enum MHD_Result on_request(void *arg, struct MHD_Connection *connection, 
         *data_bytes = 0;
         return MHD_YES;
     }
+    MQ_ASSERT(!exchange->is_waiting || atomic_load(&exchange->is_woken));
     mq_handler *run = exchange->is_waiting    ? exchange->next
                       : exchange->status == 0 ? handlers[exchange->route.row]
                                               : NULL;
