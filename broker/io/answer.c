@@ -30,7 +30,7 @@ static void totals(const mq_broker *b, int64_t out[2])
     if (b->core != NULL) {
         mq_core_stats_read(b->core, &s);
     }
-    out[0] = b->counters[0] + b->transient_base[0] + (int64_t)s.transient_submitted;
+    out[0] = b->counters[0] - b->dups + b->transient_base[0] + (int64_t)s.transient_submitted;
     out[1] = b->counters[2] + b->counters[3] + b->counters[4] + b->counters[5] +
              b->transient_base[1] + (int64_t)s.transient_ended;
 }
@@ -156,7 +156,7 @@ static void status_counts(const mq_broker *b, const mq_core_stats *s, mq_buf *ou
     mq_json_key(out, "counters");
     mq_buf_add_str(out, "{");
     for (uint32_t i = 0; i < MQ_COUNTERS; i++) {
-        mq_json_int(out, mq_counter_name(i), b->counters[i]);
+        mq_json_int(out, mq_counter_name(i), b->counters[i] - (i == 0 ? b->dups : 0));
     }
     mq_json_int(out, "transient_submitted", b->transient_base[0] + (int64_t)s->transient_submitted);
     mq_json_int(out, "transient_ended", b->transient_base[1] + (int64_t)s->transient_ended);

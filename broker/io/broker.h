@@ -100,7 +100,7 @@ typedef struct mq_broker {
     uint32_t segment_count, segment_next;
     int64_t counters[MQ_COUNTERS]; /* as stored */
     int64_t commits, commit_us_sum, commit_jobs;
-    int64_t dups;      /* submits of jobs that were there already, since the start */
+    int64_t dups;      /* of `submitted`: jobs that the store had already; as stored */
     char trouble[256]; /* why the shard is not served; "" = it is */
 
     /* receive.c */

@@ -215,6 +215,9 @@ static void on_counter(void *arg, mq_code code, mq_span field, mq_span value, co
                 b->counters[i] = strtoll(text, NULL, 10);
             }
         }
+        if (is_current && mq_span_is(field, "dups") && mq_span_copy(value, text, sizeof text)) {
+            b->dups = strtoll(text, NULL, 10);
+        }
         return;
     }
     if (!is_current || code != MQ_OK) {
@@ -255,6 +258,7 @@ static void begin(mq_broker *b, load *l)
     mq_act_step(b, &in);
     b->own = MQ_OWN_COUNTERS;
     memset(b->counters, 0, sizeof b->counters);
+    b->dups = 0;
     if (b->store->ops->scan(b->store, MQ_PART_COUNTERS, 0, on_counter, l, &err) != MQ_OK) {
         free(l);
         drop_core(b, err.text);

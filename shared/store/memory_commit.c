@@ -148,7 +148,14 @@ static void apply_jobs(mq_memory *m, const mq_store_batch *b, int64_t now_ms, ui
     }
 }
 
-static void apply_rest(mq_memory *m, const mq_store_batch *b, int64_t now_ms)
+static void add_to_counter(mq_memory *m, mq_span name, int64_t delta)
+{
+    const mq_dict_entry *e = mq_dict_find(&m->counters, name);
+    int64_t before = e == NULL ? 0 : (int64_t)e->extra;
+    mq_dict_put(&m->counters, name, (mq_span){0}, (uint64_t)(before + delta));
+}
+
+static void apply_rest(mq_memory *m, const mq_store_batch *b, uint32_t dup_count, int64_t now_ms)
 {
     for (uint32_t i = 0; i < b->registry_count; i++) {
         const mq_store_set *r = &b->registry[i];
@@ -159,10 +166,10 @@ static void apply_rest(mq_memory *m, const mq_store_batch *b, int64_t now_ms)
         }
     }
     for (uint32_t i = 0; i < b->counter_count; i++) {
-        const mq_store_count *c = &b->counters[i];
-        const mq_dict_entry *e = mq_dict_find(&m->counters, c->name);
-        int64_t before = e == NULL ? 0 : (int64_t)e->extra;
-        mq_dict_put(&m->counters, c->name, (mq_span){0}, (uint64_t)(before + c->delta));
+        add_to_counter(m, b->counters[i].name, b->counters[i].delta);
+    }
+    if (dup_count > 0) {
+        add_to_counter(m, mq_str("dups"), dup_count);
     }
     if (b->event.len > 0) {
         uint64_t number = m->event_count++;
@@ -219,7 +226,7 @@ void mq_memory_apply(mq_memory *m, const mq_store_batch *b, int64_t now_ms, mq_a
     uint32_t *dups = mq_arena_new(arena, uint32_t, b->create_count + b->finish_count + 1);
     MQ_ASSERT(dups != NULL);
     apply_jobs(m, b, now_ms, dups, reply);
-    apply_rest(m, b, now_ms);
+    apply_rest(m, b, reply->dup_count, now_ms);
     m->sequence = b->sequence;
     reply->verdict = MQ_STORE_OK;
     reply->dups = dups;

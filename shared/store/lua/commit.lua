@@ -312,6 +312,7 @@ local function rest(c)
     redis.call('HINCRBY', K[COUNT], A[p + 1], A[p + 2])
     p = p + 2
   end
+  if #c.refused > 0 then redis.call('HINCRBY', K[COUNT], 'dups', #c.refused) end
   if A[p + 1] ~= '' then
     redis.call('XADD', K[EVENTS], 'MAXLEN', '~', '10000', '*', 'e', A[p + 1])
   end
