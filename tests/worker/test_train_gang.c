@@ -224,6 +224,28 @@ static void a_hung_member_is_reported_and_replaced(void **state)
     assert_int_equal(outcome.deaths, 1);
 }
 
+/* Members lose their cores again and again, in the middle of whatever they do. */
+static void members_that_pause_change_nothing(void **state)
+{
+    fixture *f = *state;
+    mq_prng prng = {5};
+    for (uint32_t members = 2; members <= 4; members++) {
+        proof p, q;
+        trial t = {members, 30, "gang", "shm", false};
+        start(f, &t);
+        finish(f, &q);
+        start(f, &t);
+        while (!mq_forked_gang_turn(f->gang)) {
+            uint32_t seat = (uint32_t)mq_prng_below(&prng, members);
+            mq_forked_gang_stop(f->gang, seat);
+            mq_clock_sleep_ms((int64_t)mq_prng_below(&prng, 3));
+            mq_forked_gang_go_on(f->gang, seat);
+        }
+        finish(f, &p);
+        same(&p, &q);
+    }
+}
+
 /* --- an independent trainer: double precision, plain loops, one sum over the batch --- */
 
 enum { LAYERS = 3, WIDEST = 24, NAIVE_BATCH = 64 };
@@ -372,6 +394,7 @@ int main(void)
         cmocka_unit_test(a_run_whose_members_all_died_goes_on_from_its_checkpoint),
         cmocka_unit_test(a_pipeline_of_any_depth_gives_the_hash_of_a_gang),
         cmocka_unit_test(killed_stages_change_nothing),
+        cmocka_unit_test(members_that_pause_change_nothing),
         cmocka_unit_test(a_hung_member_is_reported_and_replaced),
     };
     return cmocka_run_group_tests(tests, fx_setup, fx_teardown);

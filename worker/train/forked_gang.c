@@ -211,6 +211,13 @@ void mq_forked_gang_stop(mq_forked_gang *g, uint32_t seat)
     }
 }
 
+void mq_forked_gang_go_on(mq_forked_gang *g, uint32_t seat)
+{
+    if (seat < g->seat_count && g->pids[seat] > 0) {
+        (void)kill(g->pids[seat], SIGCONT);
+    }
+}
+
 /* A member is gone: finished, failed, told to stop, or dead. */
 static void seat_gone(mq_forked_gang *g, uint32_t seat, int status)
 {

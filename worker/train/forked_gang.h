@@ -74,8 +74,9 @@ MQ_MUST_USE mq_code mq_forked_gang_join(mq_forked_gang *gang, mq_error *err);
 /* Kills a member now. */
 void mq_forked_gang_kill(mq_forked_gang *gang, uint32_t seat);
 
-/* Makes a member hang: SIGSTOP. */
+/* Makes a member hang (SIGSTOP), and go on. */
 void mq_forked_gang_stop(mq_forked_gang *gang, uint32_t seat);
+void mq_forked_gang_go_on(mq_forked_gang *gang, uint32_t seat);
 
 /* Host calls that a seat has made; for choosing moments. */
 uint64_t mq_forked_gang_calls(const mq_forked_gang *gang, uint32_t seat);

@@ -100,8 +100,8 @@ static mq_code make_buffers(pipeline *p, mq_error *err)
                        arena->limit_bytes);
     }
     const stage_pieces *own = &p->all[p->stage];
-    return mq_fold_init(&p->fold, arena, p->t->state.count, p->t->m.shards, MQ_TRAIN_LEAVES_BYTES,
-                        own->pieces, own->count, err);
+    return mq_fold_init(&p->fold, arena, p->t->state.count, p->t->m.shards,
+                        MQ_EXCHANGE_LEAVES_BYTES, own->pieces, own->count, err);
 }
 
 /* Rank 0 learns what the others own. */

@@ -11,13 +11,12 @@
 typedef struct gang {
     mq_trainer *t;
     const mq_roster *roster;
-    mq_link *link;         /* NULL: alone */
-    mq_exchange *exchange; /* NULL: alone */
-    uint32_t first, end;   /* own shards */
-    mq_piece piece;        /* all parameters */
-    mq_fold fold;
+    mq_link *link; /* NULL: alone */
+    mq_exchange *exchange;
+    mq_piece piece; /* all parameters */
     mq_shard_stats stats[MQ_TREE_SHARDS_MAX];
     mq_tree_view view; /* what the update adds up */
+    mq_tree_scratch scratch;
 } gang;
 
 mq_code mq_trainer_check(mq_trainer *t, uint64_t epoch, mq_error *err)
@@ -54,21 +53,21 @@ mq_code mq_trainer_gather(mq_trainer *t, uint32_t shard, float *x, int32_t *y, m
     return MQ_OK;
 }
 
-static mq_code compute_shard(gang *g, uint32_t shard, mq_error *err)
+static mq_code compute_shard(gang *g, uint32_t shard, float *leaf, mq_error *err)
 {
     mq_trainer *t = g->t;
     mq_net_stats stats = {0};
     mq_code code = mq_trainer_gather(t, shard, t->x, t->y, err);
     if (code == MQ_OK) {
-        code = mq_net_step(t->net, t->state.weights, t->x, t->y, 1.0F / (float)t->m.batch,
-                           mq_fold_next(&g->fold), &stats, err);
+        code = mq_net_step(t->net, t->state.weights, t->x, t->y, 1.0F / (float)t->m.batch, leaf,
+                           &stats, err);
     }
     if (code != MQ_OK) {
         return mq_wrap(err, "step %llu, shard %u", (unsigned long long)t->state.record.step + 1,
                        shard);
     }
-    mq_fold_push(&g->fold, shard);
-    g->stats[shard] = (mq_shard_stats){stats.loss_sum, (uint64_t)stats.correct};
+    mq_shard_stats sums = {stats.loss_sum, (uint64_t)stats.correct};
+    g->exchange->ops->done(g->exchange, t->state.record.step, shard, &sums);
     return MQ_OK;
 }
 
@@ -86,31 +85,26 @@ mq_sums mq_trainer_sums(const mq_trainer *t, const mq_shard_stats *stats)
 static mq_code take_step(gang *g, mq_sums *sums, mq_error *err)
 {
     mq_trainer *t = g->t;
+    mq_exchange *x = g->exchange;
     uint64_t step = t->state.record.step;
     int64_t begin_ms = mq_clock_mono_ms();
-    mq_code code = MQ_OK;
-    mq_fold_reset(&g->fold);
-    for (uint32_t s = g->first; s < g->end && code == MQ_OK; s++) {
-        code = compute_shard(g, s, err);
+    uint32_t shard;
+    float *leaf;
+    mq_code code = x->ops->begin(x, step, err);
+    while (code == MQ_OK && x->ops->next(x, step, &shard, &leaf)) {
+        code = compute_shard(g, shard, leaf, err);
     }
-    if (code != MQ_OK) {
-        return code;
-    }
-    if (g->exchange == NULL) {
-        g->view = g->fold.view;
-    } else {
-        mq_tree_fold(&g->fold.view, &g->piece, 1, g->exchange->ops->roots(g->exchange, step),
-                     &g->view, g->fold.scratch);
+    if (g->link != NULL) {
         /* The others have as much to do as we had: ten times that is a hang or a straggler. */
         int64_t patience_ms = 10 * (mq_clock_mono_ms() - begin_ms);
         g->link->patience_ms =
             patience_ms > MQ_LINK_LEASE_MS ? patience_ms : (int64_t)MQ_LINK_LEASE_MS;
-        code = g->exchange->ops->sum(g->exchange, step, g->stats, &g->view, err);
     }
+    code = code != MQ_OK ? code : x->ops->sum(x, step, g->stats, &g->view, err);
     if (code != MQ_OK) {
         return code;
     }
-    mq_state_update(&t->state, &t->m, &t->plan, &g->view, &g->piece, 1, g->fold.scratch);
+    mq_state_update(&t->state, &t->m, &t->plan, &g->view, &g->piece, 1, &g->scratch);
     *sums = mq_trainer_sums(t, g->stats);
     code = mq_state_count(&t->state, &t->plan, sums, err);
     if (code == MQ_OK && mq_state_is_link(&t->state, &t->plan)) {
@@ -152,13 +146,11 @@ mq_code mq_trainer_run_gang(mq_trainer *t, const mq_roster *roster, mq_link *lin
         return mq_fail(err, MQ_E_LIMIT, "memory: no room for a gang");
     }
     *g = (gang){.t = t, .roster = roster, .link = link, .piece = {0, t->state.count}};
-    mq_tree_range(t->m.shards, roster->self, roster->count, &g->first, &g->end);
-    mq_code code = mq_fold_init(&g->fold, &t->roster, t->state.count, g->end - g->first,
-                                MQ_TRAIN_LEAVES_BYTES, &g->piece, 1, err);
-    if (code == MQ_OK && link != NULL && t->state.record.step < t->plan.steps) {
-        code = mq_exchange_open(&g->exchange, link, t->m.transport, t->m.shards, t->state.count,
-                                &t->roster, err);
+    if (t->state.record.step == t->plan.steps) {
+        return MQ_OK;
     }
+    mq_code code = mq_exchange_open(&g->exchange, link, t->m.transport, t->m.shards, &g->piece,
+                                    &t->roster, err);
     if (code == MQ_OK) {
         mq_trainer_report_begin(t);
         code = run_steps(g, err);

@@ -20,10 +20,7 @@
 #include "worker/train/state.h"
 #include "worker/train/tree.h"
 
-enum {
-    MQ_TRAIN_LEAVES_BYTES = 64 << 20, /* gradients kept side by side before they are added up */
-    MQ_TRAIN_EVAL_BATCH = 256,
-};
+enum { MQ_TRAIN_EVAL_BATCH = 256 };
 
 /* What member 0 tells the job's owner, and when it last did. */
 typedef struct mq_reporter {
