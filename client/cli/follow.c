@@ -111,11 +111,13 @@ static void show(display *d, const maasq_job *job, bool is_last)
     json_t *progress =
         maasq_progress(job, text, sizeof text) > 0 ? json_loads(text, 0, NULL) : NULL;
     mq_progress_line(progress, maasq_state(job), d->is_tty ? BAR_MAX : 0, line, sizeof line);
+    bool has_progress = progress != NULL;
     json_decref(progress);
     int64_t now_ms = mq_clock_mono_ms();
     if (d->is_tty) {
         fprintf(stderr, "\r\033[K%.*s%s", terminal_width() - 1, line, is_last ? "\n" : "");
-    } else if (strcmp(line, d->last) != 0 && (is_last || now_ms - d->shown_ms >= PLAIN_EVERY_MS)) {
+    } else if (has_progress && strcmp(line, d->last) != 0 &&
+               (is_last || now_ms - d->shown_ms >= PLAIN_EVERY_MS)) {
         fprintf(stderr, "%s\n", line);
         d->shown_ms = now_ms;
         memcpy(d->last, line, sizeof line);

@@ -318,6 +318,36 @@ static void the_broker_may_do_everything_the_store_does(void **state)
     store->ops->free(store);
 }
 
+/* The log is replayed under the access list as well. */
+static void commits_are_there_again_after_a_restart(void **state)
+{
+    world *w = *state;
+    load_library(w);
+    mq_store *store = open_store(w, "broker");
+    mq_test_store_connect(store);
+    mq_test_acquire(store, "b", HOUR_MS, true, true, &w->got);
+    char ids[4][MQ_ULID_SIZE];
+    commit_every_kind(w, store, ids);
+    store->ops->free(store);
+    char path[128];
+    assert_true(snprintf(path, sizeof path, "%s/redis.conf", w->state.dir) < 128);
+    mq_buf conf;
+    mq_buf_init(&conf, TEXT_MAX);
+    assert_int_equal(mq_file_read(path, &conf, NULL), MQ_OK);
+    assert_true(mq_buf_add(&conf, "", 1));
+    mq_test_redis_kill(&w->state);
+    mq_test_redis_start_with(&w->state, (const char *)conf.data);
+    mq_buf_release(&conf);
+    store = open_store(w, "broker");
+    mq_test_store_connect(store);
+    mq_test_scan(store, MQ_PART_REGISTRY, 0, &w->got);
+    assert_string_equal(w->got.err.text, "");
+    assert_int_equal(w->got.pair_count, 1);
+    mq_test_job(store, mq_str(ids[2]), &w->got);
+    assert_string_equal(w->got.err.text, "");
+    store->ops->free(store);
+}
+
 static void the_broker_may_do_nothing_else(void **state)
 {
     world *w = *state;
@@ -495,6 +525,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_wrong_password_is_named, setup, teardown),
         cmocka_unit_test_setup_teardown(the_broker_may_do_everything_the_store_does, setup,
                                         teardown),
+        cmocka_unit_test_setup_teardown(commits_are_there_again_after_a_restart, setup, teardown),
         cmocka_unit_test_setup_teardown(the_broker_may_do_nothing_else, setup, teardown),
         cmocka_unit_test_setup_teardown(a_function_reaches_no_key_that_its_caller_may_not, setup,
                                         teardown),
