@@ -275,6 +275,7 @@ const mq_op mq_op_clip_11 = {
     .out = {1, 1},
     .args = {{'T', MQ_T_FLOATS | MQ_T(MQ_DT_I8) | MQ_T(MQ_DT_U8) | MQ_T_INDEX}},
     .flags = MQ_OP_ELEMENTWISE,
+    .no_grad = 6,
     .grad_keeps = MQ_GRAD_INPUTS,
     .shape = clip_shape,
     .run = clip_run,

@@ -310,5 +310,5 @@ const mq_op mq_op_range = {
     .shape_inputs = 7,
     .shape = range_shape,
     .run = range_run,
-    .cases = "",
+    .cases = "| f32{1} f32{7} f32{2}; | i64{10} i64{0} i64{-3}; | i32{3} i32{3} i32{1}",
 };

@@ -81,7 +81,7 @@ static void batch_grad(const mq_op_grad *g)
     const mq_shape *s = &call->inputs[0]->shape;
     size_t channels = mq_elements(call->inputs[1]);
     size_t inner = s->rank < 2 ? 1 : mq_dims_product(s, 2, s->rank);
-    for (uint32_t i = 1; i < 5; i++) {
+    for (uint32_t i = 1; i < 3; i++) {
         if (g->dx[i] != NULL && !g->add[i]) {
             memset(g->dx[i], 0, channels * sizeof(float));
         }
@@ -142,6 +142,7 @@ const mq_op mq_op_batch_normalization = {
     .out = {1, 1},
     .args = {{'T', MQ_T(MQ_DT_F32)}},
     .params = 6,
+    .no_grad = 24,
     .grad_keeps = MQ_GRAD_INPUTS,
     .attrs_bytes = sizeof(norm_attrs),
     .specs = batch_specs,

@@ -120,6 +120,7 @@ struct mq_op {
     uint32_t flags;
     uint32_t shape_inputs;     /* bit i: shape() needs input i's values, not only its shape */
     uint32_t params;           /* bit i: a float32 initializer at input i is a trainable weight */
+    uint32_t no_grad;          /* bit i: there is no gradient by input i, though it is float32 */
     uint32_t grad_keeps;       /* MQ_GRAD_* */
     size_t attrs_bytes;        /* of the attribute struct */
     const mq_attr_spec *specs; /* NULL: no attributes; others than these are refused */

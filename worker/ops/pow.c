@@ -119,15 +119,12 @@ static mq_code run(const mq_op_call *call, mq_error *err)
     return MQ_OK;
 }
 
-/* With respect to the base only: d x^e = e x^(e-1). An exponent is never trained. */
+/* By the base only: d x^e = e x^(e-1). */
 static void grad(const mq_op_grad *g)
 {
     const mq_tensor *x = g->call.inputs[0], *e = g->call.inputs[1], *y = g->call.outputs[0];
     mq_strides sx = mq_strides_of(&x->shape, &y->shape), se = mq_strides_of(&e->shape, &y->shape);
     int64_t index[MQ_RANK_MAX] = {0};
-    if (g->dx[1] != NULL && !g->add[1]) {
-        memset(g->dx[1], 0, mq_elements(e) * sizeof(float));
-    }
     if (g->dx[0] == NULL) {
         return;
     }
@@ -151,6 +148,7 @@ const mq_op mq_op_pow = {
     .in = {2, 2},
     .out = {1, 1},
     .args = {{0, MQ_T_FLOATS | MQ_T_INDEX}, {0, MQ_T_NUMBERS}},
+    .no_grad = 2,
     .grad_keeps = MQ_GRAD_INPUTS,
     .shape = mq_shape_broadcast,
     .run = run,

@@ -180,7 +180,7 @@ const mq_op mq_op_reshape_5 = {
     .specs = reshape_specs_5,
     .shape = reshape_shape,
     .cases =
-        "| f32[A,B,C] i64{0,-1}; | f64[A,B] i64{-1,1,0}; | f32[2,3,4] i64{4,6}; | f32[] i64{1}",
+        "| f32[A,B,C] i64{0,-1}; | f64[A,B,C] i64{-1,1,0}; | f32[2,3,4] i64{4,6}; | f32[] i64{1}",
 };
 
 /* --- Squeeze and Unsqueeze: axes as attribute, from 13 on as input --- */

@@ -220,6 +220,13 @@ static mq_code mark_wanted(mq_net *net, mq_error *err)
                            "node '%s' (%s): this operator has no gradient here", step->node->name,
                            step->node->op_type);
         }
+        for (uint32_t i = 0; i < step->input_count && i < 32; i++) {
+            if ((step->op->no_grad >> i & 1) != 0 && step->inputs[i] != MQ_NO_VALUE &&
+                net->is_wanted[step->inputs[i]]) {
+                return mq_fail(err, MQ_E_UNSUPPORTED, "node '%s' (%s): no gradient by input %u",
+                               step->node->name, step->node->op_type, i);
+            }
+        }
         net->is_wanted[step->outputs[0]] = true;
     }
     if (!net->is_wanted[net->output]) {
