@@ -47,16 +47,18 @@ int mq_cmd_evaluate(mq_cli *cli, const mq_argv *args)
     return status;
 }
 
-/* The request of an optimize job: {"model","passes":[..],"name"?,"data"?,"eval"?,"finetune"?}. */
-static json_t *optimize_body(const mq_argv *args, const char *model, const char *name,
-                             const char *data, const char *eval, int64_t finetune)
+/* The request of an optimize job:
+ * {"model","passes":[..],"data"?,"eval"?,"finetune_epochs"?,"lr"?...}. */
+static json_t *optimize_body(const mq_argv *args, const char *model, const char *data,
+                             const char *eval, int64_t finetune)
 {
+    static const char *const numbers[] = {"lr", "momentum", "batch", "seed"};
     json_t *passes = json_array();
     const char *pass = NULL;
     for (size_t i = 0; (pass = mq_argv_nth(args, "pass", i)) != NULL; i++) {
         (void)json_array_append_new(passes, json_string(pass));
     }
-    json_t *body = json_pack("{s:s, s:s, s:o}", "model", model, "name", name, "passes", passes);
+    json_t *body = json_pack("{s:s, s:o}", "model", model, "passes", passes);
     if (body != NULL && data[0] != '\0') {
         (void)json_object_set_new(body, "data", json_string(data));
     }
@@ -64,7 +66,15 @@ static json_t *optimize_body(const mq_argv *args, const char *model, const char 
         (void)json_object_set_new(body, "eval", json_string(eval));
     }
     if (body != NULL && finetune > 0) {
-        (void)json_object_set_new(body, "finetune", json_integer((json_int_t)finetune));
+        (void)json_object_set_new(body, "finetune_epochs", json_integer((json_int_t)finetune));
+    }
+    for (size_t i = 0; body != NULL && i < sizeof numbers / sizeof numbers[0]; i++) {
+        const char *text = mq_argv_text(args, numbers[i], NULL);
+        json_t *number = text == NULL ? NULL : json_loads(text, JSON_DECODE_ANY, NULL);
+        if (text != NULL) { /* what is no number goes as text, and the job says what it wants */
+            (void)json_object_set_new(body, numbers[i],
+                                      number == NULL ? json_string(text) : number);
+        }
     }
     return body;
 }
@@ -114,14 +124,13 @@ int mq_cmd_optimize(mq_cli *cli, const mq_argv *args)
     if (status != MQ_EXIT_OK) {
         return status;
     }
-    const char *as = mq_argv_text(args, "as", name);
     json_t *result = NULL;
     char id[32];
     status = mq_follow_json(cli, "optimize", model,
-                            optimize_body(args, model, as, data, eval, finetune), &result, id);
+                            optimize_body(args, model, data, eval, finetune), &result, id);
     if (status == MQ_EXIT_OK) {
-        int64_t version = mq_follow_version(cli, "model", as, id, result);
-        status = print_optimized(cli, model, as, version, id, result);
+        int64_t version = mq_follow_version(cli, "model", name, id, result);
+        status = print_optimized(cli, model, name, version, id, result);
     }
     json_decref(result);
     return status;
