@@ -242,6 +242,7 @@ void mq_core_step(mq_core *core, const mq_input *in, mq_outputs *out)
     mq_graves_clear(core);
     core->now_ms = mq_max_i64(core->now_ms, in->now_ms);
     MQ_ASSERT(core->is_begun || in->type == MQ_IN_BEGIN);
+    core->wants_turn = core->wants_turn || in->type != MQ_IN_TURN;
     step(core, in, out);
 }
 

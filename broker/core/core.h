@@ -26,8 +26,9 @@
 #include "shared/store/store.h"
 #include "shared/wire/messages.h"
 
+#define MQ_CORE_NO_SLOT UINT32_MAX
+
 enum {
-    MQ_CORE_NONE = -1,
     MQ_SLOTS_MAX = 256,          /* of one worker */
     MQ_GANG_SEATS_MAX = 64,      /* of one gang */
     MQ_LAPSES_MAX = 20,          /* then a job is dead "undeliverable" */
@@ -265,7 +266,8 @@ typedef struct mq_core_stats {
 
 void mq_core_stats_read(const mq_core *core, mq_core_stats *out);
 
-/* Slot of a job by id; MQ_HEAP_NONE when it is not in memory. Slots go from 0 to mq_core_slots - 1.
+/* Slot of a job by id; MQ_CORE_NO_SLOT when it is not in memory. Slots go from 0 to mq_core_slots
+ * - 1.
  */
 uint32_t mq_core_find(const mq_core *core, mq_span id);
 uint32_t mq_core_slots(const mq_core *core);

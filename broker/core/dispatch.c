@@ -191,6 +191,19 @@ void mq_send_job(mq_core *core, mq_job *job, mq_outputs *out)
     item->payload = job->body == NULL ? (mq_span){0} : mq_span_of(job->body->data, job->body->len);
 }
 
+/* The store has no body for a job that had one: it cannot run. */
+static void lose_body(mq_core *core, mq_job *job, mq_outputs *out)
+{
+    mq_job_set_error(core, job, mq_str(mq_code_name(MQ_E_CORRUPT)),
+                     mq_str("the store has lost the body"));
+    if (job->gang != MQ_NONE) {
+        mq_gang_end(core, job, 0, out);
+    }
+    if (job->state == MQ_STATE_LEASED) {
+        mq_job_move(core, job, MQ_EVENT_FAIL, "body lost");
+    }
+}
+
 void mq_body_came(mq_core *core, const mq_input *in, mq_outputs *out)
 {
     mq_job *job = mq_job_find(core, in->as.id);
@@ -201,6 +214,10 @@ void mq_body_came(mq_core *core, const mq_input *in, mq_outputs *out)
         return;
     }
     job->wait_body = false;
+    if (in->body == NULL && job->body_bytes > 0) {
+        lose_body(core, job, out);
+        return;
+    }
     job->has_body = true;
     job->body = in->body;
     core->held_bytes += in->body == NULL ? 0 : in->body->len;

@@ -268,6 +268,7 @@ static bool place_deps(mq_core *core, mq_job *job, const mq_msg_submit_job *item
                MQ_ULID_LEN);
     }
     job->deps = ids;
+    job->deps_len = (uint16_t)(item->deps_count * MQ_ULID_LEN);
     if (item->deps_count > 0) {
         mq_deps_later(core, job);
     } else {

@@ -289,7 +289,7 @@ static void answer_job(mq_broker *b, uint64_t conn, const mq_msg_query *query)
         return;
     }
     uint32_t slot = mq_core_find(b->core, query->name);
-    if (slot != MQ_HEAP_NONE && mq_core_record(b->core, slot, &record) &&
+    if (slot != MQ_CORE_NO_SLOT && mq_core_record(b->core, slot, &record) &&
         !mq_state_is_terminal(mq_state_parse(record.state))) {
         add_record(b, &w->out, &record);
         waiting_end(w, MQ_OK, "");

@@ -141,8 +141,8 @@ static void unpark(mq_broker *b, mq_get_wait *w)
 static bool answer_live(mq_broker *b, uint64_t conn, uint64_t rid, mq_span id, bool may_be_over)
 {
     static mq_job_record record;
-    uint32_t slot = b->core == NULL ? MQ_HEAP_NONE : mq_core_find(b->core, id);
-    if (slot == MQ_HEAP_NONE || !mq_core_record(b->core, slot, &record)) {
+    uint32_t slot = b->core == NULL ? MQ_CORE_NO_SLOT : mq_core_find(b->core, id);
+    if (slot == MQ_CORE_NO_SLOT || !mq_core_record(b->core, slot, &record)) {
         return false;
     }
     if (!may_be_over && mq_state_is_terminal(mq_state_parse(record.state))) {
@@ -156,7 +156,7 @@ void mq_gets_ask(mq_broker *b, uint64_t conn, const mq_msg_get *get)
 {
     static mq_job_record record;
     uint32_t slot = mq_core_find(b->core, get->id);
-    bool is_live = slot != MQ_HEAP_NONE && mq_core_record(b->core, slot, &record) &&
+    bool is_live = slot != MQ_CORE_NO_SLOT && mq_core_record(b->core, slot, &record) &&
                    !mq_state_is_terminal(mq_state_parse(record.state));
     if (get->id.len == 0 || get->id.len > 32) {
         send_not_found(b, conn, get->rid, get->id, "not_found");
