@@ -2,6 +2,7 @@
 #include "client/gateway/curves.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "shared/base/span.h"
@@ -44,6 +45,43 @@ void mq_curves_add(mq_curves *curves, const json_t *jobs)
     for (size_t i = 0; i < MQ_CURVES_MAX; i++) {
         curves->curves[i].is_running = curves->curves[i].seen == curves->round;
     }
+}
+
+void mq_curves_recall(mq_curves *curves, const json_t *models)
+{
+    const json_t *newest = NULL;
+    const char *name = NULL;
+    for (size_t i = 0; i < json_array_size(models); i++) {
+        const json_t *model = json_array_get(models, i);
+        const json_t *versions = json_object_get(model, "versions");
+        for (size_t v = 0; v < json_array_size(versions); v++) {
+            const json_t *one = json_array_get(versions, v);
+            size_t points = json_array_size(json_object_get(json_object_get(one, "meta"), "curve"));
+            double at_ms = number(one, "at_ms");
+            if (points > 1 && (newest == NULL || at_ms > number(newest, "at_ms"))) {
+                newest = one;
+                name = json_string_value(json_object_get(model, "name"));
+            }
+        }
+    }
+    const char *job = json_string_value(json_object_get(newest, "job"));
+    if (job == NULL || name == NULL || strlen(job) >= sizeof curves->curves[0].job) {
+        return;
+    }
+    mq_curve *curve = find(curves, job);
+    if (curve != NULL && (curve->is_running || curve->is_final)) {
+        return;
+    }
+    if (curve == NULL) {
+        curve = make(curves, job);
+    }
+    curve->count = 0;
+    curve->skipped = 0;
+    curve->stride = 1;
+    curve->is_final = true;
+    snprintf(curve->model, sizeof curve->model, "%.100s@%lld", name,
+             (long long)json_integer_value(json_object_get(newest, "version")));
+    add_past(curve, json_object_get(json_object_get(newest, "meta"), "curve"));
 }
 
 json_t *mq_curves_json(const mq_curves *curves)

@@ -25,8 +25,10 @@ static const counter counters[] = {
     {"maasq_jobs_retried_total", "", "retried", "Clean failures that are tried again."},
     {"maasq_leases_lapsed_total", "", "lapsed", "Leases that ran out, were returned or lost."},
     {"maasq_crashes_total", "", "crashed", "Deaths of a slot while it ran a job."},
-    {"maasq_stale_results_total", "", "stale_results", "Results refused for an old token."},
     {"maasq_refused_busy_total", "", "refused_busy", "Submits refused because something is full."},
+    {"maasq_duplicates_total", "", "dups", "Messages that were answered as repeats."},
+    {"maasq_transient_ended_total", "", "transient_ended", "Transient jobs that ended."},
+    {"maasq_checkpoints_total", "", "checkpoints", "Steps of trainings that were stored."},
     {"maasq_memo_hits_total", "", "memo_hits", "Jobs answered by equal work done before."},
 };
 
@@ -35,7 +37,9 @@ static void label(mq_buf *out, const char *name, const char *value);
 static void value(mq_buf *out, double number);
 static double number_of(const json_t *object, const char *key);
 static void write_own(const mq_metrics_gateway *own, mq_buf *out);
+static void write_states(const json_t *status, mq_buf *out);
 static void write_counters(const json_t *status, mq_buf *out);
+static void write_store(const json_t *store, mq_buf *out);
 static void write_workers(const json_t *workers, mq_buf *out);
 static void write_queues(const json_t *queues, mq_buf *out);
 static void write_queue(const json_t *queue, const char *name, double number, mq_buf *out);
@@ -46,7 +50,9 @@ void mq_metrics_write(const json_t *root, const mq_metrics_gateway *own, mq_buf 
 {
     const json_t *status = json_object_get(root, "status");
     write_own(own, out);
+    write_states(status, out);
     write_counters(status, out);
+    write_store(json_object_get(status, "store"), out);
     write_workers(json_object_get(json_object_get(root, "workers"), "workers"), out);
     write_queues(json_object_get(json_object_get(root, "queues"), "queues"), out);
     write_models(json_object_get(json_object_get(root, "models"), "models"), out);
@@ -98,7 +104,7 @@ static void write_workers(const json_t *workers, mq_buf *out)
     }
     for (size_t i = 0; i < json_array_size(workers); i++) {
         const json_t *worker = json_array_get(workers, i);
-        bool is_draining = json_is_true(json_object_get(worker, "draining"));
+        bool is_draining = json_is_true(json_object_get(worker, "is_draining"));
         ready += is_draining ? 0 : 1;
         draining += is_draining ? 1 : 0;
         slots += json_number_value(json_object_get(worker, "slots"));
@@ -112,37 +118,61 @@ static void write_workers(const json_t *workers, mq_buf *out)
     mq_buf_printf(out, "maasq_slots{state=\"free\"} %.0f\n", free_slots);
 }
 
-static void write_queues(const json_t *queues, mq_buf *out)
+static void write_states(const json_t *status, mq_buf *out)
 {
-    static const char *const states[] = {"queued", "leased", "scheduled", "blocked", "dead"};
-    if (!json_is_array(queues)) {
+    static const char *const states[] = {"queued", "leased", "scheduled", "blocked", "transient"};
+    const json_t *jobs = json_object_get(status, "jobs");
+    if (!json_is_object(jobs)) {
         return;
     }
     family(out, "maasq_jobs", "gauge",
-           "Jobs that have not ended, and dead ones, by queue and state.");
-    for (size_t i = 0; i < json_array_size(queues); i++) {
-        const json_t *queue = json_array_get(queues, i);
-        for (size_t k = 0; k < sizeof states / sizeof *states; k++) {
-            double number = number_of(queue, states[k]);
-            if (!isnan(number)) {
-                mq_buf_add_str(out, "maasq_jobs{");
-                label(out, "queue", json_string_value(json_object_get(queue, "queue")));
-                mq_buf_printf(out, ",state=\"%s\"} ", states[k]);
-                value(out, number);
-            }
+           "Jobs that have not ended, by state (transient: all states).");
+    for (size_t i = 0; i < sizeof states / sizeof *states; i++) {
+        double number = number_of(jobs, states[i]);
+        if (!isnan(number)) {
+            mq_buf_printf(out, "maasq_jobs{state=\"%s\"} ", states[i]);
+            value(out, number);
         }
     }
-    family(out, "maasq_queue_oldest_seconds", "gauge", "Age of the oldest waiting job.");
-    for (size_t i = 0; i < json_array_size(queues); i++) {
-        const json_t *queue = json_array_get(queues, i);
-        double age_ms = number_of(queue, "oldest_age_ms");
-        write_queue(queue, "maasq_queue_oldest_seconds", isnan(age_ms) ? 0 : age_ms / 1000, out);
+}
+
+static void write_store(const json_t *store, mq_buf *out)
+{
+    double commits = number_of(store, "commits");
+    if (!json_is_object(store) || isnan(commits)) {
+        return;
     }
-    family(out, "maasq_queue_paused", "gauge", "1 while no job of the queue is started.");
+    family(out, "maasq_store_connected", "gauge", "1 while the broker reaches Redis.");
+    mq_buf_printf(out, "maasq_store_connected %d\n",
+                  json_is_true(json_object_get(store, "connected")) ? 1 : 0);
+    family(out, "maasq_store_commits_total", "counter", "Commits of the broker.");
+    mq_buf_add_str(out, "maasq_store_commits_total ");
+    value(out, commits);
+    family(out, "maasq_store_commit_seconds", "gauge", "Mean time of a commit.");
+    mq_buf_add_str(out, "maasq_store_commit_seconds ");
+    value(out, number_of(store, "commit_us") / 1e6);
+    family(out, "maasq_store_bytes", "gauge", "Memory of the state's Redis.");
+    mq_buf_add_str(out, "maasq_store_bytes{which=\"used\"} ");
+    value(out, number_of(store, "used_bytes"));
+    mq_buf_add_str(out, "maasq_store_bytes{which=\"limit\"} ");
+    value(out, number_of(store, "max_bytes"));
+}
+
+/* A row of the broker's list is what waits of one kind and model in one queue. */
+static void write_queues(const json_t *queues, mq_buf *out)
+{
+    if (!json_is_array(queues)) {
+        return;
+    }
+    family(out, "maasq_queue_waiting", "gauge", "Jobs that wait for a worker.");
     for (size_t i = 0; i < json_array_size(queues); i++) {
         const json_t *queue = json_array_get(queues, i);
-        bool is_paused = json_is_true(json_object_get(queue, "paused"));
-        write_queue(queue, "maasq_queue_paused", is_paused ? 1 : 0, out);
+        write_queue(queue, "maasq_queue_waiting", number_of(queue, "waiting"), out);
+    }
+    family(out, "maasq_queue_oldest_seconds", "gauge", "Age of the job that is next.");
+    for (size_t i = 0; i < json_array_size(queues); i++) {
+        const json_t *queue = json_array_get(queues, i);
+        write_queue(queue, "maasq_queue_oldest_seconds", number_of(queue, "oldest_ms") / 1000, out);
     }
 }
 
@@ -150,6 +180,10 @@ static void write_queue(const json_t *queue, const char *name, double number, mq
 {
     mq_buf_printf(out, "%s{", name);
     label(out, "queue", json_string_value(json_object_get(queue, "queue")));
+    mq_buf_add_str(out, ",");
+    label(out, "kind", json_string_value(json_object_get(queue, "kind")));
+    mq_buf_add_str(out, ",");
+    label(out, "model", json_string_value(json_object_get(queue, "model")));
     mq_buf_add_str(out, "} ");
     value(out, number);
 }
@@ -162,15 +196,18 @@ static void write_models(const json_t *models, mq_buf *out)
     family(out, "maasq_model_info", "gauge", "Where each alias of a model points.");
     for (size_t i = 0; i < json_array_size(models); i++) {
         const json_t *model = json_array_get(models, i);
-        const char *alias;
-        json_t *version;
-        json_object_foreach(json_object_get(model, "aliases"), alias, version)
-        {
-            mq_buf_add_str(out, "maasq_model_info{");
-            label(out, "model", json_string_value(json_object_get(model, "name")));
-            mq_buf_printf(out, ",version=\"%lld\",", (long long)json_integer_value(version));
-            label(out, "alias", alias);
-            mq_buf_add_str(out, "} 1\n");
+        const json_t *versions = json_object_get(model, "versions");
+        for (size_t v = 0; v < json_array_size(versions); v++) {
+            const json_t *version = json_array_get(versions, v);
+            const json_t *aliases = json_object_get(version, "aliases");
+            for (size_t k = 0; k < json_array_size(aliases); k++) {
+                mq_buf_add_str(out, "maasq_model_info{");
+                label(out, "model", json_string_value(json_object_get(model, "name")));
+                mq_buf_printf(out, ",version=\"%lld\",",
+                              (long long)json_integer_value(json_object_get(version, "version")));
+                label(out, "alias", json_string_value(json_array_get(aliases, k)));
+                mq_buf_add_str(out, "} 1\n");
+            }
         }
     }
 }

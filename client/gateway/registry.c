@@ -6,6 +6,7 @@
 
 static const json_t *find_model(const json_t *answer, const char *name);
 static json_int_t wanted_version(const json_t *model, const char *version);
+static bool has_alias(const json_t *version, const char *alias);
 
 bool mq_registry_find(const json_t *answer, const char *name, const char *version,
                       mq_model_view *out)
@@ -65,19 +66,32 @@ static const json_t *find_model(const json_t *answer, const char *name)
 /* 0 when there is none. */
 static json_int_t wanted_version(const json_t *model, const char *version)
 {
-    const json_t *aliases = json_object_get(model, "aliases");
-    if (version[0] != '\0') {
+    const json_t *versions = json_object_get(model, "versions");
+    json_int_t highest = 0;
+    json_int_t named = 0;
+    const char *alias = version[0] != '\0' ? version : "prod";
+    if (version[0] >= '0' && version[0] <= '9') {
         char *end = NULL;
         long number = strtol(version, &end, 10);
-        bool is_number = version[0] >= '0' && version[0] <= '9' && *end == '\0';
-        return is_number ? number : json_integer_value(json_object_get(aliases, version));
+        return *end == '\0' ? number : 0;
     }
-    json_int_t prod = json_integer_value(json_object_get(aliases, "prod"));
-    json_int_t highest = 0;
-    const json_t *versions = json_object_get(model, "versions");
     for (size_t i = 0; i < json_array_size(versions); i++) {
-        json_int_t n = json_integer_value(json_object_get(json_array_get(versions, i), "version"));
+        const json_t *one = json_array_get(versions, i);
+        json_int_t n = json_integer_value(json_object_get(one, "version"));
         highest = n > highest ? n : highest;
+        named = has_alias(one, alias) ? n : named;
     }
-    return prod > 0 ? prod : highest;
+    return named > 0 || version[0] != '\0' ? named : highest;
+}
+
+static bool has_alias(const json_t *version, const char *alias)
+{
+    const json_t *aliases = json_object_get(version, "aliases");
+    for (size_t i = 0; i < json_array_size(aliases); i++) {
+        const char *one = json_string_value(json_array_get(aliases, i));
+        if (one != NULL && strcmp(one, alias) == 0) {
+            return true;
+        }
+    }
+    return false;
 }

@@ -11,13 +11,24 @@
 #include "shared/base/clock.h"
 #include "shared/base/log.h"
 
-/* What is asked: member of the frame = the question's name. */
-static const struct {
+/* What is asked. Slow ones only when the mark (what status and events say about them) has changed,
+ * or after MQ_SNAPSHOT_SLOW_MS: they cost the broker more. */
+static const struct question {
+    const char *member;
     const char *what;
     const char *filter;
+    uint32_t limit;
+    bool is_slow;
 } questions[] = {
-    {"status", ""}, {"workers", ""},  {"queues", ""}, {"jobs", ""},
-    {"models", ""}, {"datasets", ""}, {"events", ""},
+    {"status", "status", "", 0, false},
+    {"events", "events", "", 60, false},
+    {"workers", "workers", "", 200, false},
+    {"queues", "queues", "", 200, false},
+    {"running", "jobs", "state=leased", 100, false},
+    {"jobs", "jobs", "", 60, false},
+    {"models", "models", "", 0, true},
+    {"datasets", "datasets", "", 0, true},
+    {"dead", "jobs", "state=dead", 50, true},
 };
 enum { QUESTIONS = sizeof questions / sizeof *questions };
 
@@ -26,7 +37,8 @@ struct mq_snapshot {
     pthread_t thread;
     bool has_thread;
     json_t *answers[QUESTIONS]; /* the thread's own, like the rest up to the lock */
-    json_t *models;             /* name -> {"summary": as listed, "model": as asked for} */
+    int64_t asked_ms[QUESTIONS];
+    json_t *marks[QUESTIONS]; /* when it was asked */
     mq_curves curves;
     bool was_ok;
     char error[MAASQ_ERROR_TEXT_MAX];
@@ -38,9 +50,10 @@ struct mq_snapshot {
 
 static void *keep_asking(void *arg);
 static bool ask_all(mq_snapshot *snapshot);
-static bool ask(mq_snapshot *snapshot, const char *what, const char *name, const char *filter,
-                json_t **out);
-static bool ask_versions(mq_snapshot *snapshot, json_t *models);
+static json_t *ask(mq_snapshot *snapshot, const struct question *question);
+static json_t *make_mark(const mq_snapshot *snapshot);
+static void take(mq_snapshot *snapshot, size_t i, json_t *answer);
+static void make_slim(json_t *models);
 static void publish(mq_snapshot *snapshot, bool is_ok);
 static bool pause_until(mq_snapshot *snapshot, int64_t wake_ms);
 static json_t *gateway_json(const mq_gateway *gateway);
@@ -93,8 +106,8 @@ void mq_snapshot_free(mq_snapshot *snapshot)
     mq_snapshot_stop(snapshot);
     for (size_t i = 0; i < QUESTIONS; i++) {
         json_decref(snapshot->answers[i]);
+        json_decref(snapshot->marks[i]);
     }
-    json_decref(snapshot->models);
     mq_frame_release(snapshot->frame);
     pthread_cond_destroy(&snapshot->change);
     pthread_mutex_destroy(&snapshot->lock);
@@ -150,83 +163,93 @@ static void *keep_asking(void *arg)
 /* False when the broker did not answer; the answers of before stay. */
 static bool ask_all(mq_snapshot *snapshot)
 {
-    for (size_t i = 0; i < QUESTIONS; i++) {
-        const char *what = questions[i].what;
-        json_t *answer = NULL;
-        bool is_models = strcmp(what, "models") == 0;
-        if (!ask(snapshot, what, NULL, questions[i].filter, &answer) ||
-            (is_models && !ask_versions(snapshot, json_object_get(answer, "models")))) {
-            json_decref(answer);
-            return false;
+    json_t *mark = NULL;
+    bool is_ok = true;
+    for (size_t i = 0; i < QUESTIONS && is_ok; i++) {
+        const struct question *question = &questions[i];
+        if (question->is_slow && mark == NULL) {
+            mark = make_mark(snapshot);
         }
-        json_decref(snapshot->answers[i]);
-        snapshot->answers[i] = answer;
-        if (strcmp(what, "jobs") == 0) {
-            mq_curves_add(&snapshot->curves, json_object_get(answer, "jobs"));
+        bool is_fresh = question->is_slow && snapshot->answers[i] != NULL &&
+                        mq_clock_mono_ms() - snapshot->asked_ms[i] < MQ_SNAPSHOT_SLOW_MS &&
+                        json_equal(snapshot->marks[i], mark);
+        json_t *answer = is_fresh ? NULL : ask(snapshot, question);
+        if (answer != NULL) {
+            take(snapshot, i, answer);
+            json_decref(snapshot->marks[i]);
+            snapshot->marks[i] = json_incref(mark);
         }
+        is_ok = is_fresh || answer != NULL;
     }
-    snapshot->error[0] = '\0';
-    return true;
+    json_decref(mark);
+    if (is_ok) {
+        snapshot->error[0] = '\0';
+    }
+    return is_ok;
 }
 
-static bool ask(mq_snapshot *snapshot, const char *what, const char *name, const char *filter,
-                json_t **out)
+/* Owned, NULL (with the reason in snapshot->error) when there is none. */
+static json_t *ask(mq_snapshot *snapshot, const struct question *question)
 {
     maasq_error why = {0};
     char *text = NULL;
-    int code = maasq_query(snapshot->gateway->client, what, name, filter, MQ_SNAPSHOT_ROWS_MAX,
-                           MQ_SNAPSHOT_ASK_MS, &text, &why);
-    *out = NULL;
+    json_t *answer = NULL;
+    int code = maasq_query(snapshot->gateway->client, question->what, NULL, question->filter,
+                           question->limit, MQ_SNAPSHOT_ASK_MS, &text, &why);
     if (code == 0) {
         json_error_t at;
-        *out = json_loads(text, JSON_REJECT_DUPLICATES, &at);
-        if (*out == NULL) {
-            snprintf(why.text, sizeof why.text, "%s: the broker's answer is no JSON: %s", what,
-                     at.text);
+        answer = json_loads(text, JSON_REJECT_DUPLICATES, &at);
+        if (answer == NULL) {
+            snprintf(why.text, sizeof why.text, "%s: the broker's answer is no JSON: %s",
+                     question->what, at.text);
         }
     }
     maasq_free(text);
-    if (*out == NULL) {
+    if (answer == NULL) {
         snprintf(snapshot->error, sizeof snapshot->error, "%s", why.text);
     }
-    return *out != NULL;
+    return answer;
 }
 
-/* Replaces what the list says of a model by all of its versions. A model is asked for only when its
- * line in the list has changed. */
-static bool ask_versions(mq_snapshot *snapshot, json_t *models)
+/* What tells that models, datasets or dead jobs have changed: their numbers, and the last event. */
+static json_t *make_mark(const mq_snapshot *snapshot)
 {
-    json_t *known = json_object();
-    bool is_ok = true;
-    size_t count = json_array_size(models);
-    count = count < MQ_SNAPSHOT_MODELS_MAX ? count : MQ_SNAPSHOT_MODELS_MAX;
-    for (size_t i = 0; i < count && is_ok; i++) {
-        json_t *summary = json_array_get(models, i);
-        const char *name = json_string_value(json_object_get(summary, "name"));
-        json_t *entry = name == NULL ? NULL : json_object_get(snapshot->models, name);
-        if (name == NULL) {
-            continue;
-        }
-        if (entry == NULL || !json_equal(json_object_get(entry, "summary"), summary)) {
-            json_t *model = NULL;
-            is_ok = ask(snapshot, "model", name, NULL, &model);
-            entry = json_object();
-            json_object_set(entry, "summary", summary);
-            json_object_set_new(entry, "model", is_ok ? model : json_null());
-            json_object_set_new(known, name, entry);
-        } else {
-            json_object_set(known, name, entry);
-        }
-        if (is_ok) {
-            json_array_set(models, i, json_object_get(entry, "model"));
+    const json_t *status = snapshot->answers[0];
+    const json_t *events = json_object_get(snapshot->answers[1], "events");
+    json_t *mark = json_object();
+    json_object_set(mark, "registry", json_object_get(status, "registry"));
+    json_object_set(mark, "dead", json_object_get(json_object_get(status, "counters"), "dead"));
+    json_object_set(mark, "published",
+                    json_object_get(json_object_get(status, "counters"), "published"));
+    json_object_set(mark, "event", json_object_get(json_array_get(events, 0), "n"));
+    return mark;
+}
+
+static void take(mq_snapshot *snapshot, size_t i, json_t *answer)
+{
+    const char *member = questions[i].member;
+    json_decref(snapshot->answers[i]);
+    snapshot->answers[i] = answer;
+    snapshot->asked_ms[i] = mq_clock_mono_ms();
+    if (strcmp(member, "running") == 0) {
+        mq_curves_add(&snapshot->curves, json_object_get(answer, "jobs"));
+    } else if (strcmp(member, "models") == 0) {
+        mq_curves_recall(&snapshot->curves, json_object_get(answer, "models"));
+        make_slim(json_object_get(answer, "models"));
+    }
+}
+
+/* Every page gets every frame: the long parts of a version are for those who ask for it. */
+static void make_slim(json_t *models)
+{
+    for (size_t i = 0; i < json_array_size(models); i++) {
+        const json_t *versions = json_object_get(json_array_get(models, i), "versions");
+        for (size_t v = 0; v < json_array_size(versions); v++) {
+            json_t *meta = json_object_get(json_array_get(versions, v), "meta");
+            json_object_del(meta, "curve");
+            json_object_del(meta, "report");
         }
     }
-    json_decref(snapshot->models);
-    snapshot->models = known;
-    if (!is_ok) {
-        json_object_clear(snapshot->models);
-    }
-    return is_ok;
 }
 
 static void publish(mq_snapshot *snapshot, bool is_ok)
@@ -240,7 +263,7 @@ static void publish(mq_snapshot *snapshot, bool is_ok)
     json_object_set_new(root, "gateway", gateway_json(snapshot->gateway));
     for (size_t i = 0; i < QUESTIONS; i++) {
         json_t *answer = snapshot->answers[i];
-        json_object_set_new(root, questions[i].what,
+        json_object_set_new(root, questions[i].member,
                             answer == NULL ? json_null() : json_incref(answer));
     }
     json_object_set_new(root, "curves", mq_curves_json(&snapshot->curves));

@@ -9,14 +9,15 @@
 
 enum {
     MQ_SNAPSHOT_EVERY_MS = 1000,
-    MQ_SNAPSHOT_ASK_MS = 2000,   /* for one of its questions */
-    MQ_SNAPSHOT_ROWS_MAX = 200,  /* of each list */
-    MQ_SNAPSHOT_MODELS_MAX = 64, /* models whose versions are asked for */
+    MQ_SNAPSHOT_ASK_MS = 2000, /* for one of its questions */
+    MQ_SNAPSHOT_SLOW_MS =
+        10000, /* lists that rarely change: when they seem to have, else that often */
 };
 
 /* Members of root: at_ms, ok, error (text of the last failure), gateway, and the broker's answers
- * status, workers, queues, jobs, models, datasets, events, each null until it came once; curves as
- * curves.h says. Of models, the first MQ_SNAPSHOT_MODELS_MAX carry their list of versions. */
+ * (fields: broker/README.md), each null until it came once: status, events, workers, queues,
+ * running (jobs that are leased), jobs (the newest), models, datasets, dead (jobs). curves as
+ * curves.h says. Of what a version's meta holds, the long parts (curve, report) are left out. */
 typedef struct mq_frame {
     atomic_uint references;
     uint64_t number; /* 1, 2, ... */

@@ -28,12 +28,11 @@ static json_t *parse(const char *text)
 
 static const char models_text[] =
     "{\"models\":[{\"name\":\"a\",\"versions\":[{\"version\":1,\"meta\":{}},{\"version\":3,"
-    "\"meta\":{}}],"
-    "\"aliases\":{}},"
-    "{\"name\":\"m\",\"versions\":[{\"version\":1,\"meta\":{\"inputs\":[{\"name\":\"x\",\"dtype\":"
-    "\"float32\","
-    "\"shape\":[-1,784]}]}},{\"version\":2,\"meta\":{}},{\"version\":10,\"meta\":{}}],"
-    "\"aliases\":{\"prod\":2,\"canary\":10,\"lost\":7}}]}";
+    "\"aliases\":[]}]},"
+    "{\"name\":\"m\",\"versions\":[{\"version\":1,\"aliases\":[],\"meta\":{\"inputs\":[{\"name\":"
+    "\"x\","
+    "\"dtype\":\"float32\",\"shape\":[-1,784]}]}},{\"version\":2,\"aliases\":[\"old\",\"prod\"]},"
+    "{\"version\":10,\"aliases\":[\"canary\"]}]}]}";
 
 static json_int_t version_of(const json_t *answer, const char *name, const char *version)
 {
@@ -157,6 +156,38 @@ static void a_curve_begins_with_what_the_training_remembers(void **state)
     json_decref(json);
 }
 
+static void a_version_keeps_the_curve_of_a_training_that_nobody_watched(void **state)
+{
+    (void)state;
+    static mq_curves curves;
+    memset(&curves, 0, sizeof curves);
+    json_t *models =
+        parse("[{\"name\":\"old\",\"versions\":[{\"version\":1,\"job\":\"01A\",\"at_ms\":5,"
+              "\"meta\":{\"curve\":"
+              "[{\"step\":1,\"loss\":1},{\"step\":2,\"loss\":1}]}}]},"
+              "{\"name\":\"m\",\"versions\":[{\"version\":7,\"job\":\"01B\",\"at_ms\":9,\"meta\":{"
+              "\"curve\":"
+              "[{\"step\":1,\"loss\":3},{\"step\":2,\"loss\":2},{\"step\":3,\"loss\":1}]}},"
+              "{\"version\":8,\"job\":\"01C\",\"at_ms\":11,\"meta\":null}]}]");
+    report(&curves, "01B", 1, 3);
+    mq_curves_recall(&curves, models); /* still running: not yet */
+    json_t *json = mq_curves_json(&curves);
+    assert_int_equal(json_array_size(json_object_get(json_array_get(json, 0), "points")), 1);
+    json_decref(json);
+    mq_curves_add(&curves, NULL);
+    mq_curves_recall(&curves, models);
+    mq_curves_recall(&curves, models);
+    mq_curves_recall(&curves, NULL);
+    json = mq_curves_json(&curves);
+    assert_int_equal(json_array_size(json), 1);
+    assert_int_equal(json_array_size(json_object_get(json_array_get(json, 0), "points")), 3);
+    assert_string_equal(json_string_value(json_object_get(json_array_get(json, 0), "model")),
+                        "m@7");
+    assert_true(json_is_false(json_object_get(json_array_get(json, 0), "running")));
+    json_decref(json);
+    json_decref(models);
+}
+
 static void curves_of_ended_trainings_give_way(void **state)
 {
     (void)state;
@@ -273,14 +304,17 @@ static void check_exposition(char *text)
 static const char root_text[] =
     "{\"at_ms\":10000,\"status\":{\"jobs\":{\"queued\":3,\"leased\":2},\"counters\":{\"submitted\":"
     "12,"
-    "\"succeeded\":5,\"dead\":1,\"retried\":2}},"
-    "\"workers\":{\"workers\":[{\"slots\":4,\"free\":1},{\"slots\":2,\"free\":2,\"draining\":true}]"
-    "},"
-    "\"queues\":{\"queues\":[{\"queue\":\"we\\\"ird\\\\\\nname\",\"queued\":3,\"leased\":2,"
-    "\"scheduled\":0,"
-    "\"blocked\":0,\"dead\":1,\"oldest_age_ms\":6000},{\"queue\":\"b\",\"queued\":0,\"paused\":"
+    "\"succeeded\":5,\"dead\":1,\"retried\":2},\"store\":{\"connected\":true,\"commits\":9,"
+    "\"commit_us\":1500,"
+    "\"used_bytes\":1000,\"max_bytes\":2000}},"
+    "\"workers\":{\"workers\":[{\"slots\":4,\"free\":1},{\"slots\":2,\"free\":2,\"is_draining\":"
     "true}]},"
-    "\"models\":{\"models\":[{\"name\":\"m\",\"aliases\":{\"prod\":2,\"canary\":3}}]},"
+    "\"queues\":{\"queues\":[{\"queue\":\"we\\\"ird\\\\\\nname\",\"kind\":\"echo\",\"model\":\"\","
+    "\"waiting\":3,"
+    "\"oldest_ms\":6000},{\"queue\":\"b\",\"kind\":\"infer\",\"model\":\"m@1\",\"waiting\":0,"
+    "\"oldest_ms\":0}]},"
+    "\"models\":{\"models\":[{\"name\":\"m\",\"versions\":[{\"version\":2,\"aliases\":[\"prod\","
+    "\"canary\"]}]}]},"
     "\"curves\":[{\"job\":\"2\",\"model\":\"m\",\"running\":true,\"points\":[[1,9,null],[2,0.5,"
     "null]]},"
     "{\"job\":\"1\",\"model\":\"m\",\"running\":true,\"points\":[[7,7,null]]},"
@@ -297,13 +331,13 @@ static void metrics_follow_the_exposition_format(void **state)
     mq_buf_add(&out, "", 1);
     char *text = (char *)out.data;
     assert_non_null(strstr(text, "\nmaasq_up 1\n"));
-    assert_non_null(strstr(text, "\nmaasq_jobs{queue=\"b\",state=\"queued\"} 0\n"));
-    assert_non_null(strstr(text, "\nmaasq_queue_paused{queue=\"b\"} 1\n"));
+    assert_non_null(strstr(text, "\nmaasq_jobs{state=\"queued\"} 3\n"));
+    assert_non_null(strstr(text, "\nmaasq_store_commit_seconds 0.0015\n"));
     assert_non_null(strstr(text, "\nmaasq_jobs_finished_total{state=\"dead\"} 1\n"));
     assert_non_null(strstr(text, "\nmaasq_workers{state=\"draining\"} 1\n"));
     assert_non_null(strstr(text, "\nmaasq_slots{state=\"busy\"} 3\n"));
-    assert_non_null(
-        strstr(text, "\nmaasq_queue_oldest_seconds{queue=\"we\\\"ird\\\\\\nname\"} 6\n"));
+    assert_non_null(strstr(text, "\nmaasq_queue_oldest_seconds{queue=\"we\\\"ird\\\\\\nname\",kind="
+                                 "\"echo\",model=\"\"} 6\n"));
     assert_non_null(
         strstr(text, "\nmaasq_model_info{model=\"m\",version=\"2\",alias=\"prod\"} 1\n"));
     assert_non_null(strstr(text, "\nmaasq_training_loss{model=\"m\"} 0.5\n"));
@@ -341,6 +375,7 @@ int main(void)
         cmocka_unit_test(a_curve_keeps_its_shape_and_its_bounds),
         cmocka_unit_test(a_training_that_goes_back_to_its_checkpoint_redraws),
         cmocka_unit_test(a_curve_begins_with_what_the_training_remembers),
+        cmocka_unit_test(a_version_keeps_the_curve_of_a_training_that_nobody_watched),
         cmocka_unit_test(curves_of_ended_trainings_give_way),
         cmocka_unit_test(metrics_follow_the_exposition_format),
         cmocka_unit_test(metrics_of_an_unreachable_system_are_still_sound),

@@ -91,11 +91,16 @@ function read(frame) {
     ok: frame.ok === true, error: frame.error || "", now: frame.at_ms || Date.now(),
     gateway: frame.gateway || {}, status,
     workers: list((frame.workers || {}).workers), queues: list((frame.queues || {}).queues),
-    jobs: list((frame.jobs || {}).jobs), models: list((frame.models || {}).models),
-    datasets: list((frame.datasets || {}).datasets), events: list((frame.events || {}).events),
-    curves: list(frame.curves), counts: status.jobs || {},
+    jobs: merge(list((frame.running || {}).jobs), list((frame.jobs || {}).jobs), list((frame.dead || {}).jobs)),
+    running: list((frame.running || {}).jobs), dead: list((frame.dead || {}).jobs),
+    models: list((frame.models || {}).models), datasets: list((frame.datasets || {}).datasets),
+    events: list((frame.events || {}).events), curves: list(frame.curves), counts: status.jobs || {},
+    broker: status.broker || {}, store: status.store || {}, rates: status.rates || {},
   };
 }
+
+// Jobs of several lists, each once.
+const merge = (...lists) => [...new Map(lists.flat().reverse().map((job) => [job.id, job])).values()];
 
 const isOver = (state) => ["succeeded", "dead", "cancelled", "expired"].includes(state);
 const slotsOf = (workers) => workers.reduce((sum, w) => sum + (w.slots || 0), 0);
@@ -106,18 +111,23 @@ const busyOf = (workers) => workers.reduce((sum, w) => sum + Math.max(0, (w.slot
 function findings(s) {
   const out = [];
   const waiting = (s.counts.queued || 0);
-  const oldest = Math.max(0, ...s.queues.filter((q) => !q.paused).map((q) => q.oldest_age_ms || 0));
+  const oldest = Math.max(0, ...s.queues.filter((q) => !q.is_paused).map((q) => q.oldest_ms || 0));
   if (!s.ok) out.push(["bad", "The broker does not answer: " + (s.error || "no reason given") + "."]);
   if (s.ok && s.workers.length === 0) out.push(["bad", "No worker is connected: nothing can run. Start one with maasq-worker."]);
-  if (s.status.is_loading) out.push(["warn", "The broker is loading its state; answers may be incomplete."]);
-  if (s.status.is_full) out.push(["bad", "The store is nearly full: new jobs are refused."]);
+  if (s.store.connected === false) out.push(["bad", "The broker has lost its Redis: nothing can be accepted or finished."]);
+  if (s.broker.is_loading) out.push(["warn", "The broker is loading its state; answers may be incomplete."]);
+  if (s.store.is_full) out.push(["bad", "The store is nearly full: new jobs are refused."]);
   if (waiting > 0 && oldest > 60000 && s.workers.length > 0) out.push(["warn", `The oldest waiting job has waited for ${duration(oldest)}.`]);
-  if ((s.counts.dead || 0) > 0) out.push(["warn", `${number(s.counts.dead)} dead job${s.counts.dead === 1 ? "" : "s"} wait for a decision (maasq queue dead).`]);
-  for (const q of s.queues.filter((q) => q.paused)) out.push(["warn", `Queue ${q.queue || q.name || "default"} is paused.`]);
-  const draining = s.workers.filter((w) => w.draining).length;
+  const dead = s.dead.length;
+  if (dead > 0) out.push(["warn", `${deadText(s)} job${dead === 1 ? " is dead and waits" : "s are dead and wait"} for a decision: maasq queue dead.`]);
+  for (const name of new Set(s.queues.filter((q) => q.is_paused).map((q) => q.queue))) out.push(["warn", `Queue ${name} is paused.`]);
+  const draining = s.workers.filter((w) => w.is_draining).length;
   if (draining > 0) out.push(["warn", `${draining} worker${draining === 1 ? " is" : "s are"} draining.`]);
   return out;
 }
+
+// The list of dead jobs is cut at the gateway's limit.
+const deadText = (s) => (s.dead.length >= 50 ? "50 or more" : String(s.dead.length));
 
 function drawHealth(s) {
   const all = findings(s);
@@ -125,7 +135,7 @@ function drawHealth(s) {
   const title = {bad: "Not well", warn: "Working, but look here", good: "All well"}[level];
   byId("health").dataset.level = level;
   document.title = (level === "good" ? "" : level === "warn" ? "! " : "✗ ") + "maasq";
-  const running = s.jobs.filter((j) => j.state === "leased").length;
+  const running = s.running.length;
   show("health", h("h1", {}, title), all.length
     ? h("ul", {}, all.map(([, text]) => h("li", {}, text)))
     : h("p", {class: "soft"}, `${s.workers.length} worker${s.workers.length === 1 ? "" : "s"} connected, ` +
@@ -134,17 +144,13 @@ function drawHealth(s) {
 
 // ---- the parts of the page ----
 
-const history = []; // [ms, finished jobs in total], for the rate
+const rateHistory = []; // finished jobs per second, oldest first
 
-function rates(s) {
-  const done = (s.status.counters || {}).succeeded;
-  if (Number.isFinite(done)) {
-    const last = history[history.length - 1];
-    if (last && done < last[1]) history.length = 0; // the broker began anew
-    if (!last || last[0] !== s.now) history.push([s.now, done]);
-    if (history.length > HISTORY) history.shift();
-  }
-  return history.slice(1).map(([ms, n], i) => Math.max(0, (n - history[i][1]) / ((ms - history[i][0]) / 1000 || 1)));
+function drawRate(s) {
+  const rate = s.rates.ended_per_s;
+  if (Number.isFinite(rate)) rateHistory.push(rate);
+  if (rateHistory.length > HISTORY) rateHistory.shift();
+  return tile("finished per second", number(rate), "", rateHistory.length > 2 ? sparkline(rateHistory) : null);
 }
 
 function tile(label, value, kind, extra) {
@@ -152,16 +158,13 @@ function tile(label, value, kind, extra) {
 }
 
 function drawTiles(s) {
-  const rate = rates(s);
-  const recent = rate.slice(-10);
-  const mean = recent.length ? recent.reduce((a, b) => a + b, 0) / recent.length : NaN;
   const busy = busyOf(s.workers), slots = slotsOf(s.workers);
   show("tiles",
     tile("jobs running", number(s.counts.leased || 0)),
-    tile("waiting", number((s.counts.queued || 0))),
+    tile("waiting", number(s.counts.queued || 0)),
     tile("delayed or blocked", number((s.counts.scheduled || 0) + (s.counts.blocked || 0))),
-    tile("finished per second", number(mean), "", rate.length > 2 ? sparkline(rate) : null),
-    tile("dead", number(s.counts.dead || 0), s.counts.dead ? "warn" : ""),
+    drawRate(s),
+    tile("dead", deadText(s), s.dead.length ? "warn" : ""),
     tile("workers", number(s.workers.length), s.workers.length ? "" : "bad"),
     tile("slots busy", `${busy} / ${slots}`),
     tile("models", number(s.models.length)));
@@ -198,20 +201,19 @@ function drawTraining(s) {
 }
 
 function drawQueues(s) {
-  show("queues", s.queues.length === 0 ? empty("No queue is in use.") : table("Queues", [
-    ["queue", (q) => [q.queue || "default", q.paused ? chip("paused", "warn") : null]],
-    ["waiting", (q) => number(q.queued), true],
-    ["running", (q) => number(q.leased), true],
-    ["later", (q) => number((q.scheduled || 0) + (q.blocked || 0)), true],
-    ["dead", (q) => (q.dead ? chip(number(q.dead), "bad") : "0"), true],
-    ["oldest", (q) => (q.queued ? duration(q.oldest_age_ms) : "–"), true]], s.queues));
+  show("queues", s.queues.length === 0 ? empty("No job is waiting.") : table("Queues", [
+    ["queue", (q) => [q.queue || "default", q.is_paused ? chip("paused", "warn") : null]],
+    ["kind", (q) => q.kind || "–"],
+    ["model", (q) => q.model || "–"],
+    ["waiting", (q) => number(q.waiting), true],
+    ["oldest", (q) => (q.waiting ? duration(q.oldest_ms) : "–"), true]], s.queues));
 }
 
 function drawWorkers(s) {
   show("workers", s.workers.length === 0 ? empty("No worker is connected.") : table("Workers", [
     ["worker", (w) => [h("span", {class: "nowrap", title: w.worker || ""}, w.name || (w.worker || "").slice(0, 8)),
-      w.draining ? chip("draining", "warn") : null]],
-    ["host", (w) => (w.host || "–").slice(0, 16)],
+      w.is_draining ? chip("draining", "warn") : null]],
+    ["host", (w) => h("span", {title: w.host}, (w.host || "–").slice(0, 12))],
     ["pid", (w) => (w.pid ? String(w.pid) : "–"), true],
     ["slots busy", (w) => h("span", {class: "busy"}, h("progress", {value: (w.slots || 0) - (w.free || 0), max: w.slots || 1, "aria-hidden": "true"}),
       `${(w.slots || 0) - (w.free || 0)} / ${w.slots || 0}`)],
@@ -239,9 +241,10 @@ function drawJobs(s) {
     ["model", (j) => j.model || "–"],
     ["state", (j) => chip(stateText[j.state] || j.state || "?", stateKind[j.state])],
     ["progress", progressOf],
-    ["attempts", (j) => (Number.isFinite(j.attempts) ? String(j.attempts) : "–"), true],
     ["submitted", (j) => clock(j.submitted_ms), true],
-    ["why", (j) => j.why || j.error || ""]], rows));
+    ["waited", (j) => (j.queue_us >= 0 && j.ended_ms ? duration(j.queue_us / 1000) : "–"), true],
+    ["ran", (j) => (j.ended_ms ? duration(j.run_us / 1000) : j.leased_ms ? duration(s.now - j.leased_ms) : "–"), true],
+    ["why", (j) => [j.why === "ok" ? "" : j.why, j.error].filter(Boolean).join(": ")]], rows));
 }
 
 function drawModels(s) {
@@ -250,10 +253,9 @@ function drawModels(s) {
     return;
   }
   show("models", s.models.map((m) => {
-    // Models beyond the gateway's limit come without their versions: then the newest stands for them.
-    const versions = (Array.isArray(m.versions) ? m.versions.slice() : [m]).sort((a, b) => b.version - a.version);
-    const count = Array.isArray(m.versions) ? versions.length : m.versions;
-    const aliases = Object.entries(m.aliases || {}).sort();
+    const versions = list(m.versions).slice().sort((a, b) => b.version - a.version);
+    const count = versions.length;
+    const aliases = versions.flatMap((v) => list(v.aliases).map((alias) => [alias, v.version])).sort();
     return h("details", {open: true},
       h("summary", {}, h("strong", {}, m.name), ` · ${count} version${count === 1 ? "" : "s"}`,
         aliases.map(([alias, version]) => chip(`${alias} → ${version}`, alias === "prod" ? "good" : ""))),
@@ -267,13 +269,13 @@ function drawModels(s) {
         ["weights not 0", (v) => ((v.meta || {}).params ? percent(v.meta.nonzero / v.meta.params) : "–"), true],
         ["one row", (v) => (Number.isFinite((v.meta || {}).latency_us) && v.meta.latency_us !== null ? number(v.meta.latency_us) + " µs" : "–"), true]],
       versions.slice(0, 12)),
-      count > Math.min(12, versions.length) ? empty(`All of them: maasq model list ${m.name}`) : null);
+      count > 12 ? empty(`All of them: maasq model list ${m.name}`) : null);
   }));
 }
 
 function eventText(e) {
   if (typeof e === "string") return e;
-  if (e.text || e.event) return [e.event, e.text].filter(Boolean).join(" ");
+  if (e.type) return [chip(e.type, {dead: "bad", owner: ""}[e.type]), e.text];
   return Object.entries(e).filter(([k, v]) => !["id", "at_ms", "ms"].includes(k) && v !== 0 && v !== "" && v !== null)
     .map(([k, v]) => `${k.replaceAll("_", " ")} ${typeof v === "object" ? JSON.stringify(v) : v}`).join(" · ");
 }
