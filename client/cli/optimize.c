@@ -1,4 +1,5 @@
 /* `maasq evaluate` and `maasq optimize`: jobs on a model's version and a dataset. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -47,33 +48,46 @@ int mq_cmd_evaluate(mq_cli *cli, const mq_argv *args)
     return status;
 }
 
-/* The request of an optimize job:
- * {"model","passes":[..],"data"?,"eval"?,"finetune_epochs"?,"lr"?...}. */
-static json_t *optimize_body(const mq_argv *args, const char *model, const char *data,
-                             const char *eval, int64_t finetune)
+/* What may be said about fine-tuning; NAN and -1: the worker's default. */
+typedef struct tuning {
+    int64_t epochs, batch, seed;
+    double lr, momentum;
+} tuning;
+
+static mq_code read_tuning(const mq_argv *args, tuning *t, mq_error *err)
 {
-    static const char *const numbers[] = {"lr", "momentum", "batch", "seed"};
+    *t = (tuning){.epochs = 0, .batch = -1, .seed = -1, .lr = (double)NAN, .momentum = (double)NAN};
+    mq_code code = mq_argv_int(args, "finetune", 0, 10000, &t->epochs, err);
+    code = code != MQ_OK ? code : mq_argv_int(args, "batch", 1, 65536, &t->batch, err);
+    code = code != MQ_OK ? code : mq_argv_int(args, "seed", 0, INT64_MAX, &t->seed, err);
+    code = code != MQ_OK ? code : mq_argv_real(args, "lr", 0, 100, &t->lr, err);
+    return code != MQ_OK ? code : mq_argv_real(args, "momentum", 0, 1, &t->momentum, err);
+}
+
+/* The request of an optimize job: {"model","passes":[..],"data"?,"eval"?,"finetune_epochs"?,...}.
+ */
+static json_t *optimize_body(const mq_argv *args, const char *model, const char *data,
+                             const char *eval, const tuning *t)
+{
     json_t *passes = json_array();
     const char *pass = NULL;
     for (size_t i = 0; (pass = mq_argv_nth(args, "pass", i)) != NULL; i++) {
         (void)json_array_append_new(passes, json_string(pass));
     }
     json_t *body = json_pack("{s:s, s:o}", "model", model, "passes", passes);
-    if (body != NULL && data[0] != '\0') {
-        (void)json_object_set_new(body, "data", json_string(data));
-    }
-    if (body != NULL && eval[0] != '\0') {
-        (void)json_object_set_new(body, "eval", json_string(eval));
-    }
-    if (body != NULL && finetune > 0) {
-        (void)json_object_set_new(body, "finetune_epochs", json_integer((json_int_t)finetune));
-    }
-    for (size_t i = 0; body != NULL && i < sizeof numbers / sizeof numbers[0]; i++) {
-        const char *text = mq_argv_text(args, numbers[i], NULL);
-        json_t *number = text == NULL ? NULL : json_loads(text, JSON_DECODE_ANY, NULL);
-        if (text != NULL) { /* what is no number goes as text, and the job says what it wants */
-            (void)json_object_set_new(body, numbers[i],
-                                      number == NULL ? json_string(text) : number);
+    const struct {
+        const char *key;
+        json_t *value; /* NULL: not said */
+    } fields[] = {{"data", data[0] == '\0' ? NULL : json_string(data)},
+                  {"eval", eval[0] == '\0' ? NULL : json_string(eval)},
+                  {"finetune_epochs", t->epochs == 0 ? NULL : json_integer((json_int_t)t->epochs)},
+                  {"batch", t->batch < 0 ? NULL : json_integer((json_int_t)t->batch)},
+                  {"seed", t->seed < 0 ? NULL : json_integer((json_int_t)t->seed)},
+                  {"lr", isnan(t->lr) ? NULL : json_real(t->lr)},
+                  {"momentum", isnan(t->momentum) ? NULL : json_real(t->momentum)}};
+    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
+        if (fields[i].value != NULL) {
+            (void)json_object_set_new(body, fields[i].key, fields[i].value);
         }
     }
     return body;
@@ -103,15 +117,15 @@ static int print_optimized(mq_cli *cli, const char *model, const char *name, int
 int mq_cmd_optimize(mq_cli *cli, const mq_argv *args)
 {
     char name[192], unused[192], model[224], data[224] = "", eval[224] = "";
-    int64_t finetune = 0;
+    tuning t;
     mq_error err;
-    if (mq_argv_int(args, "finetune", 0, 10000, &finetune, &err) != MQ_OK) {
+    if (read_tuning(args, &t, &err) != MQ_OK) {
         return mq_cli_usage(cli, "%s", err.text);
     }
     if (!mq_argv_has(args, "pass")) {
         return mq_cli_usage(cli, "--pass is missing, for example --pass prune:0.8");
     }
-    if (finetune > 0 && !mq_argv_has(args, "data")) {
+    if (t.epochs > 0 && !mq_argv_has(args, "data")) {
         return mq_cli_usage(cli, "--finetune needs --data: what to train on");
     }
     int status = pin(cli, "model", mq_argv_word(args, 0), name, model);
@@ -126,8 +140,8 @@ int mq_cmd_optimize(mq_cli *cli, const mq_argv *args)
     }
     json_t *result = NULL;
     char id[32];
-    status = mq_follow_json(cli, "optimize", model,
-                            optimize_body(args, model, data, eval, finetune), &result, id);
+    status = mq_follow_json(cli, "optimize", model, optimize_body(args, model, data, eval, &t),
+                            &result, id);
     if (status == MQ_EXIT_OK) {
         int64_t version = mq_follow_version(cli, "model", name, id, result);
         status = print_optimized(cli, model, name, version, id, result);

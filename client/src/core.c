@@ -326,15 +326,18 @@ uint32_t mq_ccore_submitted(mq_ccore *core, int64_t now_ms, mq_span id, mq_code 
     if (slot == MQ_MAP_NONE || core->entries[slot].phase != MQ_CCORE_SENT) {
         return MQ_CCORE_NONE; /* an answer that came twice */
     }
+    mq_ccore_entry *entry = entry_of(core, slot);
     if (is_passing(verdict)) {
-        schedule(core, slot, retry_due(core, now_ms, retry_ms));
+        /* The online lane is short and empties within milliseconds: the first tries come soon. */
+        uint64_t soon_ms = UINT64_C(5) << (entry->tries < 16 ? entry->tries : 16);
+        bool is_soon = entry->is_transient && retry_ms > soon_ms;
+        schedule(core, slot, retry_due(core, now_ms, is_soon ? soon_ms : retry_ms));
         return MQ_CCORE_NONE;
     }
     if (verdict != MQ_OK) {
         mq_ccore_drop(core, slot);
         return slot;
     }
-    mq_ccore_entry *entry = entry_of(core, slot);
     set_phase(core, slot, MQ_CCORE_OPEN);
     if (!entry->is_transient) {
         entry->give_up_ms = INT64_MAX; /* it is on disk: it will end */
