@@ -34,6 +34,8 @@ static const mq_option options[] = {
     {"workers-max", "N", INT(workers_max), 1, 100000, "workers connected at a time (4096)"},
     {"endpoint-file", "PATH", TEXT(endpoint_file), "write the bound endpoints here once ready"},
     {"init", "", FLAG(may_init), "an empty store may become a new deployment"},
+    {"prepare", "", FLAG(is_prepare),
+     "load the function library into --store as its user (deploy), then end"},
     {"log-level", "LEVEL", TEXT(log_level_text), "debug, info, warn or error (info)"},
     {"log-json", "", FLAG(is_log_json), "log lines as JSON"},
 };
@@ -59,7 +61,7 @@ static const mq_broker_config defaults = {
 
 static mq_code check(mq_broker_config *config, mq_error *err)
 {
-    if (config->store[0] == '\0' || config->blobs[0] == '\0') {
+    if (config->store[0] == '\0' || (config->blobs[0] == '\0' && !config->is_prepare)) {
         return mq_fail(err, MQ_E_ARG, "--store and --blobs are needed; see --help");
     }
     if (!mq_log_level_parse(config->log_level_text, &config->log_level)) {

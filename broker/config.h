@@ -26,7 +26,8 @@ typedef struct mq_broker_config {
     int64_t body_bytes_max;  /* bodies held in memory, all jobs together */
     int64_t retention_ms;    /* finished jobs stay readable that long */
     int64_t workers_max;
-    bool may_init; /* an empty store may become a new deployment */
+    bool may_init;   /* an empty store may become a new deployment */
+    bool is_prepare; /* load the function library as the store's user, then end */
     bool is_log_json;
     mq_log_level log_level;
 } mq_broker_config;

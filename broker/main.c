@@ -3,6 +3,7 @@
 #include <stdio.h>
 
 #include "broker/io/broker.h"
+#include "shared/store/store.h"
 
 int main(int argc, char **argv)
 {
@@ -17,6 +18,13 @@ int main(int argc, char **argv)
         return 0;
     }
     mq_log_setup("broker", config.log_level, config.is_log_json);
+    if (config.is_prepare) {
+        if (mq_store_redis_load(config.store, &err) != MQ_OK) {
+            fprintf(stderr, "maasq-broker: --prepare: %s\n", err.text);
+            return 1;
+        }
+        return 0;
+    }
     if (mq_broker_run(&config, &err) != MQ_OK) {
         mq_log(MQ_ERROR_LEVEL, "broker stopped", "error=%s", err.text);
         return 1;
