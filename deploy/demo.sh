@@ -59,7 +59,7 @@ maasq dataset import fashion-test "$FASHION/t10k-images-idx3-ubyte.gz" \
 
 train() {
     maasq train demo --arch mlp:784-256-128-10 --data fashion --eval fashion-test --epochs 5 \
-        --batch 256 --shards 8 --lr 0.1 --momentum 0.9 --seed 1 "$@"
+        --batch 256 --shards 8 --lr 0.15 --schedule cosine --momentum 0.9 --seed 1 "$@"
 }
 
 step "Train on 3 workers and kill one of them with SIGKILL in the middle"

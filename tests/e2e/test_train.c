@@ -89,7 +89,34 @@ static void *run_training(void *arg)
     return NULL;
 }
 
-/* Trains while `kills` random workers die at random moments; writes the weight hash. */
+/* A random worker that holds a seat of the running training; -1 when none does (yet). */
+static int member(void)
+{
+    static char out[OUT_MAX], err[4096];
+    const char *const argv[] = {"maasq", "worker", "list", "--json", NULL};
+    if (sys_run(&system_, argv, out, sizeof out, err, sizeof err) != 0) {
+        return -1;
+    }
+    json_t *json = json_loads(out, 0, NULL);
+    json_t *workers = json_object_get(json, "workers");
+    int found[WORKERS], count = 0;
+    for (size_t i = 0; i < json_array_size(workers); i++) {
+        json_t *worker = json_array_get(workers, i);
+        const char *name = json_string_value(json_object_get(worker, "name"));
+        json_int_t pid = json_integer_value(json_object_get(worker, "pid"));
+        for (int w = 0; w < WORKERS && name != NULL; w++) {
+            bool is_it =
+                name[0] == 'w' && name[1] == '0' + w && pid == sys_pid(&system_, SYS_WORKER, w);
+            if (is_it && json_array_size(json_object_get(worker, "jobs")) > 0) {
+                found[count++] = w;
+            }
+        }
+    }
+    json_decref(json);
+    return count == 0 ? -1 : found[mq_prng_below(&prng, (uint64_t)count)];
+}
+
+/* Trains while `kills` random members die at random moments; writes the weight hash. */
 static int train(training *t, int kills, char hash[HASH_SIZE])
 {
     pthread_t thread;
@@ -102,7 +129,10 @@ static int train(training *t, int kills, char hash[HASH_SIZE])
         if (atomic_load(&t->is_over)) {
             break;
         }
-        int victim = (int)mq_prng_below(&prng, WORKERS);
+        int victim = member();
+        if (victim < 0) {
+            continue;
+        }
         sys_kill(&system_, SYS_WORKER, victim, SIGKILL);
         sys_spawn(&system_, SYS_WORKER, victim);
         done++;
