@@ -152,6 +152,11 @@ $(B)/tests/e2e/test_%: $(B)/tests/e2e/test_%.o $(B)/tests/support/system.o $(B)/
 # What a newcomer runs. The second make sees the packages that the first one installed.
 JOBS ?= $(shell nproc)
 AGAIN = $(MAKE) $(if $(findstring -j,$(MAKEFLAGS)),,-j$(JOBS))
+# tests/bench/bench_*.c of the worker: programs for `make bench` and by hand.
+$(B)/tests/bench/bench_net $(B)/tests/bench/bench_infer: %: %.o $(B)/worker.a $(B)/shared.a
+	$(call say,LINK)
+	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_worker)
+
 .PHONY: deps demo test check tests asan tsan
 deps: ## install the Debian packages that are missing (deploy/bootstrap.sh)
 	@sh deploy/bootstrap.sh

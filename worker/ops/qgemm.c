@@ -88,59 +88,79 @@ static void portable(const uint8_t *a, int rows, const mq_qmatrix *b, int64_t bl
 #define VNNI __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni")))
 #define AVX2 __attribute__((target("avx2")))
 
-VNNI static void vnni_rows4(const uint8_t *a, const mq_qmatrix *b, int64_t block, int blocks,
-                            int32_t sums[4][PANEL * COLUMNS])
+/* Four bytes of a row in every lane. */
+#define LANES_OF(row, g) _mm512_set1_epi32((int)whole_group((row) + (g)*GROUP))
+
+static inline uint32_t whole_group(const uint8_t *at)
 {
-    int64_t groups = groups_of(b->k);
-    for (int i = 0; i < blocks; i++) {
-        const int8_t *at = b->packed + (block + i) * groups * BLOCK;
-        __m512i s0 = _mm512_setzero_si512(), s1 = s0, s2 = s0, s3 = s0;
-        for (int64_t g = 0; g < groups; g++, at += BLOCK) {
-            __m512i w = _mm512_loadu_si512(at);
-            s0 = _mm512_dpbusd_epi32(s0, _mm512_set1_epi32((int)left_group(a, b->k, g)), w);
-            s1 = _mm512_dpbusd_epi32(s1, _mm512_set1_epi32((int)left_group(a + b->k, b->k, g)), w);
-            s2 = _mm512_dpbusd_epi32(s2, _mm512_set1_epi32((int)left_group(a + 2 * b->k, b->k, g)),
-                                     w);
-            s3 = _mm512_dpbusd_epi32(s3, _mm512_set1_epi32((int)left_group(a + 3 * b->k, b->k, g)),
-                                     w);
+    uint32_t v;
+    memcpy(&v, at, sizeof v);
+    return v;
+}
+
+/* Four rows times two blocks: eight sums, so that none waits for itself. */
+VNNI static void vnni_4x2(const uint8_t *a, const mq_qmatrix *b, const int8_t *p0, const int8_t *p1,
+                          int32_t *sums)
+{
+    int64_t whole = b->k / GROUP, k = b->k;
+    __m512i s[4][2], x[4];
+    for (int r = 0; r < 4; r++) {
+        s[r][0] = s[r][1] = _mm512_setzero_si512();
+    }
+    for (int64_t g = 0; g < whole; g++) {
+        __m512i w0 = _mm512_loadu_si512(p0 + g * BLOCK), w1 = _mm512_loadu_si512(p1 + g * BLOCK);
+        for (int r = 0; r < 4; r++) {
+            x[r] = LANES_OF(a + r * k, g);
+            s[r][0] = _mm512_dpbusd_epi32(s[r][0], x[r], w0);
+            s[r][1] = _mm512_dpbusd_epi32(s[r][1], x[r], w1);
         }
-        _mm512_storeu_si512(sums[0] + i * COLUMNS, s0);
-        _mm512_storeu_si512(sums[1] + i * COLUMNS, s1);
-        _mm512_storeu_si512(sums[2] + i * COLUMNS, s2);
-        _mm512_storeu_si512(sums[3] + i * COLUMNS, s3);
+    }
+    for (int r = 0; r < 4; r++) {
+        if (whole < groups_of(k)) {
+            x[r] = _mm512_set1_epi32((int)left_group(a + r * k, k, whole));
+            s[r][0] = _mm512_dpbusd_epi32(s[r][0], x[r], _mm512_loadu_si512(p0 + whole * BLOCK));
+            s[r][1] = _mm512_dpbusd_epi32(s[r][1], x[r], _mm512_loadu_si512(p1 + whole * BLOCK));
+        }
+        _mm512_storeu_si512(sums + r * PANEL * COLUMNS, s[r][0]);
+        _mm512_storeu_si512(sums + r * PANEL * COLUMNS + COLUMNS, s[r][1]);
     }
 }
 
-/* One row: four blocks at once, so that their sums do not wait for each other. Blocks past the
- * last repeat the last. */
+/* One row times four blocks. Blocks past the last repeat the last. */
 VNNI static void vnni_row(const uint8_t *a, const mq_qmatrix *b, int64_t block, int blocks,
                           int32_t *sums)
 {
-    int64_t groups = groups_of(b->k), step = groups * BLOCK;
-    const int8_t *p0 = b->packed + block * step, *p1 = blocks > 1 ? p0 + step : p0;
-    const int8_t *p2 = blocks > 2 ? p1 + step : p1, *p3 = blocks > 3 ? p2 + step : p2;
-    __m512i s0 = _mm512_setzero_si512(), s1 = s0, s2 = s0, s3 = s0;
-    for (int64_t g = 0; g < groups; g++) {
-        __m512i x = _mm512_set1_epi32((int)left_group(a, b->k, g));
-        s0 = _mm512_dpbusd_epi32(s0, x, _mm512_loadu_si512(p0 + g * BLOCK));
-        s1 = _mm512_dpbusd_epi32(s1, x, _mm512_loadu_si512(p1 + g * BLOCK));
-        s2 = _mm512_dpbusd_epi32(s2, x, _mm512_loadu_si512(p2 + g * BLOCK));
-        s3 = _mm512_dpbusd_epi32(s3, x, _mm512_loadu_si512(p3 + g * BLOCK));
+    int64_t step = groups_of(b->k) * BLOCK, whole = b->k / GROUP;
+    const int8_t *p[PANEL];
+    __m512i s[PANEL];
+    for (int i = 0; i < PANEL; i++) {
+        p[i] = b->packed + (block + (i < blocks ? i : blocks - 1)) * step;
+        s[i] = _mm512_setzero_si512();
     }
-    _mm512_storeu_si512(sums, s0);
-    _mm512_storeu_si512(sums + COLUMNS, s1);
-    _mm512_storeu_si512(sums + 2 * COLUMNS, s2);
-    _mm512_storeu_si512(sums + 3 * COLUMNS, s3);
+    for (int64_t g = 0; g < whole; g++) {
+        __m512i x = LANES_OF(a, g);
+        for (int i = 0; i < PANEL; i++) {
+            s[i] = _mm512_dpbusd_epi32(s[i], x, _mm512_loadu_si512(p[i] + g * BLOCK));
+        }
+    }
+    for (int i = 0; i < PANEL; i++) {
+        if (whole < groups_of(b->k)) {
+            __m512i x = _mm512_set1_epi32((int)left_group(a, b->k, whole));
+            s[i] = _mm512_dpbusd_epi32(s[i], x, _mm512_loadu_si512(p[i] + whole * BLOCK));
+        }
+        _mm512_storeu_si512(sums + i * COLUMNS, s[i]);
+    }
 }
 
 VNNI static void vnni(const uint8_t *a, int rows, const mq_qmatrix *b, int64_t block, int blocks,
                       int32_t sums[4][PANEL * COLUMNS])
 {
-    if (rows == 4) {
-        vnni_rows4(a, b, block, blocks, sums);
-        return;
+    int64_t step = groups_of(b->k) * BLOCK;
+    for (int i = 0; rows == 4 && i < blocks; i += 2) {
+        const int8_t *p0 = b->packed + (block + i) * step;
+        vnni_4x2(a, b, p0, i + 1 < blocks ? p0 + step : p0, sums[0] + i * COLUMNS);
     }
-    for (int r = 0; r < rows; r++) {
+    for (int r = 0; rows != 4 && r < rows; r++) {
         vnni_row(a + r * b->k, b, block, blocks, sums[r]);
     }
 }

@@ -6,6 +6,8 @@
 #include "shared/base/math.h"
 #include "worker/ops/product.h"
 #include "worker/ops/qgemm.h"
+#include "worker/ops/qrange.h"
+#include "worker/ops/simd.h"
 
 #define BYTES (MQ_T(MQ_DT_U8) | MQ_T(MQ_DT_I8))
 
@@ -61,6 +63,16 @@ static int32_t zero_at(const mq_tensor *t, size_t i)
     return t->dtype == MQ_DT_U8 ? ((const uint8_t *)t->data)[i] : ((const int8_t *)t->data)[i];
 }
 
+MQ_ALWAYS_INLINE void take_out_loop(int32_t *restrict row, int64_t n, int32_t za,
+                                    const int32_t *restrict sums)
+{
+    for (int64_t j = 0; j < n; j++) {
+        row[j] -= za * sums[j];
+    }
+}
+MQ_SIMD(take_out_row, (int32_t *restrict row, int64_t n, int32_t za, const int32_t *restrict sums),
+        take_out_loop(row, n, za, sums), (row, n, za, sums))
+
 /* Zero points and the shifts of the unsigned-times-signed form, taken out of raw sums:
  * sum (a - za)(b - zb) = sum ab - za sum b - zb sum a + k za zb. */
 static void take_out(const mq_product *p, const mq_qmatrix *b, const uint8_t *left,
@@ -78,8 +90,8 @@ static void take_out(const mq_product *p, const mq_qmatrix *b, const uint8_t *le
         }
         row_sums[r] = sum;
         int32_t *row = c + r * p->n;
-        for (int64_t j = 0; j < p->n && za != 0; j++) {
-            row[j] -= za * b->sums[j];
+        if (za != 0) {
+            take_out_row(row, p->n, za, b->sums);
         }
         for (int64_t j = 0; j < p->n && !is_b_plain; j++) {
             int32_t zb = zero_at(zero_b, (size_t)j) - b->shift;
@@ -322,50 +334,40 @@ static mq_code dense_shape(const mq_op_call *call, mq_error *err)
 static size_t dense_scratch(const mq_op_call *call)
 {
     mq_product p = mq_product_of(&call->inputs[0]->shape, &call->inputs[1]->shape);
-    return layout_of(&p, false).end;
+    return layout_of(&p, false).end + 2 * (size_t)p.n * sizeof(float); /* scales, zeros */
 }
 
-/* Quantizes all of x by its own range, as DynamicQuantizeLinear does. */
-static void quantize(const float *x, uint8_t *q, size_t n, float *scale, uint8_t *zero)
+/* 32-bit results become floats where they lie: cast, scale, bias, activation. scales: one a column;
+ * b: negative zeros when there is no bias, which change nothing. */
+MQ_ALWAYS_INLINE void finish_loop(int32_t *c, int64_t n, const float *restrict scales,
+                                  const float *restrict b, bool is_relu)
 {
-    float low = 0.0f, high = 0.0f;
-    for (size_t i = 0; i < n; i++) {
-        low = x[i] < low ? x[i] : low;
-        high = x[i] > high ? x[i] : high;
+    for (int64_t j = 0; j < n; j++) {
+        float v = (float)c[j] * scales[j] + b[j];
+        v = is_relu && v < 0.0f ? 0.0f : v;
+        memcpy(&c[j], &v, sizeof v);
     }
-    float s = (high - low) / 255.0f;
-    s = s > 0.0f ? s : 1.0f;
-    float z = (-low / s + 12582912.0f) - 12582912.0f;
-    z = z <= 255.0f ? z : 255.0f; /* NaN too */
-    for (size_t i = 0; i < n; i++) {
-        float v = x[i] / s;
-        v = v > -512.0f ? v : -512.0f; /* NaN too */
-        v = v < 512.0f ? v : 512.0f;
-        v = (v + 12582912.0f) - 12582912.0f + z;
-        v = v < 0.0f ? 0.0f : v > 255.0f ? 255.0f : v;
-        q[i] = (uint8_t)(int32_t)v;
-    }
-    *scale = s;
-    *zero = (uint8_t)z;
 }
+MQ_SIMD(finish_row,
+        (int32_t * c, int64_t n, const float *restrict scales, const float *restrict b,
+         bool is_relu),
+        finish_loop(c, n, scales, b, is_relu), (c, n, scales, b, is_relu))
 
-/* 32-bit results become floats where they lie: cast, scale, bias, activation. */
-static void finish(const mq_op_call *call, const mq_product *p, float scale)
+static void finish(const mq_op_call *call, const mq_product *p, float scale, float *scales)
 {
     const mq_qdense_attrs *a = call->attrs;
     const mq_tensor *ws = call->inputs[3], *bias = mq_call_input(call, 4);
+    const float *w = ws->data;
+    float *zeros = scales + p->n;
     bool is_single = mq_elements(ws) == 1;
-    const float *w = ws->data, *b = bias == NULL ? NULL : bias->data;
-    uint8_t *at = call->outputs[0]->data;
+    for (int64_t j = 0; j < p->n; j++) {
+        scales[j] = scale * w[is_single ? 0 : j];
+        zeros[j] = -0.0f;
+    }
+    int32_t *c = call->outputs[0]->data;
     for (int64_t r = 0; r < p->m; r++) {
-        for (int64_t j = 0; j < p->n; j++, at += sizeof(float)) {
-            int32_t sum;
-            memcpy(&sum, at, sizeof sum);
-            float v = (float)sum * (scale * w[is_single ? 0 : j]);
-            v = b == NULL ? v : v + b[j];
-            v = a->act == MQ_ACT_RELU && v < 0.0f ? 0.0f : v;
-            memcpy(at, &v, sizeof v);
-        }
+        finish_row(c + r * p->n, p->n, scales, bias == NULL ? zeros : bias->data,
+                   a->act == MQ_ACT_RELU);
     }
 }
 
@@ -376,14 +378,14 @@ static mq_code dense_run(const mq_op_call *call, mq_error *err)
     layout l = layout_of(&p, false);
     uint8_t *memory = call->scratch, zero;
     float scale;
-    quantize(call->inputs[0]->data, memory + l.left, (size_t)(p.m * p.k), &scale, &zero);
+    mq_qrange(call->inputs[0]->data, (size_t)(p.m * p.k), &scale, &zero, memory + l.left);
     mq_qmatrix right = right_of(call, &p, call->inputs[1], 0);
     int32_t *c = call->outputs[0]->data;
     mq_tensor zero_a = {MQ_DT_U8, {.rank = 0}, &zero, 1};
     mq_qgemm(memory + l.left, p.m, &right, c);
     take_out(&p, &right, memory + l.left, (int32_t *)(void *)(memory + l.sums), &zero_a, 0,
              mq_call_input(call, 2), c);
-    finish(call, &p, scale);
+    finish(call, &p, scale, (float *)(void *)(memory + l.end));
     return MQ_OK;
 }
 

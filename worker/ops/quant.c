@@ -2,6 +2,7 @@
  * saturate. Scales are one number or one per index of `axis`; blocks are not supported.
  * onnx.ai/onnx/operators/onnx__QuantizeLinear.html */
 #include "worker/ops/kit.h"
+#include "worker/ops/qrange.h"
 
 typedef struct quant_attrs {
     int64_t axis, saturate, block_size, output_dtype, precision;
@@ -305,32 +306,24 @@ static mq_code dynamic_shape(const mq_op_call *call, mq_error *err)
     return MQ_OK;
 }
 
-static void give(const mq_op_call *call, float scale, float zero)
+static void give(const mq_op_call *call, float scale, uint8_t zero)
 {
     const mq_tensor *s = mq_call_output(call, 1), *z = mq_call_output(call, 2);
     if (s != NULL) {
         *(float *)s->data = scale;
     }
     if (z != NULL) {
-        *(uint8_t *)z->data = (uint8_t)zero;
+        *(uint8_t *)z->data = zero;
     }
 }
 
 static mq_code dynamic_run(const mq_op_call *call, mq_error *err)
 {
     (void)err;
-    const float *x = call->inputs[0]->data;
-    size_t n = mq_elements(call->inputs[0]);
-    float low = 0.0f, high = 0.0f;
-    for (size_t i = 0; i < n; i++) {
-        low = x[i] < low ? x[i] : low;
-        high = x[i] > high ? x[i] : high;
-    }
-    float scale = (high - low) / 255.0f;
-    scale = scale > 0.0f ? scale : 1.0f;
-    float zero = round_even(-low / scale);
-    zero = zero <= 255.0f ? zero : 255.0f; /* NaN too */
-    quantize_run_of(x, call->outputs[0]->data, MQ_DT_U8, n, scale, zero);
+    float scale;
+    uint8_t zero;
+    mq_qrange(call->inputs[0]->data, mq_elements(call->inputs[0]), &scale, &zero,
+              call->outputs[0]->data);
     give(call, scale, zero);
     return MQ_OK;
 }
@@ -351,7 +344,7 @@ static mq_code dynamic_reference(const mq_op_call *call, mq_error *err)
         float v = fminf(255.0f, fmaxf(0.0f, rintf(x[i] / scale) + zero));
         ((uint8_t *)call->outputs[0]->data)[i] = (uint8_t)v;
     }
-    give(call, scale, zero);
+    give(call, scale, (uint8_t)zero);
     return MQ_OK;
 }
 
