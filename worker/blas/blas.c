@@ -3,6 +3,7 @@
 
 #include <cblas.h>
 #include <limits.h>
+#include <pthread.h>
 #include <stdio.h>
 
 #include "shared/base/assert.h"
@@ -10,17 +11,21 @@
 static char core[128];
 static _Thread_local mq_gemm_log *gemm_log;
 
-void mq_blas_init(void)
+static void init(void)
 {
     openblas_set_num_threads(1);
-    if (core[0] == '\0') {
-        const char *config = openblas_get_config(); /* "OpenBLAS 0.3.21 NO_LAPACK ... Zen ..." */
-        char version[32] = "";
-        if (sscanf(config, "OpenBLAS %31s", version) != 1) {
-            version[0] = '\0';
-        }
-        snprintf(core, sizeof core, "openblas %s %s", version, openblas_get_corename());
+    const char *config = openblas_get_config(); /* "OpenBLAS 0.3.21 NO_LAPACK ... Zen ..." */
+    char version[32] = "";
+    if (sscanf(config, "OpenBLAS %31s", version) != 1) {
+        version[0] = '\0';
     }
+    snprintf(core, sizeof core, "openblas %s %s", version, openblas_get_corename());
+}
+
+void mq_blas_init(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, init);
 }
 
 const char *mq_blas_core(void)

@@ -7,7 +7,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Sets one thread. Call once per process before the first product; calling again is harmless. */
+/* Sets one thread. Call before the first product; any thread may, and again is harmless. */
 void mq_blas_init(void);
 
 /* Core in use and version, such as "openblas 0.3.21 Haswell"; static. Part of the numeric
