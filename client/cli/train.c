@@ -35,7 +35,7 @@ static mq_code read_options(const mq_argv *args, train_options *o, mq_error *err
                          .shards = 8,
                          .seed = 1,
                          .commit_ms = 2000,
-                         .lr = 0.05,
+                         .lr = 0.1,
                          .momentum = 0.9};
     const struct {
         const char *name;
@@ -127,7 +127,7 @@ static json_t *manifest(const train_job *t)
         "shards", (json_int_t)o->shards, "lr", o->lr, "momentum", o->momentum, "weight_decay",
         o->weight_decay, "seed", (json_int_t)o->seed, "optimizer",
         mq_argv_text(t->args, "optimizer", "sgd"), "schedule",
-        mq_argv_text(t->args, "schedule", "constant"), "max_steps", (json_int_t)o->max_steps,
+        mq_argv_text(t->args, "schedule", "cosine"), "max_steps", (json_int_t)o->max_steps,
         "mode", mq_argv_text(t->args, "mode", "gang"), "run", "commit_ms", (json_int_t)o->commit_ms,
         "reuse", !mq_argv_has(t->args, "no-reuse"));
     const char *arch = mq_argv_text(t->args, "arch", NULL);

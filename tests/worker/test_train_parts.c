@@ -250,7 +250,7 @@ static void manifest_hash_covers_what_decides_the_weights_and_nothing_else(void 
         "{\"data\":\"d@1\",\"model\":\"n\",\"batch\":256}",
         "{\"model\":\"m\",\"data\":\"d\",\"mode\":\"pipeline:2\",\"micro_batches\":8}",
         "{\"model\":\"m\",\"data\":\"d\",\"run\":{\"commit_ms\":50,\"transport\":\"shm\"}}",
-        "{ \"lr\" : 5e-2, \"model\":\"m\",\"data\":\"d\", \"epochs\": 5 }",
+        "{ \"lr\" : 0.1, \"model\":\"m\",\"data\":\"d\", \"epochs\": 5 }",
     };
     static const char *const different[] = {
         "{\"model\":\"m\",\"data\":\"d\",\"epochs\":6}",

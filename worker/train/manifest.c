@@ -289,7 +289,7 @@ mq_code mq_manifest_parse(mq_manifest *out, mq_span body, mq_error *err)
         .epochs = 5,
         .batch = 256,
         .shards = 8,
-        .lr = 0.05,
+        .lr = 0.1,
         .momentum = 0.9,
         .seed = 1,
         .stages = 1,

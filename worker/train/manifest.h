@@ -2,7 +2,7 @@
  * little that does not.
  *
  *     {"model":"fashion", "data":"fashion@1", "eval":"fashion-test@1",
- *      "init":{"blob":"<64 hex>"}, "epochs":5, "batch":256, "shards":8, "lr":0.05, "momentum":0.9,
+ *      "init":{"blob":"<64 hex>"}, "epochs":5, "batch":256, "shards":8, "lr":0.1, "momentum":0.9,
  *      "weight_decay":0, "seed":1, "optimizer":"sgd", "schedule":"cosine",
  *      "loss":"cross-entropy", "max_steps":0, "mode":"gang",
  *      "run":{"commit_ms":2000,"progress_ms":250,"transport":"auto","reuse":true}}
@@ -17,7 +17,7 @@
  * batch         no      1..65536, 256                rows of one step
  * shards        no      1,2,4..64, 8                 logical shards = micro-batches; divides batch
  * micro_batches no      = shards                     accepted only with that value
- * lr            no      > 0, <= 100, 0.05            learning rate
+ * lr            no      > 0, <= 100, 0.1             learning rate
  * momentum      no      0 <= . < 1, 0.9              as in PyTorch: m = momentum m + g; w -= lr m
  * weight_decay  no      0..1, 0                      g += weight_decay w before the momentum
  * seed          no      0..2^63-1, 1                 key of every random number
