@@ -224,10 +224,16 @@ int mq_cmd_down(mq_cli *cli, const mq_argv *args)
     if (file == NULL) {
         return mq_cli_fail(cli, "no memory");
     }
-    mq_code code = mq_system_dir(mq_argv_text(args, "data", NULL), false, dir, &err);
-    code = code != MQ_OK ? code : mq_system_read(file, dir, &err);
     int status = MQ_EXIT_OK;
-    if (code != MQ_OK) {
+    if (mq_system_dir(mq_argv_text(args, "data", NULL), false, dir, &err) != MQ_OK) {
+        free(file);
+        return mq_cli_fail(cli, "%s", err.text);
+    }
+    mq_code code = mq_system_read(file, dir, &err);
+    if (code == MQ_E_NOT_FOUND) { /* stopping twice is no failure */
+        status = cli->is_json ? mq_cli_json(json_pack("{s:s, s:b}", "data", dir, "stopped", 0))
+                              : printf("nothing runs in %s\n", dir) < 0;
+    } else if (code != MQ_OK) {
         status = mq_cli_fail(cli, "%s", err.text);
     } else if (!stop_system(file, dir)) {
         status = mq_cli_fail(cli, "some process did not end, see %s/log", dir);

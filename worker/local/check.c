@@ -253,6 +253,11 @@ int mq_local_check(int argc, char **argv)
     }
     if (code != MQ_OK) {
         fprintf(stderr, "maasq-worker: %s: %s\n", mq_code_name(code), err.text);
+    } else if (report.problems > 0) { /* failures are named on standard error, as everywhere */
+        const char *end = memchr(text.data, '\n', text.len);
+        fprintf(stderr, "maasq-worker: unsupported: %s: %.*s%s\n", args.file,
+                (int)(end == NULL ? text.len : (size_t)(end - (const char *)text.data)),
+                (const char *)text.data, report.problems > 1 ? " (and more)" : "");
     }
     mq_buf_release(&text);
     return code == MQ_OK && report.problems == 0 && report.wrong == 0 ? 0 : 1;
