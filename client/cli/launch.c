@@ -164,6 +164,7 @@ static mq_code add_workers(mq_launch *u, mq_error *err)
         char name[32];
         (void)snprintf(name, sizeof name, "worker-%lld", (long long)i);
         mq_member *worker = add(u, name, program);
+        worker->may_end = true;
         mq_member_arg(worker, "--broker");
         mq_member_arg(worker, "ipc://%s/run/back", u->dir);
         mq_member_arg(worker, "--name");

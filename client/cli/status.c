@@ -2,6 +2,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
+#include <termios.h>
 #include <unistd.h>
 
 #include "client/cli/fleet.h"
@@ -172,6 +173,13 @@ int mq_cmd_top(mq_cli *cli, const mq_argv *args)
     }
     (void)signal(SIGINT, on_signal);
     int status = MQ_EXIT_OK;
+    struct termios before = {0};
+    bool has_keys = tcgetattr(STDIN_FILENO, &before) == 0;
+    if (has_keys) { /* a key counts at once, without Enter */
+        struct termios raw = before;
+        raw.c_lflag &= ~(tcflag_t)(ICANON | ECHO);
+        (void)tcsetattr(STDIN_FILENO, TCSANOW, &raw);
+    }
     printf("\033[?25l"); /* no cursor */
     while (status == MQ_EXIT_OK && is_over == 0) {
         page p;
@@ -191,5 +199,8 @@ int mq_cmd_top(mq_cli *cli, const mq_argv *args)
         }
     }
     printf("\033[?25h\n");
+    if (has_keys) {
+        (void)tcsetattr(STDIN_FILENO, TCSANOW, &before);
+    }
     return status;
 }

@@ -91,6 +91,11 @@ static void note_death(mq_family *family, pid_t pid, int status)
         if (family->is_stopping) {
             return;
         }
+        if (member->may_end && WIFEXITED(status) && WEXITSTATUS(status) == 0) {
+            fprintf(stderr, "maasq up: %s (pid %ld) has ended and stays away\n", member->name,
+                    (long)pid);
+            return;
+        }
         if (now_ms - member->started_ms > STEADY_MS) {
             member->restart_ms = MQ_RESTART_MIN_MS;
         }

@@ -17,7 +17,8 @@ typedef struct mq_member {
     int argc;
     char log[256];    /* standard output and error go here */
     int death_signal; /* when the supervisor dies */
-    int64_t stop_ms;  /* how long after SIGTERM until SIGKILL */
+    bool may_end; /* exit status 0 is an end on purpose (a drained worker), no reason to restart */
+    int64_t stop_ms; /* how long after SIGTERM until SIGKILL */
     mq_process process;
     int64_t started_ms;    /* monotonic */
     int64_t restart_at_ms; /* 0 = not waiting */

@@ -53,6 +53,17 @@ up --workers 2 --slots 1
 says "the data are there again" maasq model show kept
 [ "$(maasq worker list --json | jq '.workers | length')" -eq 2 ] && good "two workers" || bad "not two workers"
 
+# A drained worker ends on purpose and is not brought back.
+old=$(pid_of worker-2)
+says "a worker is drained" maasq worker drain worker-2
+for _ in $(seq 1 300); do
+    kill -0 "$old" 2>/dev/null || break
+    sleep 0.1
+done
+sleep 1
+[ "$(pid_of worker-2)" -eq 0 ] && good "a drained worker stays away" || bad "a drained worker came back"
+says "jobs run without it" maasq job submit echo --param a=1 --wait --timeout 60
+
 # Whatever ends the supervisor: its children do not outlive it, and up works again.
 kill -9 "$(jq -r .supervisor.pid "$DATA/maasq.json")"
 for _ in $(seq 1 300); do
