@@ -13,6 +13,13 @@ uint32_t mq_worker_free(const mq_worker *worker)
     return worker->free > under_way ? (uint32_t)(worker->free - under_way) : 0;
 }
 
+uint32_t mq_worker_idle(const mq_worker *worker)
+{
+    uint32_t idle = worker->slots > worker->busy ? worker->slots - worker->busy : 0;
+    uint32_t free = mq_worker_free(worker);
+    return idle < free ? idle : free;
+}
+
 bool mq_worker_fits(const mq_core *core, const mq_worker *worker, const mq_lane *lane)
 {
     (void)core;
@@ -39,6 +46,7 @@ void mq_hold(mq_core *core, mq_job *job, uint32_t worker)
         core->jobs[w->held_head].held_prev = no;
     }
     w->held_head = no;
+    w->busy++;
 }
 
 void mq_unhold(mq_core *core, mq_job *job)
@@ -52,6 +60,8 @@ void mq_unhold(mq_core *core, mq_job *job)
     if (job->held_next != MQ_NONE) {
         core->jobs[job->held_next].held_prev = job->held_prev;
     }
+    MQ_ASSERT(w->busy > 0);
+    w->busy--;
     if (!job->is_sent) {
         MQ_ASSERT(w->reserved > 0);
         w->reserved--;

@@ -91,6 +91,7 @@ static void add_seat(mq_core *core, mq_gang *gang, uint32_t worker, mq_seat_phas
     };
     memcpy(seat->uuid, w->uuid, sizeof seat->uuid);
     w->reserved++;
+    w->busy++;
 }
 
 /* ---- forming ---- */
@@ -119,7 +120,7 @@ static uint32_t count_fleets(mq_core *core, const mq_lane *lane, fleet fleets[FI
             fleets[count++] = (fleet){.fingerprint = w->fingerprint};
         }
         bool is_reserved = core->reserved_for != 0 && w->fingerprint == core->reserved_for;
-        fleets[k].free += is_reserved ? 0 : mq_worker_free(w);
+        fleets[k].free += is_reserved ? 0 : mq_worker_idle(w);
         fleets[k].slots += w->slots;
     }
     return count;
@@ -134,7 +135,7 @@ static void take_seats(mq_core *core, mq_gang *gang, const mq_lane *lane, uint32
         before = gang->count;
         for (uint32_t i = 0; i < core->worker_slots.high && seats > 0; i++) {
             const mq_worker *w = &core->workers[i];
-            if (w->is_used && w->fingerprint == gang->fingerprint && mq_worker_free(w) > 0 &&
+            if (w->is_used && w->fingerprint == gang->fingerprint && mq_worker_idle(w) > 0 &&
                 mq_worker_fits(core, w, lane)) {
                 add_seat(core, gang, i, phase);
                 seats--;
@@ -337,7 +338,7 @@ static void grow(mq_core *core, mq_gang *gang)
     uint32_t before = gang->count;
     for (uint32_t i = 0; i < core->worker_slots.high && gang->count < job->seats_max; i++) {
         const mq_worker *w = &core->workers[i];
-        if (w->is_used && w->fingerprint == gang->fingerprint && mq_worker_free(w) > 0 &&
+        if (w->is_used && w->fingerprint == gang->fingerprint && mq_worker_idle(w) > 0 &&
             mq_worker_fits(core, w, &like) && !is_wanted_elsewhere(core, w)) {
             add_seat(core, gang, i, MQ_SEAT_JOINING);
         }

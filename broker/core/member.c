@@ -21,9 +21,15 @@ static void tell(mq_core *core, const mq_job *job, const mq_seat *seat, const ch
 
 static void release_seat(mq_core *core, mq_seat *seat)
 {
-    if (seat->worker != MQ_NONE && !seat->is_sent) {
-        MQ_ASSERT(core->workers[seat->worker].reserved > 0);
-        core->workers[seat->worker].reserved--;
+    if (seat->worker == MQ_NONE) {
+        return;
+    }
+    mq_worker *w = &core->workers[seat->worker];
+    MQ_ASSERT(w->busy > 0);
+    w->busy--;
+    if (!seat->is_sent) {
+        MQ_ASSERT(w->reserved > 0);
+        w->reserved--;
     }
 }
 
@@ -118,6 +124,7 @@ void mq_gang_claim(mq_core *core, mq_seat *seat, uint32_t worker)
 {
     if (seat->worker == MQ_NONE) { /* loaded, and its holder is back */
         seat->worker = worker;
+        core->workers[worker].busy++;
         seat->is_sent = true;
         core->wants_turn = true;
     }

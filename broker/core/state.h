@@ -159,6 +159,7 @@ typedef struct mq_worker {
     uint32_t queues[16]; /* of tags "queue=NAME"; none = all */
     uint32_t held_head;  /* jobs it holds alone */
     uint32_t reserved;   /* granted, but not sent yet */
+    uint32_t busy;       /* jobs and seats it holds */
     uint32_t next_free;
     int64_t seen_ms, joined_ms;
 } mq_worker;
@@ -516,7 +517,10 @@ void mq_deps_drop(mq_core *core, mq_job *child);    /* the child goes */
 void mq_dispatch(mq_core *core, mq_outputs *out);
 void mq_send_job(mq_core *core, mq_job *job, mq_outputs *out); /* when nothing is waited for */
 bool mq_worker_fits(const mq_core *core, const mq_worker *worker, const mq_lane *lane);
+/* Jobs it may be sent now: its credit, which may hold more than its idle slots (it prefetches). */
 uint32_t mq_worker_free(const mq_worker *worker);
+/* Slots that would start at once: what a seat of a gang needs. */
+uint32_t mq_worker_idle(const mq_worker *worker);
 mq_worker *mq_worker_find(mq_core *core, mq_span uuid);
 void mq_worker_ready(mq_core *core, const mq_input *in, mq_outputs *out);
 void mq_worker_credit(mq_core *core, const mq_input *in, mq_outputs *out);
