@@ -189,7 +189,7 @@ void mq_send_job(mq_core *core, mq_job *job, mq_outputs *out)
     if (job->wait_stored || job->wait_body || job->is_sent || job->worker == MQ_NONE) {
         return;
     }
-    MQ_ASSERT(job->state == MQ_STATE_LEASED);
+    MQ_ASSERT(job->state == MQ_STATE_LEASED && job->has_body);
     mq_worker *w = &core->workers[job->worker];
     MQ_ASSERT(w->reserved > 0);
     w->reserved--;

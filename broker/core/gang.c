@@ -72,7 +72,7 @@ static mq_gang *new_gang(mq_core *core, mq_job *job)
     memset(gang, 0, sizeof *gang);
     gang->is_used = true;
     gang->job = mq_job_no(core, job);
-    gang->changed_ms = core->now_ms;
+    gang->changed_ms = gang->told_ms = core->now_ms;
     job->gang = no;
     return gang;
 }
@@ -241,6 +241,7 @@ void mq_gang_send_jobs(mq_core *core, mq_job *job, mq_outputs *out)
         return;
     }
     gang->jobs_due = false;
+    MQ_ASSERT(job->has_body);
     for (uint32_t i = 0; i < gang->count; i++) {
         mq_seat *seat = &gang->seats[i];
         if (seat->is_sent || seat->phase != MQ_SEAT_ACTIVE) {
@@ -274,6 +275,7 @@ static void send_rosters(mq_core *core, mq_gang *gang, mq_outputs *out)
         return;
     }
     gang->roster_due = false;
+    gang->told_ms = core->now_ms;
     for (uint32_t i = 0; i < gang->count; i++) {
         const mq_seat *seat = &gang->seats[i];
         if (seat->phase != MQ_SEAT_ACTIVE || seat->worker == MQ_NONE || !seat->is_sent) {
@@ -305,6 +307,7 @@ void mq_gang_stored(mq_core *core, mq_job *job, mq_outputs *out)
         gang->gang_epoch = mq_gang_next_epoch(core);
         gang->roster_due = true;
         core->wants_turn = true;
+        mq_job_dirty(core, job); /* so that a checkpoint of this roster counts after a takeover */
     }
     mq_gang_send_jobs(core, job, out);
 }
@@ -322,7 +325,7 @@ static bool is_wanted_elsewhere(const mq_core *core, const mq_worker *w)
     return core->reserved_for != 0 && w->fingerprint == core->reserved_for;
 }
 
-static void grow(mq_core *core, mq_gang *gang)
+static void grow(mq_core *core, mq_gang *gang, mq_outputs *out)
 {
     mq_job *job = &core->jobs[gang->job];
     bool may = gang->count < job->seats_max && !job->is_cancelling && !job->is_timed_out &&
@@ -349,6 +352,7 @@ static void grow(mq_core *core, mq_gang *gang)
         mq_waiter *wait = mq_wait_job(core, job, MQ_WAIT_JOB, 0, 0);
         MQ_ASSERT(wait != NULL); /* asked above */
         wait->grant = job->grants;
+        mq_fetch_body(core, job, out);
     }
 }
 
@@ -378,11 +382,13 @@ void mq_gang_turn(mq_core *core, mq_outputs *out)
         if (gang->is_recovered) {
             refresh(core, gang);
         }
-        grow(core, gang);
+        grow(core, gang, out);
         if (gang->jobs_due) {
             mq_gang_send_jobs(core, &core->jobs[gang->job], out);
         }
-        if (gang->roster_due) {
+        /* Nobody acknowledges a roster, so it is told again now and then. */
+        bool is_old = core->now_ms - gang->told_ms >= core->config.lease_ms;
+        if (gang->roster_due || (is_old && !gang->is_recovered && gang->gang_epoch != 0)) {
             send_rosters(core, gang, out);
         }
     }

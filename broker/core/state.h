@@ -187,6 +187,7 @@ typedef struct mq_gang {
     uint32_t job, count, next_free, fingerprint;
     uint64_t gang_epoch;
     int64_t changed_ms;
+    int64_t told_ms; /* last roster */
     mq_seat seats[MQ_GANG_SEATS_MAX];
 } mq_gang;
 
