@@ -74,7 +74,7 @@ static sim_job *job_of(sim *s, const char *id)
         }
     }
     fail_msg("seed %llu: an unknown job %s", (unsigned long long)s->seed, id);
-    return NULL;
+    abort(); /* fail_msg does not come back */
 }
 
 #define CHECK(s, cond, ...)                                                                        \
