@@ -392,7 +392,7 @@ void mq_act_step(mq_broker *b, mq_input *in)
     mq_core_step(b->core, in, b->out);
     uint64_t generation = b->generation;
     if (b->out->batch != NULL) {
-        mq_own_commit(b, b->out);
+        mq_commit_send(b, b->out);
     }
     lost_jobs lost = {0};
     act_groups(b, &lost);

@@ -156,14 +156,20 @@ void mq_receive_release(mq_broker *b);
 MQ_MUST_USE mq_code mq_own_open(mq_broker *b, mq_error *err);
 /* Acquires, renews, loads, gives back: whatever is due. */
 void mq_own_tick(mq_broker *b);
-/* Sends the core's batch to the store. */
-void mq_own_commit(mq_broker *b, const mq_outputs *out);
+/* Throws the core away: everything begins anew. Its callers are told nothing, they ask again. */
+void mq_own_drop(mq_broker *b, const char *why);
+/* Notes why the shard is not served, and logs it once. */
+void mq_own_trouble(mq_broker *b, const char *text);
 /* True when messages may be taken: the shard is ours and our tenure has not run out. */
 bool mq_own_is_serving(const mq_broker *b);
 int64_t mq_own_deadline(const mq_broker *b); /* monotonic */
 /* Gives the shard back when nothing is under way; true once that is done. */
 bool mq_own_leave(mq_broker *b);
 void mq_own_release(mq_broker *b);
+
+/* ---- commit.c ---- */
+/* Sends the core's batch to the store. */
+void mq_commit_send(mq_broker *b, const mq_outputs *out);
 const char *mq_counter_name(uint32_t index);
 
 /* ---- gets.c ---- */

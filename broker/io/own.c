@@ -21,25 +21,7 @@ enum {
     FULL_PERCENT = 80, /* of the store's memory: above, new jobs are answered busy */
 };
 
-static const char *const counter_names[MQ_COUNTERS] = {
-    "submitted", "granted", "succeeded", "dead",    "cancelled", "expired",
-    "retried",   "lapsed",  "crashed",   "spawned", "published", "checkpoints",
-};
-
-const char *mq_counter_name(uint32_t index)
-{
-    return counter_names[index];
-}
-
-static void tally_of(const mq_tally *t, uint32_t out[MQ_COUNTERS])
-{
-    const uint32_t all[MQ_COUNTERS] = {t->submitted, t->granted, t->succeeded, t->dead,
-                                       t->cancelled, t->expired, t->retried,   t->lapsed,
-                                       t->crashed,   t->spawned, t->published, t->checkpoints};
-    memcpy(out, all, sizeof all);
-}
-
-static void trouble(mq_broker *b, const char *text)
+void mq_own_trouble(mq_broker *b, const char *text)
 {
     if (strcmp(b->trouble, text) != 0) {
         snprintf(b->trouble, sizeof b->trouble, "%s", text);
@@ -48,8 +30,7 @@ static void trouble(mq_broker *b, const char *text)
     }
 }
 
-/* Throws the core away. Its callers are told nothing: they ask again. */
-static void drop_core(mq_broker *b, const char *why)
+void mq_own_drop(mq_broker *b, const char *why)
 {
     b->generation++;
     if (b->core != NULL) {
@@ -67,7 +48,7 @@ static void drop_core(mq_broker *b, const char *why)
     }
     b->is_renewing = false;
     b->retry_ms = mq_clock_mono_ms() + RETRY_MS;
-    trouble(b, why);
+    mq_own_trouble(b, why);
 }
 
 static void core_config(mq_broker *b)
@@ -94,7 +75,7 @@ static bool make_core(mq_broker *b)
     void *memory = mmap(NULL, b->core_bytes, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) {
-        trouble(b, "no address space for the job table; lower --jobs-max");
+        mq_own_trouble(b, "no address space for the job table; lower --jobs-max");
         return false;
     }
     b->core_memory = memory;
@@ -138,7 +119,7 @@ static void on_live(void *arg, mq_code code, mq_span field, mq_span value, const
         return;
     }
     if (code != MQ_OK) {
-        drop_core(b, err->text);
+        mq_own_drop(b, err->text);
         return;
     }
     b->segment_next++;
@@ -168,7 +149,7 @@ static void load_next(mq_broker *b)
     if (b->store->ops->scan(b->store, MQ_PART_LIVE, b->segments[b->segment_next], on_live, l,
                             &err) != MQ_OK) {
         free(l);
-        drop_core(b, err.text);
+        mq_own_drop(b, err.text);
     }
 }
 
@@ -191,7 +172,7 @@ static void on_registry(void *arg, mq_code code, mq_span field, mq_span value, c
         return;
     }
     if (code != MQ_OK) {
-        drop_core(b, err->text);
+        mq_own_drop(b, err->text);
         return;
     }
     b->own = MQ_OWN_LOADING;
@@ -211,7 +192,7 @@ static void on_counter(void *arg, mq_code code, mq_span field, mq_span value, co
     if (code == MQ_OK && field.data != NULL) {
         char text[24];
         for (uint32_t i = 0; is_current && i < MQ_COUNTERS; i++) {
-            if (mq_span_is(field, counter_names[i]) && mq_span_copy(value, text, sizeof text)) {
+            if (mq_span_is(field, mq_counter_name(i)) && mq_span_copy(value, text, sizeof text)) {
                 b->counters[i] = strtoll(text, NULL, 10);
             }
         }
@@ -223,7 +204,7 @@ static void on_counter(void *arg, mq_code code, mq_span field, mq_span value, co
     if (!is_current || code != MQ_OK) {
         free(l);
         if (is_current) {
-            drop_core(b, err->text);
+            mq_own_drop(b, err->text);
         }
         return;
     }
@@ -231,7 +212,7 @@ static void on_counter(void *arg, mq_code code, mq_span field, mq_span value, co
     b->own = MQ_OWN_REGISTRY;
     if (b->store->ops->scan(b->store, MQ_PART_REGISTRY, 0, on_registry, l, &why) != MQ_OK) {
         free(l);
-        drop_core(b, why.text);
+        mq_own_drop(b, why.text);
     }
 }
 
@@ -261,7 +242,7 @@ static void begin(mq_broker *b, load *l)
     b->dups = 0;
     if (b->store->ops->scan(b->store, MQ_PART_COUNTERS, 0, on_counter, l, &err) != MQ_OK) {
         free(l);
-        drop_core(b, err.text);
+        mq_own_drop(b, err.text);
     }
 }
 
@@ -283,7 +264,7 @@ static void on_segment(void *arg, mq_code code, mq_span field, mq_span value, co
         free(l);
     } else if (code != MQ_OK) {
         free(l);
-        drop_core(b, err->text);
+        mq_own_drop(b, err->text);
     } else {
         begin(b, l);
     }
@@ -307,8 +288,9 @@ static bool is_our_deployment(mq_broker *b, const mq_store_owner *owner)
     if (strcmp(b->instance, owner->instance) == 0) {
         return true;
     }
-    trouble(b, "the store is another deployment's (its instance id changed): restore the right "
-               "data, or restart the broker to accept this one");
+    mq_own_trouble(b,
+                   "the store is another deployment's (its instance id changed): restore the right "
+                   "data, or restart the broker to accept this one");
     return false;
 }
 
@@ -321,14 +303,14 @@ static void on_acquired(void *arg, mq_code code, const mq_store_owner *owner, co
     b->own = MQ_OWN_NONE;
     b->retry_ms = mq_clock_mono_ms() + RETRY_MS;
     if (code != MQ_OK) {
-        trouble(b, err->text);
+        mq_own_trouble(b, err->text);
         return;
     }
     if (!owner->is_ours) {
         char text[256];
         snprintf(text, sizeof text, "broker %.40s at %.100s owns the shard", owner->owner,
                  owner->endpoint);
-        trouble(b, text);
+        mq_own_trouble(b, text);
         return;
     }
     if (!is_our_deployment(b, owner) || !make_core(b)) {
@@ -344,7 +326,7 @@ static void on_acquired(void *arg, mq_code code, const mq_store_owner *owner, co
     mq_error why;
     if (b->store->ops->segments(b->store, on_segment, l, &why) != MQ_OK) {
         free(l);
-        drop_core(b, why.text);
+        mq_own_drop(b, why.text);
     }
 }
 
@@ -373,11 +355,11 @@ static void on_renewed(void *arg, mq_code code, const mq_store_owner *owner, con
     }
     b->is_renewing = false;
     if (code != MQ_OK) {
-        drop_core(b, err->text);
+        mq_own_drop(b, err->text);
     } else if (!owner->is_ours || owner->epoch != b->epoch) {
-        drop_core(b, "another broker took the shard over");
+        mq_own_drop(b, "another broker took the shard over");
     } else if (!is_our_deployment(b, owner)) {
-        drop_core(b, b->trouble);
+        mq_own_drop(b, b->trouble);
     } else {
         note_time(b, owner);
         b->renewed_ms = b->renew_sent_ms;
@@ -395,7 +377,7 @@ static void ask_for_shard(mq_broker *b, bool is_takeover)
                                           is_takeover ? on_acquired : on_renewed, b, &err);
     if (code != MQ_OK) {
         b->retry_ms = b->renew_sent_ms + RETRY_MS;
-        trouble(b, err.text);
+        mq_own_trouble(b, err.text);
     } else if (is_takeover) {
         b->own = MQ_OWN_ASKED;
     } else {
@@ -429,7 +411,7 @@ void mq_own_tick(mq_broker *b)
     if (b->core != NULL && b->own == MQ_OWN_NONE) { /* a commit could not even be sent */
         char why[sizeof b->trouble];
         snprintf(why, sizeof why, "%s", b->trouble);
-        drop_core(b, why);
+        mq_own_drop(b, why);
     }
     if (b->core == NULL) {
         if (b->own == MQ_OWN_NONE && now_ms >= b->retry_ms && !b->is_stopping) {
@@ -455,98 +437,6 @@ int64_t mq_own_deadline(const mq_broker *b)
         return b->own == MQ_OWN_NONE ? b->retry_ms : INT64_MAX;
     }
     return b->is_renewing ? INT64_MAX : b->renewed_ms + b->config->tenure_ms / 3;
-}
-
-/* ---- commits ---- */
-
-typedef struct commit {
-    mq_broker *b;
-    uint64_t generation;
-    int64_t sent_ns;
-    uint32_t jobs;
-    uint32_t tally[MQ_COUNTERS];
-} commit;
-
-static void on_commit(void *arg, const mq_store_reply *reply)
-{
-    commit *c = arg;
-    mq_broker *b = c->b;
-    if (c->generation != b->generation || b->core == NULL) {
-        free(c);
-        return;
-    }
-    if (reply->verdict != MQ_STORE_OK) {
-        static const char *const why[] = {
-            [MQ_STORE_OK] = "",
-            [MQ_STORE_DUP] = "a commit had been applied before",
-            [MQ_STORE_FENCED] = "another broker took the shard over",
-            [MQ_STORE_GAP] = "the store's sequence is not ours",
-            [MQ_STORE_FULL] = "the store's memory is full",
-            [MQ_STORE_FAILED] = "a commit's outcome is not known",
-        };
-        mq_log(MQ_WARN, "commit refused", "sequence=%llu reason=%s %s",
-               (unsigned long long)reply->sequence, why[reply->verdict],
-               reply->verdict == MQ_STORE_FAILED ? reply->err.text : "");
-        free(c);
-        drop_core(b, why[reply->verdict]);
-        return;
-    }
-    b->sequence = reply->sequence;
-    b->commits++;
-    b->commit_us_sum += (mq_clock_mono_ns() - c->sent_ns) / 1000;
-    b->commit_jobs += c->jobs;
-    for (uint32_t i = 0; i < MQ_COUNTERS; i++) {
-        b->counters[i] += c->tally[i];
-    }
-    b->dups += reply->dup_count;
-    mq_input in = {.type = MQ_IN_STORED};
-    in.as.stored.sequence = reply->sequence;
-    in.as.stored.dups = reply->dups;
-    in.as.stored.dup_count = reply->dup_count;
-    free(c);
-    mq_act_step(b, &in);
-}
-
-/* {"seq":7,"submitted":3,...}: what operators and the event stream see of a commit. */
-static mq_span event_of(uint64_t sequence, const uint32_t tally[MQ_COUNTERS], char *out,
-                        size_t size)
-{
-    size_t used = (size_t)snprintf(out, size, "{\"seq\":%llu", (unsigned long long)sequence);
-    for (uint32_t i = 0; i < MQ_COUNTERS; i++) {
-        if (tally[i] > 0) {
-            used +=
-                (size_t)snprintf(out + used, size - used, ",\"%s\":%u", counter_names[i], tally[i]);
-        }
-    }
-    used += (size_t)snprintf(out + used, size - used, "}");
-    MQ_ASSERT(used < size);
-    return mq_span_of(out, used);
-}
-
-void mq_own_commit(mq_broker *b, const mq_outputs *out)
-{
-    mq_store_batch batch = *out->batch;
-    mq_store_count counters[MQ_COUNTERS];
-    char event[512];
-    commit *c = malloc(sizeof *c);
-    MQ_ASSERT(c != NULL);
-    *c = (commit){.b = b, .generation = b->generation, .sent_ns = mq_clock_mono_ns()};
-    c->jobs = batch.create_count + batch.put_count + batch.finish_count;
-    tally_of(&out->tally, c->tally);
-    for (uint32_t i = 0; i < MQ_COUNTERS; i++) {
-        if (c->tally[i] > 0) {
-            counters[batch.counter_count++] =
-                (mq_store_count){mq_str(counter_names[i]), c->tally[i]};
-        }
-    }
-    batch.counters = counters;
-    batch.event = event_of(batch.sequence, c->tally, event, sizeof event);
-    mq_error err;
-    if (b->store->ops->commit(b->store, &batch, on_commit, c, &err) != MQ_OK) {
-        free(c);
-        b->own = MQ_OWN_NONE; /* the loop drops the core once the outputs have been dealt with */
-        trouble(b, err.text);
-    }
 }
 
 /* ---- the end ---- */
@@ -578,7 +468,7 @@ bool mq_own_leave(mq_broker *b)
     mq_error err;
     uint64_t epoch = b->epoch;
     b->own = MQ_OWN_ASKED;
-    drop_core(b, "stopping");
+    mq_own_drop(b, "stopping");
     b->own = MQ_OWN_ASKED;
     if (b->store->ops->release(b->store, epoch, on_left, b, &err) != MQ_OK) {
         b->own = MQ_OWN_STOPPED;
