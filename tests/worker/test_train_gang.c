@@ -257,17 +257,20 @@ typedef struct naive_net {
     double mw[LAYERS][WIDEST][WIDEST], mb[LAYERS][WIDEST];
 } naive_net;
 
-/* Initializers are weight, bias, weight, bias, ...; weights are stored [out, in]. */
+/* Initializers are weight, bias, weight, bias, ...; weights are stored [out, in]. Their bytes may
+ * have any alignment. */
 static void naive_load(naive_net *net, const mq_model *model)
 {
     assert_int_equal(model->graph.initializer_count, 2 * LAYERS);
     for (size_t l = 0; l < LAYERS; l++) {
-        const float *w = model->graph.initializers[2 * l].tensor.data;
-        const float *b = model->graph.initializers[2 * l + 1].tensor.data;
-        for (size_t o = 0; o < sizes[l + 1]; o++) {
+        float w[WIDEST * WIDEST], b[WIDEST];
+        size_t out = sizes[l + 1], in = sizes[l];
+        memcpy(w, model->graph.initializers[2 * l].tensor.data, out * in * sizeof *w);
+        memcpy(b, model->graph.initializers[2 * l + 1].tensor.data, out * sizeof *b);
+        for (size_t o = 0; o < out; o++) {
             net->b[l][o] = (double)b[o];
-            for (size_t i = 0; i < sizes[l]; i++) {
-                net->w[l][o][i] = (double)w[o * sizes[l] + i];
+            for (size_t i = 0; i < in; i++) {
+                net->w[l][o][i] = (double)w[o * in + i];
             }
         }
     }
