@@ -45,13 +45,14 @@ static void write_progress(const mq_trainer *t, uint32_t workers, mq_buf *out)
     double rows = rep->sums.rows > 0 ? (double)rep->sums.rows : 1;
     double left = (double)(t->plan.steps - r->step) * (double)t->m.batch;
     double epoch = (double)r->step / (double)t->plan.steps_per_epoch;
-    mq_buf_printf(out,
-                  "{\"stage\":\"train\",\"step\":%llu,\"steps\":%llu,\"epoch\":%.2f,"
-                  "\"epochs\":%u,\"loss\":%.6g,\"accuracy\":%.5g,\"samples_per_s\":%.0f,"
-                  "\"workers\":%u,\"remaining_s\":%.1f,\"curve\":",
-                  (unsigned long long)r->step, (unsigned long long)t->plan.steps, epoch,
-                  t->m.epochs, rep->sums.loss / rows, (double)rep->sums.correct / rows, rep->rate,
-                  workers, rep->rate > 0 ? left / rep->rate : 0.0);
+    mq_buf_printf(
+        out,
+        "{\"stage\":\"train\",\"model\":\"%s\",\"step\":%llu,\"steps\":%llu,\"epoch\":%.2f,"
+        "\"epochs\":%u,\"loss\":%.6g,\"accuracy\":%.5g,\"samples_per_s\":%.0f,"
+        "\"workers\":%u,\"remaining_s\":%.1f,\"curve\":",
+        t->m.model, (unsigned long long)r->step, (unsigned long long)t->plan.steps, epoch,
+        t->m.epochs, rep->sums.loss / rows, (double)rep->sums.correct / rows, rep->rate, workers,
+        rep->rate > 0 ? left / rep->rate : 0.0);
     mq_trainer_curve(t, out);
     mq_buf_add_str(out, "}");
 }

@@ -202,7 +202,7 @@ function drawTraining(s) {
 
 function drawQueues(s) {
   show("queues", s.queues.length === 0 ? empty("No job is waiting.") : table("Queues", [
-    ["queue", (q) => [q.queue || "default", q.is_paused ? chip("paused", "warn") : null]],
+    ["queue", (q) => [q.queue || "default", " ", q.is_paused ? chip("paused", "warn") : null]],
     ["kind", (q) => q.kind || "–"],
     ["model", (q) => q.model || "–"],
     ["waiting", (q) => number(q.waiting), true],
@@ -213,7 +213,7 @@ function drawWorkers(s) {
   show("workers", s.workers.length === 0 ? empty("No worker is connected.") : table("Workers", [
     ["worker", (w) => [h("span", {class: "nowrap", title: w.worker || ""}, w.name || (w.worker || "").slice(0, 8)),
       w.is_draining ? chip("draining", "warn") : null]],
-    ["host", (w) => h("span", {title: w.host}, (w.host || "–").slice(0, 12))],
+    ["host", (w) => h("span", {title: w.host}, (w.host || "–").slice(0, 8))],
     ["pid", (w) => (w.pid ? String(w.pid) : "–"), true],
     ["slots busy", (w) => h("span", {class: "busy"}, h("progress", {value: (w.slots || 0) - (w.free || 0), max: w.slots || 1, "aria-hidden": "true"}),
       `${(w.slots || 0) - (w.free || 0)} / ${w.slots || 0}`)],
@@ -234,11 +234,12 @@ function progressOf(job) {
 }
 
 function drawJobs(s) {
-  const rows = s.jobs.slice().sort((a, b) => isOver(a.state) - isOver(b.state) || (a.id < b.id ? 1 : -1)).slice(0, 40);
+  const rank = (job) => (job.state === "leased" ? 0 : isOver(job.state) ? 2 : 1);
+  const rows = s.jobs.slice().sort((a, b) => rank(a) - rank(b) || (a.id < b.id ? 1 : -1)).slice(0, 40);
   show("jobs", rows.length === 0 ? empty("No jobs. Try: maasq job submit echo --param text=hello") : table("Jobs", [
     ["job", (j) => h("span", {class: "mono", title: j.id}, j.id ? j.id.slice(-10) : "–")],
     ["kind", (j) => j.kind || "–"],
-    ["model", (j) => j.model || "–"],
+    ["model", (j) => j.model || (j.progress || {}).model || "–"],
     ["state", (j) => chip(stateText[j.state] || j.state || "?", stateKind[j.state])],
     ["progress", progressOf],
     ["submitted", (j) => clock(j.submitted_ms), true],
