@@ -11,11 +11,13 @@
 #include "client/cli/rows.h"
 #include "shared/base/clock.h"
 #include "shared/base/math.h"
+#include "shared/base/prng.h"
 
 enum {
     JOBS_MAX = 10000000,
     STALL_MS = 60000, /* without any job ending */
     SERVE_TTL_MS = 60000,
+    REQUEST_BYTES_MAX = 1000000,
 };
 
 /* Jobs under way, bounded by a window. */
@@ -275,18 +277,14 @@ static void shape_input(serve *s)
     }
 }
 
-static int fire(serve *s, int64_t i)
+/* Sends the input as it is now, as soon as the window allows. */
+static int fire(serve *s, double label)
 {
-    double y = 0;
     maasq_error err;
-    int status = mq_rows_get(&s->rows, (uint64_t)i % s->rows.count, s->x, &y);
-    if (status != MQ_EXIT_OK) {
-        return status;
-    }
     if (!wait_below(&s->load, s->load.window)) {
         return mq_cli_fail(s->cli, "no answer for a minute");
     }
-    shot *one = new_shot(&s->load, s->rows.is_labelled ? y : (double)NAN);
+    shot *one = new_shot(&s->load, label);
     maasq_job *job = one == NULL ? NULL
                                  : maasq_infer(s->cli->client, s->name, &s->input, 1, SERVE_TTL_MS,
                                                on_done, one, &err);
@@ -298,6 +296,13 @@ static int fire(serve *s, int64_t i)
     }
     maasq_job_release(&job);
     return MQ_EXIT_OK;
+}
+
+static int fire_row(serve *s, int64_t i)
+{
+    double y = 0;
+    int status = mq_rows_get(&s->rows, (uint64_t)i % s->rows.count, s->x, &y);
+    return status != MQ_EXIT_OK ? status : fire(s, s->rows.is_labelled ? y : (double)NAN);
 }
 
 static int print_serve(serve *s, double seconds)
@@ -325,6 +330,24 @@ static int print_serve(serve *s, double seconds)
     return l->failed == 0 ? MQ_EXIT_OK : mq_cli_fail(s->cli, "%s", l->error);
 }
 
+/* All requests, timed: of the dataset's rows, or the same input again and again. */
+static int fire_all(serve *s, double *seconds)
+{
+    int status = MQ_EXIT_OK;
+    int64_t start_ns = mq_clock_mono_ns();
+    for (int64_t i = 0; status == MQ_EXIT_OK && i < s->load.count; i++) {
+        status = s->rows.count > 0 ? fire_row(s, i) : fire(s, (double)NAN);
+    }
+    if (status == MQ_EXIT_OK && !wait_below(&s->load, 1)) {
+        status = mq_cli_fail(s->cli, "no answer for a minute");
+    }
+    if (status != MQ_EXIT_OK) {
+        (void)maasq_client_free(&s->cli->client); /* its callbacks use the load */
+    }
+    *seconds = (double)(mq_clock_mono_ns() - start_ns) / 1e9;
+    return status;
+}
+
 static int run_serve(serve *s)
 {
     s->x = calloc(s->rows.x_count, sizeof *s->x);
@@ -332,19 +355,9 @@ static int run_serve(serve *s)
         return mq_cli_fail(s->cli, "dataset %s: no rows, or no memory for one", s->rows.name);
     }
     shape_input(s);
-    int status = MQ_EXIT_OK;
-    int64_t start_ns = mq_clock_mono_ns();
-    for (int64_t i = 0; status == MQ_EXIT_OK && i < s->load.count; i++) {
-        status = fire(s, i);
-    }
-    if (status == MQ_EXIT_OK && !wait_below(&s->load, 1)) {
-        status = mq_cli_fail(s->cli, "no answer for a minute");
-    }
-    if (status != MQ_EXIT_OK) {
-        (void)maasq_client_free(&s->cli->client); /* its callbacks use the load */
-        return status;
-    }
-    return print_serve(s, (double)(mq_clock_mono_ns() - start_ns) / 1e9);
+    double seconds = 0;
+    int status = fire_all(s, &seconds);
+    return status != MQ_EXIT_OK ? status : print_serve(s, seconds);
 }
 
 int mq_cmd_bench_serve(mq_cli *cli, const mq_argv *args)
@@ -380,6 +393,98 @@ int mq_cmd_bench_serve(mq_cli *cli, const mq_argv *args)
     return status;
 }
 
+/* ---- infer ---- */
+
+/* `rows` random rows of the model's first input; free dimensions behind the first count as 1. */
+static int random_input(serve *s, int64_t rows)
+{
+    const json_t *input = json_array_get(mq_js(s->model, "meta.inputs"), 0);
+    const json_t *dims = json_object_get(input, "shape");
+    size_t rank = json_array_size(dims);
+    if (strcmp(mq_js_text(input, "dtype", ""), "float32") != 0 || rank < 1 ||
+        rank > MAASQ_RANK_MAX) {
+        return mq_cli_fail(s->cli, "%s: its first input is not float32 with 1..%d dimensions",
+                           s->name, MAASQ_RANK_MAX);
+    }
+    s->input = (maasq_tensor){.dtype = MAASQ_F32, .rank = (int)rank};
+    size_t count = 1;
+    for (size_t i = 0; i < rank; i++) {
+        int64_t dim = json_integer_value(json_array_get(dims, i));
+        s->input.shape[i] = dim > 0 ? dim : i == 0 ? rows : 1;
+        count *= (size_t)s->input.shape[i];
+    }
+    if (count * sizeof *s->x > REQUEST_BYTES_MAX) {
+        return mq_cli_fail(s->cli, "--rows: %zu bytes a request, at most %d", count * sizeof *s->x,
+                           REQUEST_BYTES_MAX);
+    }
+    s->x = calloc(count, sizeof *s->x);
+    if (s->x == NULL) {
+        return mq_cli_fail(s->cli, "no memory for a request");
+    }
+    mq_prng prng = {1};
+    for (size_t i = 0; i < count; i++) {
+        s->x[i] = (float)mq_prng_below(&prng, 1000) / 1000.0F;
+    }
+    s->input.data = s->x;
+    s->input.bytes = count * sizeof *s->x;
+    (void)mq_span_copy(mq_str(mq_js_text(input, "name", "input")), s->input.name, MAASQ_NAME_SIZE);
+    return MQ_EXIT_OK;
+}
+
+static int print_infer(serve *s, double seconds)
+{
+    load *l = &s->load;
+    json_t *latency = latency_json(l);
+    int64_t rows = s->input.shape[0];
+    double rate = (double)(l->ended * rows) / seconds;
+    if (s->cli->is_json) {
+        char name[300];
+        (void)snprintf(name, sizeof name, "%s-%lldrows", s->name, (long long)rows);
+        json_t *line = json_pack("{s:s, s:s, s:f, s:s, s:I, s:I, s:I, s:o}", "bench", "infer",
+                                 "case", name, "value", rate, "unit", "rows/s", "requests",
+                                 (json_int_t)l->ended, "failed", (json_int_t)l->failed, "window",
+                                 (json_int_t)l->window, "latency_ms", latency);
+        (void)json_dumpf(line, stdout, JSON_COMPACT | JSON_REAL_PRECISION(6));
+        printf("\n");
+        json_decref(line);
+    } else {
+        printf("%lld requests of %lld rows to %s, window %lld: %.0f rows/s, %lld failed\n",
+               (long long)l->ended, (long long)rows, s->name, (long long)l->window, rate,
+               (long long)l->failed);
+        print_latency(latency);
+        json_decref(latency);
+    }
+    return l->failed == 0 ? MQ_EXIT_OK : mq_cli_fail(s->cli, "%s", l->error);
+}
+
+int mq_cmd_bench_infer(mq_cli *cli, const mq_argv *args)
+{
+    int64_t requests = 5000, window = 64, rows = 1;
+    mq_error err;
+    if (mq_argv_int(args, "requests", 1, JOBS_MAX, &requests, &err) != MQ_OK ||
+        mq_argv_int(args, "rows", 1, 65536, &rows, &err) != MQ_OK ||
+        mq_argv_int(args, "window", 1, 60000, &window, &err) != MQ_OK) {
+        return mq_cli_usage(cli, "%s", err.text);
+    }
+    static serve s;
+    s.cli = cli;
+    (void)snprintf(s.name, sizeof s.name, "%s", mq_argv_word(args, 0));
+    int status = mq_cli_query(cli, "model", s.name, "", 0, &s.model);
+    status = status != MQ_EXIT_OK ? status : random_input(&s, rows);
+    if (status == MQ_EXIT_OK && !load_init(&s.load, requests, window)) {
+        status = mq_cli_fail(cli, "no memory for %lld requests", (long long)requests);
+    }
+    if (status == MQ_EXIT_OK) {
+        double seconds = 0;
+        status = fire_all(&s, &seconds);
+        status = status != MQ_EXIT_OK ? status : print_infer(&s, seconds);
+        load_release(&s.load);
+    }
+    json_decref(s.model);
+    free(s.x);
+    return status;
+}
+
 /* ---- alone ---- */
 
 static int run_local(mq_cli *cli, const mq_argv *args, const char *command)
@@ -389,11 +494,6 @@ static int run_local(mq_cli *cli, const mq_argv *args, const char *command)
         argv[3 + i] = args->words[i];
     }
     return mq_cli_exec(cli, "maasq-worker", (char **)(uintptr_t)argv);
-}
-
-int mq_cmd_bench_infer(mq_cli *cli, const mq_argv *args)
-{
-    return run_local(cli, args, "bench-infer");
 }
 
 int mq_cmd_bench_train(mq_cli *cli, const mq_argv *args)

@@ -127,8 +127,8 @@ static json_t *manifest(const train_job *t)
         "shards", (json_int_t)o->shards, "lr", o->lr, "momentum", o->momentum, "weight_decay",
         o->weight_decay, "seed", (json_int_t)o->seed, "optimizer",
         mq_argv_text(t->args, "optimizer", "sgd"), "schedule",
-        mq_argv_text(t->args, "schedule", "cosine"), "max_steps", (json_int_t)o->max_steps,
-        "mode", mq_argv_text(t->args, "mode", "gang"), "run", "commit_ms", (json_int_t)o->commit_ms,
+        mq_argv_text(t->args, "schedule", "cosine"), "max_steps", (json_int_t)o->max_steps, "mode",
+        mq_argv_text(t->args, "mode", "gang"), "run", "commit_ms", (json_int_t)o->commit_ms,
         "reuse", !mq_argv_has(t->args, "no-reuse"));
     const char *arch = mq_argv_text(t->args, "arch", NULL);
     if (m != NULL && arch != NULL) {
