@@ -115,9 +115,12 @@ optimize() {
     maasq optimize "$@" --data fashion --eval fashion-test --json >"$DATA/optimize.json"
     version=$(jq -r .version "$DATA/optimize.json")
 }
-optimize "demo@$version" --pass prune:0.8 --finetune 2
-optimize "demo@$version" --pass clip:max-norm=4
+optimize "demo@$version" --pass prune:0.8,scope=global --finetune 2 --lr 0.1
+check "$(jq '.nonzero / .report.before.nonzero' "$DATA/optimize.json") < 0.21" "80 % of the weights are zero"
+optimize "demo@$version" --pass clip:max-norm=2.5
+check "$(jq '.report.passes[0].clipped' "$DATA/optimize.json") > 0" "rows above the norm were clipped"
 optimize "demo@$version" --pass quantize:int8
+check "$(jq '.bytes / .report.before.bytes' "$DATA/optimize.json") < 0.3" "int8 takes less than a third of the bytes"
 maasq model list demo
 
 step "Promote the best version to prod"

@@ -183,6 +183,29 @@ static void a_pipeline_over_two_workers_gives_the_same_weights(void **state)
     assert_string_equal(hash, expected);
 }
 
+/* Workers that do not share a host exchange over ZeroMQ instead of shared memory. */
+static void workers_on_hosts_of_their_own_give_the_same_weights(void **state)
+{
+    (void)state;
+    char expected[HASH_SIZE], hash[HASH_SIZE];
+    training calm = {.workers = "1..1", .mode = "gang", .epochs = "30"};
+    train(&calm, 0, expected);
+    sys_stop(&system_, false);
+    sys_options options = {
+        .workers = WORKERS, .slots = 1, .lease_ms = 2000, .beat_ms = 400, .is_apart = true};
+    sys_start(&system_, &options);
+    import("f");
+    training apart = {.workers = "3..3", .mode = "gang", .epochs = "30"};
+    train(&apart, 0, hash);
+    assert_string_equal(hash, expected);
+    apart = (training){.workers = "2..3", .mode = "gang", .epochs = "30"};
+    assert_true(train(&apart, 3, hash) > 0);
+    assert_string_equal(hash, expected);
+    apart = (training){.workers = "2..2", .mode = "pipeline:2", .epochs = "30"};
+    train(&apart, 0, hash);
+    assert_string_equal(hash, expected);
+}
+
 static int setup(void **state)
 {
     (void)state;
@@ -207,6 +230,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(killed_trainings_give_the_same_weights),
         cmocka_unit_test(a_pipeline_over_two_workers_gives_the_same_weights),
+        cmocka_unit_test(workers_on_hosts_of_their_own_give_the_same_weights),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -123,6 +123,10 @@ static void worker_arguments(const sys *s, arguments *a, int index)
     add(a, "%d", s->options.slots > 0 ? s->options.slots : 1);
     add(a, "--cache");
     add(a, "%s/cache", s->dir);
+    if (s->options.is_apart) {
+        add(a, "--host-id");
+        add(a, "host-%d", index);
+    }
     for (int i = 0; i < 8 && s->options.worker_args[i] != NULL; i++) {
         add(a, "%s", s->options.worker_args[i]);
     }

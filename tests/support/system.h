@@ -16,6 +16,7 @@ typedef struct sys_options {
     int slots;    /* per worker; 0 = 1 */
     int lease_ms; /* 0 = the broker's default */
     int beat_ms;
+    bool is_apart;              /* each worker on a host of its own, as far as they can tell */
     const char *worker_args[8]; /* more arguments of every worker, NULL-terminated */
 } sys_options;
 
