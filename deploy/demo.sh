@@ -142,6 +142,7 @@ maasq dataset rows fashion-test --first 1 --json |
 curl -sS --fail-with-body -H 'Content-Type: application/json' -d @"$DATA/request.json" \
     "$GATEWAY/v2/models/demo/infer" >"$DATA/answer.json" || die "HTTP: $(cat "$DATA/answer.json")"
 jq -c '{model_name, model_version, outputs: [.outputs[] | {name, shape, datatype, data}]}' "$DATA/answer.json"
+[ "$(jq -r .model_version "$DATA/answer.json")" = "$best" ] || die "HTTP did not serve prod"
 class=$(jq -r '.outputs[0].data | flatten | to_entries | max_by(.value).key' "$DATA/answer.json")
 label=$(maasq dataset rows fashion-test --first 1 --json | jq -r '.rows[0].y')
 echo "   class $class, label $label"

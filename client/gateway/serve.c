@@ -123,8 +123,9 @@ void mq_gw_infer(mq_exchange *exchange)
     with_model(exchange, infer_model, infer_again);
 }
 
-/* Finds the model in the latest frame, else asks the broker (it may be a moment old, or beyond the
- * list's limit), and goes on in `then`. `again`: a handler that calls this with the same `then`. */
+/* Finds a numbered version, which never changes, in the latest frame; else asks the broker: an
+ * alias may have moved since that frame, and a promotion must count for the very next request. Goes
+ * on in `then`. `again`: a handler that calls this with the same `then`. */
 static void with_model(mq_exchange *exchange, on_model *then, mq_handler *again)
 {
     mq_model_view model;
@@ -140,8 +141,9 @@ static void with_model(mq_exchange *exchange, on_model *then, mq_handler *again)
         return;
     }
     mq_frame *frame = mq_snapshot_take(exchange->gateway->snapshot);
-    if (mq_registry_find(json_object_get(frame->root, "models"), route->model, route->version,
-                         &model)) {
+    bool is_fixed = route->version[0] >= '0' && route->version[0] <= '9';
+    if (is_fixed && mq_registry_find(json_object_get(frame->root, "models"), route->model,
+                                     route->version, &model)) {
         then(exchange, &model);
         mq_frame_release(frame);
         return;
