@@ -143,9 +143,9 @@ FAKE void fake_close(fake_broker *f)
 FAKE uint32_t fake_start(fake_broker *f, const char *slots, const char *const *more)
 {
     char cache[192];
-    const char *argv[32] = {"worker",  "--broker", f->endpoint,   "--slots", slots,
-                            "--cache", cache,      "--log-level", "warn"};
-    size_t n = 9;
+    const char *argv[32] = {"worker", "--broker",    f->endpoint, "--slots",    slots, "--cache",
+                            cache,    "--log-level", "warn",      "--prefetch", "0"};
+    size_t n = 11;
     (void)snprintf(cache, sizeof cache, "%s/cache", f->dir);
     for (; more != NULL && *more != NULL; more++) {
         argv[n++] = *more;

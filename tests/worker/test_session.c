@@ -210,7 +210,7 @@ static void credit_is_absolute_and_counts_what_was_seen(void **state)
     assert_int_equal(out.at[0].type, MQ_WS_SEND_BEAT);
     assert_int_equal(count(MQ_WS_START), 1);
     assert_int_equal(s.jobs_seen, 1);
-    assert_int_equal(mq_ws_credit(&s), 1);
+    assert_int_equal(mq_ws_credit(&s, now_ms), 1);
     mq_ws_on_slot_dead(&s, 1, mq_str("signal 9"), now_ms, &out); /* an idle one */
     flush();
     assert_int_equal(count(MQ_WS_SEND_CREDIT), 1);
@@ -238,7 +238,6 @@ static void jobs_beyond_the_slots_wait_in_order_and_too_many_are_returned(void *
 {
     (void)state;
     serve(1, 1);
-    assert_int_equal(mq_ws_credit(&s), 2);
     for (uint64_t grant = 1; grant <= 5; grant++) {
         job(grant, false);
     }
@@ -250,6 +249,49 @@ static void jobs_beyond_the_slots_wait_in_order_and_too_many_are_returned(void *
     ended(0, MQ_OK);
     flush();
     assert_int_equal(s.jobs[find(MQ_WS_START)->index].grant, 2);
+}
+
+static void more_is_asked_for_only_while_jobs_are_quick(void **state)
+{
+    (void)state;
+    serve(2, 8);
+    assert_int_equal(mq_ws_credit(&s, now_ms), 2); /* nothing is known of them yet */
+    job(1, false);
+    flush();
+    ended(0, MQ_OK); /* 5 us */
+    assert_int_equal(mq_ws_credit(&s, now_ms), 2 + 8);
+    job(2, false);
+    job(3, false);
+    flush();
+    assert_int_equal(mq_ws_credit(&s, now_ms), 8);
+    now_ms += 21; /* both slots are at something long */
+    flush();
+    assert_int_equal(mq_ws_credit(&s, now_ms), 0);
+    mq_error ok = {.code = MQ_OK};
+    for (uint32_t i = 0; i < 30; i++) { /* jobs of a second: one a slot */
+        mq_ws_on_ended(&s, 0, &ok, 1000000, 0, now_ms, &out);
+        job(10 + i, false);
+        flush();
+    }
+    assert_int_equal(mq_ws_credit(&s, now_ms), 0);
+    mq_ws_on_ended(&s, 0, &ok, 1000000, 0, now_ms, &out);
+    assert_int_equal(mq_ws_credit(&s, now_ms), 1);
+}
+
+static void a_job_that_waits_too_long_for_a_slot_is_given_back(void **state)
+{
+    (void)state;
+    serve(1, 4);
+    job(1, false);
+    job(2, false);
+    flush();
+    assert_int_equal(count(MQ_WS_START), 1);
+    assert_in_range(mq_ws_deadline(&s, now_ms), now_ms, now_ms + MQ_WS_WAIT_MS);
+    now_ms += MQ_WS_WAIT_MS;
+    flush();
+    const mq_ws_job *j = &s.jobs[find(MQ_WS_SEND_RESULT)->index];
+    assert_int_equal(j->grant, 2);
+    assert_int_equal(j->class, MQ_WS_CLASS_RETURN);
 }
 
 /* --- results --- */
@@ -451,7 +493,7 @@ static void a_drain_finishes_what_runs_returns_the_rest_and_leaves(void **state)
     flush();
     mq_ws_drain(&s, 0, now_ms);
     flush();
-    assert_int_equal(mq_ws_credit(&s), 0);
+    assert_int_equal(mq_ws_credit(&s, now_ms), 0);
     assert_int_equal(s.jobs[find(MQ_WS_SEND_RESULT)->index].grant, 2);
     assert_int_equal(s.jobs[find(MQ_WS_SEND_RESULT)->index].class, MQ_WS_CLASS_RETURN);
     job(3, false); /* one that was on its way */
@@ -567,6 +609,8 @@ int main(void)
         cmocka_unit_test(credit_is_absolute_and_counts_what_was_seen),
         cmocka_unit_test(a_job_sent_twice_is_one_job),
         cmocka_unit_test(jobs_beyond_the_slots_wait_in_order_and_too_many_are_returned),
+        cmocka_unit_test(more_is_asked_for_only_while_jobs_are_quick),
+        cmocka_unit_test(a_job_that_waits_too_long_for_a_slot_is_given_back),
         cmocka_unit_test(a_result_is_kept_and_sent_again_until_its_verdict),
         cmocka_unit_test(each_final_verdict_ends_it),
         cmocka_unit_test(a_missing_blob_is_uploaded_before_the_result_goes_again),

@@ -54,7 +54,7 @@ static void end(mq_worker_session *s, mq_ws_job *job, mq_ws_class class, mq_code
 }
 
 void mq_ws_job_accept(mq_worker_session *s, const mq_msg_job_item *it, uint32_t item,
-                      mq_ws_actions *out)
+                      int64_t now_ms, mq_ws_actions *out)
 {
     uint32_t index = UINT32_MAX;
     uint64_t waiting = 0;
@@ -76,6 +76,7 @@ void mq_ws_job_accept(mq_worker_session *s, const mq_msg_job_item *it, uint32_t 
         .is_transient = it->is_transient,
         .max_run_ms = it->max_run_ms > INT32_MAX ? INT32_MAX : (int64_t)it->max_run_ms,
         .order = ++s->order,
+        .since_ms = now_ms,
     };
     mq_span_copy(it->id, job->id, sizeof job->id);
     if (s->is_draining || waiting >= (uint64_t)s->config.slot_count * 2 + s->config.prefetch) {
@@ -235,6 +236,7 @@ void mq_ws_on_ended(mq_worker_session *s, uint32_t slot, const mq_error *error, 
     MQ_ASSERT(job->state == MQ_WS_RUNNING && job->slot == slot);
     s->slots[slot] = MQ_WS_SLOT_IDLE;
     job->run_us = run_us;
+    s->run_us = s->run_us == 0 ? run_us + 1 : (7 * s->run_us + run_us) / 8 + 1;
     mq_span text = mq_str(error->text);
     /* A result that was ready in spite of a cancel counts, unless the lease is gone. */
     if (job->stop == MQ_WS_STOP_STALE || (job->stop != MQ_WS_STOP_NONE && error->code != MQ_OK)) {
@@ -254,6 +256,9 @@ void mq_ws_jobs_timers(mq_worker_session *s, int64_t now_ms, mq_ws_actions *out)
 {
     for (uint32_t i = 0; i < MQ_WS_JOBS_MAX; i++) {
         mq_ws_job *job = &s->jobs[i];
+        if (job->state == MQ_WS_WAITING && now_ms - job->since_ms >= MQ_WS_WAIT_MS) {
+            end(s, job, MQ_WS_CLASS_RETURN, MQ_E_BUSY, mq_str("no slot came free in time"), 0);
+        }
         if (job->state != MQ_WS_RUNNING) {
             continue;
         }
@@ -309,6 +314,7 @@ void mq_ws_jobs_start(mq_worker_session *s, int64_t now_ms, mq_ws_actions *out)
         mq_ws_job *job = &s->jobs[index];
         job->state = MQ_WS_RUNNING;
         job->slot = slot;
+        job->since_ms = now_ms;
         job->stop_ms = job->max_run_ms > 0 ? now_ms + job->max_run_ms : 0;
         s->slots[slot] = index;
         mq_ws_action *action = mq_ws_put(out, MQ_WS_START);

@@ -13,7 +13,7 @@ void mq_ws_next_broker(mq_worker_session *s, int64_t now_ms, mq_ws_actions *out)
 /* Enters item number `item` of a JOB message; refuses it with a result of class return when there
  * is no room. A lease that is already here is the same message again. */
 void mq_ws_job_accept(mq_worker_session *s, const mq_msg_job_item *it, uint32_t item,
-                      mq_ws_actions *out);
+                      int64_t now_ms, mq_ws_actions *out);
 
 /* A verdict on a lease that is held. is_final: it answers a result ("ok" = committed); otherwise it
  * answers a beat or a registration ("ok" = renewed). */

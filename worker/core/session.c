@@ -100,7 +100,7 @@ void mq_ws_on_job(mq_worker_session *s, const mq_msg_job *m, int64_t now_ms, mq_
     s->heard_ms = now_ms;
     for (uint32_t i = 0; i < m->jobs_count; i++) {
         s->jobs_seen++;
-        mq_ws_job_accept(s, &m->jobs[i], i, out);
+        mq_ws_job_accept(s, &m->jobs[i], i, now_ms, out);
     }
     /* The beat is the acceptance: it goes out before anything runs. */
     s->want_beat = s->want_beat || m->jobs_count > 0;
@@ -167,7 +167,23 @@ void mq_ws_stop_now(mq_worker_session *s, int64_t now_ms)
     s->leave_ms = now_ms + MQ_WS_FAREWELL_MS;
 }
 
-uint64_t mq_ws_credit(const mq_worker_session *s)
+/* How many jobs more than free slots are worth having here. */
+static uint64_t prefetch_now(const mq_worker_session *s, int64_t now_ms)
+{
+    uint64_t quick = 0;
+    for (uint32_t i = 0; i < s->config.slot_count; i++) {
+        uint32_t job = s->slots[i];
+        quick += job == MQ_WS_SLOT_IDLE ||
+                 (job < MQ_WS_JOBS_MAX && now_ms - s->jobs[job].since_ms <= MQ_WS_QUICK_US / 1000);
+    }
+    if (s->run_us == 0 || s->run_us >= MQ_WS_QUICK_US) {
+        return 0;
+    }
+    uint64_t fit = quick * MQ_WS_QUICK_US / s->run_us;
+    return fit < s->config.prefetch ? fit : s->config.prefetch;
+}
+
+uint64_t mq_ws_credit(const mq_worker_session *s, int64_t now_ms)
 {
     uint64_t idle = 0, waiting = 0, open = 0;
     if (s->is_draining || s->kept_bytes > MQ_WS_KEPT_BYTES_MAX) {
@@ -180,7 +196,7 @@ uint64_t mq_ws_credit(const mq_worker_session *s)
         waiting += s->jobs[i].state == MQ_WS_WAITING;
         open += s->jobs[i].state == MQ_WS_FREE;
     }
-    uint64_t want = idle + s->config.prefetch;
+    uint64_t want = idle + prefetch_now(s, now_ms);
     want = want > waiting ? want - waiting : 0;
     return want < open ? want : open;
 }
@@ -204,12 +220,16 @@ static void flush_link(mq_worker_session *s, int64_t now_ms, mq_ws_actions *out)
 
 static void flush_beat(mq_worker_session *s, int64_t now_ms, mq_ws_actions *out)
 {
-    uint64_t free_now = mq_ws_credit(s);
+    uint64_t free_now = mq_ws_credit(s, now_ms);
+    /* A little more of what is there already can wait for the next word; idle slots cannot. */
+    uint64_t step = 1 + (s->free_told > s->config.slot_count ? s->config.prefetch / 4 : 0);
+    bool is_news = free_now < s->free_told ? free_now == 0 || free_now + step <= s->free_told
+                                           : free_now >= s->free_told + step;
     if (s->want_beat || now_ms >= s->next_beat_ms) {
         s->next_beat_ms = now_ms + beat_after(s);
         s->want_beat = false;
         mq_ws_put(out, MQ_WS_SEND_BEAT);
-    } else if (free_now != s->free_told) {
+    } else if (is_news) {
         mq_ws_put(out, MQ_WS_SEND_CREDIT);
     } else {
         return;
@@ -248,7 +268,7 @@ void mq_ws_flush(mq_worker_session *s, int64_t now_ms, mq_ws_actions *out)
         flush_beat(s, now_ms, out);
     }
     mq_ws_jobs_start(s, now_ms, out);
-    if (s->link == MQ_WS_SERVING && mq_ws_credit(s) != s->free_told) {
+    if (s->link == MQ_WS_SERVING) {
         flush_beat(s, now_ms, out);
     }
     flush_exit(s, now_ms, out);
@@ -274,6 +294,8 @@ int64_t mq_ws_deadline(const mq_worker_session *s, int64_t now_ms)
         if (job->state == MQ_WS_RUNNING) {
             int64_t due_ms = job->kill_ms > 0 ? job->kill_ms : job->stop_ms;
             at = due_ms > 0 ? mq_min_i64(at, due_ms) : at;
+        } else if (job->state == MQ_WS_WAITING) {
+            at = mq_min_i64(at, job->since_ms + MQ_WS_WAIT_MS);
         } else if (job->state == MQ_WS_ENDED && s->link == MQ_WS_SERVING) {
             at = mq_min_i64(at, job->resend_ms);
         }

@@ -10,6 +10,9 @@
  *     a job:  FREE -> WAITING -> RUNNING -> ENDED -> FREE       (ENDED <-> UPLOADING on "missing")
  *             WAITING: accepted, no slot free yet. ENDED: its result has no verdict yet.
  *
+ * A job that waits is given back when no slot comes free in time: it must not stand behind a long
+ * one here while another worker is idle.
+ *
  * Results are kept and sent again until a verdict comes, whatever happens to the broker; a job
  * whose lease is stale is stopped and forgotten. Transient jobs get no verdict: sent once.
  *
@@ -32,9 +35,11 @@ enum {
     MQ_WS_SILENT_INTERVALS = 3, /* of beat_ms without any message: next broker */
     MQ_WS_RESEND_MS = 2000,     /* a result without a verdict; doubles up to ... */
     MQ_WS_RESEND_MS_MAX = 15000,
-    MQ_WS_CANCEL_MS = 5000,           /* from cancel to SIGKILL */
-    MQ_WS_STALE_MS = 1000,            /* the same when the lease is gone: nothing can be saved */
-    MQ_WS_FAREWELL_MS = 5000,         /* how long a drained worker waits for the last verdicts */
+    MQ_WS_CANCEL_MS = 5000,   /* from cancel to SIGKILL */
+    MQ_WS_STALE_MS = 1000,    /* the same when the lease is gone: nothing can be saved */
+    MQ_WS_FAREWELL_MS = 5000, /* how long a drained worker waits for the last verdicts */
+    MQ_WS_QUICK_US = 20000,   /* jobs are asked for beyond free slots when they take less ... */
+    MQ_WS_WAIT_MS = 250,      /* ... and given back when one has waited so long for a slot */
     MQ_WS_KEPT_BYTES_MAX = 256 << 20, /* results kept; above it no more work is asked for */
     MQ_WS_ACTIONS_MAX = 4 * MQ_WS_JOBS_MAX,
 };
@@ -77,9 +82,10 @@ typedef struct mq_ws_job {
     bool is_sent; /* its result, at least once */
     uint32_t slot;
     int64_t max_run_ms;
-    int64_t stop_ms; /* when max_run is over; 0 = no limit */
-    int64_t kill_ms; /* when to kill after a cancel; 0 = not cancelled */
-    uint64_t order;  /* of acceptance: WAITING jobs start in this order */
+    int64_t stop_ms;  /* when max_run is over; 0 = no limit */
+    int64_t kill_ms;  /* when to kill after a cancel; 0 = not cancelled */
+    uint64_t order;   /* of acceptance: WAITING jobs start in this order */
+    int64_t since_ms; /* WAITING: accepted; RUNNING: started */
     /* once ENDED: */
     mq_ws_class class;
     mq_error error; /* code and text of the result */
@@ -123,7 +129,7 @@ typedef struct mq_ws_actions {
 typedef struct mq_ws_config {
     uint32_t broker_count; /* > 0 */
     uint32_t slot_count;   /* 1..MQ_WS_SLOTS_MAX */
-    uint32_t prefetch;     /* jobs asked for beyond free slots */
+    uint32_t prefetch;     /* jobs asked for beyond free slots at most, while jobs are quick */
     int64_t drain_ms;      /* what runs may go on so long after a drain without its own deadline */
     uint64_t seed;         /* jitter */
 } mq_ws_config;
@@ -146,6 +152,7 @@ typedef struct mq_worker_session {
     uint64_t seq;
     uint64_t jobs_seen; /* never falls: a broker that is new to us counts from our first word */
     uint64_t free_told; /* in the last beat or credit */
+    uint64_t run_us;    /* of recent jobs, a moving mean; 0 = none yet */
     bool want_beat;
     bool is_draining, is_stopping, is_gone;
     int64_t drain_until_ms; /* then jobs are stopped */
@@ -203,8 +210,9 @@ void mq_ws_flush(mq_worker_session *s, int64_t now_ms, mq_ws_actions *out);
 /* When flush wants to be called next. */
 int64_t mq_ws_deadline(const mq_worker_session *s, int64_t now_ms);
 
-/* Free slots to announce. */
-uint64_t mq_ws_credit(const mq_worker_session *s);
+/* Free slots to announce, and some more while jobs are so quick that a slot would wait for the
+ * broker longer than it works: about 20 ms of work, only for slots that are not at a long job. */
+uint64_t mq_ws_credit(const mq_worker_session *s, int64_t now_ms);
 
 /* Jobs that READY and BEAT list, into held[MQ_WS_JOBS_MAX] (texts borrowed from the session,
  * progress left empty); indices of them into jobs. Returns how many. */
