@@ -374,6 +374,25 @@ static void a_transient_result_is_sent_once(void **state)
     assert_int_equal(count(MQ_WS_FORGET), 1);
 }
 
+static void a_result_that_found_no_room_goes_again_soon(void **state)
+{
+    (void)state;
+    for (int is_transient = 0; is_transient < 2; is_transient++) {
+        serve(1, 0);
+        job(1, is_transient == 1);
+        flush();
+        ended(0, MQ_OK);
+        flush();
+        mq_ws_on_unsent(&s, find(MQ_WS_SEND_RESULT)->index, now_ms);
+        flush();
+        assert_int_equal(count(MQ_WS_SEND_RESULT), 0);
+        assert_int_equal(mq_ws_deadline(&s, now_ms), now_ms + MQ_WS_UNSENT_MS);
+        now_ms += MQ_WS_UNSENT_MS;
+        flush();
+        assert_int_equal(count(MQ_WS_SEND_RESULT), 1);
+    }
+}
+
 static void codes_become_classes(void **state)
 {
     (void)state;
@@ -615,6 +634,7 @@ int main(void)
         cmocka_unit_test(each_final_verdict_ends_it),
         cmocka_unit_test(a_missing_blob_is_uploaded_before_the_result_goes_again),
         cmocka_unit_test(a_transient_result_is_sent_once),
+        cmocka_unit_test(a_result_that_found_no_room_goes_again_soon),
         cmocka_unit_test(codes_become_classes),
         cmocka_unit_test(a_dead_slot_is_a_crash_with_its_reason),
         cmocka_unit_test(cancel_asks_first_and_kills_after_five_seconds),

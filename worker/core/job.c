@@ -173,6 +173,14 @@ void mq_ws_job_verdict(mq_worker_session *s, const mq_msg_held_verdict *v, bool 
     }
 }
 
+void mq_ws_on_unsent(mq_worker_session *s, uint32_t job, int64_t now_ms)
+{
+    MQ_ASSERT(job < MQ_WS_JOBS_MAX && s->jobs[job].state == MQ_WS_ENDED);
+    s->jobs[job].is_sent = false;
+    s->jobs[job].resend_ms = now_ms + MQ_WS_UNSENT_MS;
+    s->jobs[job].resend_after_ms = MQ_WS_RESEND_MS;
+}
+
 void mq_ws_on_uploaded(mq_worker_session *s, uint32_t job, bool is_ok, int64_t now_ms)
 {
     (void)now_ms;

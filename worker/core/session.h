@@ -35,6 +35,7 @@ enum {
     MQ_WS_SILENT_INTERVALS = 3, /* of beat_ms without any message: next broker */
     MQ_WS_RESEND_MS = 2000,     /* a result without a verdict; doubles up to ... */
     MQ_WS_RESEND_MS_MAX = 15000,
+    MQ_WS_UNSENT_MS = 20,     /* a result that found no room in the socket */
     MQ_WS_CANCEL_MS = 5000,   /* from cancel to SIGKILL */
     MQ_WS_STALE_MS = 1000,    /* the same when the lease is gone: nothing can be saved */
     MQ_WS_FAREWELL_MS = 5000, /* how long a drained worker waits for the last verdicts */
@@ -194,6 +195,9 @@ void mq_ws_on_slot_dead(mq_worker_session *s, uint32_t slot, mq_span why, int64_
 /* The job in this slot has ended. error->code MQ_OK: succeeded. kept_bytes: of its result. */
 void mq_ws_on_ended(mq_worker_session *s, uint32_t slot, const mq_error *error, uint64_t run_us,
                     size_t kept_bytes, int64_t now_ms, mq_ws_actions *out);
+
+/* SEND_RESULT of this job could not be carried out: there was no room. It comes again soon. */
+void mq_ws_on_unsent(mq_worker_session *s, uint32_t job, int64_t now_ms);
 
 /* The upload asked for is done, or failed: then the job is given back as MQ_E_MISSING. */
 void mq_ws_on_uploaded(mq_worker_session *s, uint32_t job, bool is_ok, int64_t now_ms);

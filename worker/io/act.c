@@ -99,20 +99,23 @@ static void send_credit(mq_supervisor *sv)
 }
 
 /* Sends the results put together so far. */
-static void results_flush(mq_supervisor *sv)
+static void results_flush(mq_supervisor *sv, int64_t now_ms)
 {
     if (sv->result_count == 0) {
         return;
     }
     mq_msg_result m = {
         .worker = mq_str(sv->worker), .jobs = sv->results, .jobs_count = sv->result_count};
-    mq_broker_link_send(&sv->link, MQ_CMD_result, &m, mq_buf_span(&sv->payload));
+    bool is_sent = mq_broker_link_send(&sv->link, MQ_CMD_result, &m, mq_buf_span(&sv->payload));
+    for (uint32_t i = 0; i < sv->result_count && !is_sent; i++) {
+        mq_ws_on_unsent(&sv->session, sv->result_jobs[i], now_ms);
+    }
     sv->result_count = 0;
     sv->result_header_bytes = 0;
     mq_buf_reset(&sv->payload);
 }
 
-static void results_add(mq_supervisor *sv, uint32_t index)
+static void results_add(mq_supervisor *sv, uint32_t index, int64_t now_ms)
 {
     mq_ws_job *job = &sv->session.jobs[index];
     mq_kept_job *kept = &sv->kept[index];
@@ -121,8 +124,9 @@ static void results_add(mq_supervisor *sv, uint32_t index)
     size_t bytes = is_ok ? kept->result.len : 0;
     if (sv->result_header_bytes + header_bytes > RESULT_HEADER_BYTES_MAX ||
         sv->payload.len + bytes > RESULT_PAYLOAD_BYTES_MAX) {
-        results_flush(sv);
+        results_flush(sv, now_ms);
     }
+    sv->result_jobs[sv->result_count] = index;
     mq_msg_result_item *r = &sv->results[sv->result_count++];
     *r = (mq_msg_result_item){
         .id = mq_str(job->id),
@@ -157,7 +161,7 @@ static void connect_to(mq_supervisor *sv, uint32_t broker)
 static void act(mq_supervisor *sv, const mq_ws_action *a, int64_t now_ms)
 {
     if (a->type != MQ_WS_SEND_RESULT) {
-        results_flush(sv);
+        results_flush(sv, now_ms);
     }
     switch (a->type) {
     case MQ_WS_CONNECT:
@@ -176,7 +180,7 @@ static void act(mq_supervisor *sv, const mq_ws_action *a, int64_t now_ms)
         send_credit(sv);
         break;
     case MQ_WS_SEND_RESULT:
-        results_add(sv, a->index);
+        results_add(sv, a->index, now_ms);
         break;
     case MQ_WS_SEND_BYE: {
         mq_msg_bye m = {.worker = mq_str(sv->worker)};
@@ -215,7 +219,7 @@ void mq_sv_act(mq_supervisor *sv, int64_t now_ms)
     for (uint32_t i = 0; i < sv->actions.count; i++) {
         act(sv, &sv->actions.at[i], now_ms);
     }
-    results_flush(sv);
+    results_flush(sv, now_ms);
     sv->actions.count = 0;
 }
 

@@ -105,32 +105,30 @@ mq_code mq_broker_link_connect(mq_broker_link *link, const char *endpoint, mq_er
     return code;
 }
 
-void mq_broker_link_send(mq_broker_link *link, mq_command command, const void *message,
-                         mq_span payload)
+static bool send_frames(mq_broker_link *link, mq_command command, mq_span payload)
 {
-    mq_error err;
     uint8_t head[4];
-    mq_buf_reset(&link->header);
-    if (link->socket == NULL || payload.len > MQ_PAYLOAD_BYTES_MAX) {
-        link->unsent++;
-        return;
-    }
-    if (mq_wire_encode(command, message, &link->header, &err) != MQ_OK) {
-        mq_log(MQ_ERROR_LEVEL, "message not sent", "command=%s error=\"%s\"",
-               mq_command_name(command), err.text);
-        link->unsent++;
-        return;
-    }
     mq_wire_head(command, head);
     /* The first frame says whether there is a connection with room; the others then go with it. */
-    if (zmq_send(link->socket, head, sizeof head, ZMQ_SNDMORE | ZMQ_DONTWAIT) < 0) {
-        link->unsent++;
-        return;
+    return zmq_send(link->socket, head, sizeof head, ZMQ_SNDMORE | ZMQ_DONTWAIT) >= 0 &&
+           zmq_send(link->socket, link->header.data, link->header.len, ZMQ_SNDMORE) >= 0 &&
+           zmq_send(link->socket, payload.data, payload.len, 0) >= 0;
+}
+
+bool mq_broker_link_send(mq_broker_link *link, mq_command command, const void *message,
+                         mq_span payload)
+{
+    mq_error err = {.text = "payload above its limit"};
+    mq_buf_reset(&link->header);
+    if (payload.len > MQ_PAYLOAD_BYTES_MAX ||
+        mq_wire_encode(command, message, &link->header, &err) != MQ_OK) {
+        mq_log(MQ_ERROR_LEVEL, "message not sent", "command=%s error=\"%s\"",
+               mq_command_name(command), err.text);
+    } else if (link->socket != NULL && send_frames(link, command, payload)) {
+        return true;
     }
-    if (zmq_send(link->socket, link->header.data, link->header.len, ZMQ_SNDMORE) < 0 ||
-        zmq_send(link->socket, payload.data, payload.len, 0) < 0) {
-        link->unsent++;
-    }
+    link->unsent++;
+    return false;
 }
 
 /* Receives one whole message; false when there is none. count: its frames, 4 = too many. */

@@ -39,8 +39,8 @@ void mq_broker_link_release(mq_broker_link *link);
 MQ_MUST_USE mq_code mq_broker_link_connect(mq_broker_link *link, const char *endpoint,
                                            mq_error *err);
 
-/* Sends one message, or counts it as unsent. */
-void mq_broker_link_send(mq_broker_link *link, mq_command command, const void *message,
+/* Sends one message; false (and counted) when there is no connection or no room. */
+bool mq_broker_link_send(mq_broker_link *link, mq_command command, const void *message,
                          mq_span payload);
 
 /* Next message: MQ_OK (spans and lists live until the next call), or MQ_E_BUSY when there is none.

@@ -330,7 +330,9 @@ int mq_supervisor_run(const mq_worker_options *options)
         mq_log(MQ_INFO, "worker starts", "worker=%s name=%s slots=%u host=%.16s tcp=%s", sv->worker,
                sv->name, sv->slot_count, sv->host, mq_gang_tcp(sv->gang));
         loop(sv);
-        mq_log(MQ_INFO, "worker ends", "worker=%s status=%d", sv->worker, sv->exit_status);
+        mq_log(MQ_INFO, "worker ends", "worker=%s status=%d unsent=%llu refused=%llu", sv->worker,
+               sv->exit_status, (unsigned long long)sv->link.unsent,
+               (unsigned long long)sv->link.refused);
     } else {
         mq_log(MQ_ERROR_LEVEL, "worker does not start", "error=\"%s\"", err.text);
         sv->exit_status = 1;

@@ -102,6 +102,7 @@ typedef struct mq_supervisor {
     mq_msg_held held[MQ_WS_JOBS_MAX];
     uint32_t held_jobs[MQ_WS_JOBS_MAX];
     mq_msg_result_item results[MQ_WS_JOBS_MAX]; /* being put together */
+    uint32_t result_jobs[MQ_WS_JOBS_MAX];
     uint32_t result_count;
     size_t result_header_bytes;
 } mq_supervisor;
