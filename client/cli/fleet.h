@@ -7,4 +7,7 @@
 /* Prints the answer to "queues" as a table. */
 void mq_fleet_queues(const json_t *answer);
 
+/* Prints the answer to "models" as a table: latest version, accuracy, aliases (model.c). */
+void mq_fleet_models(const json_t *answer);
+
 #endif

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "client/cli/cli.h"
+#include "client/cli/fleet.h"
 #include "client/cli/follow.h"
 #include "client/cli/out.h"
 
@@ -181,13 +182,8 @@ static int64_t version_of_alias(const json_t *versions, const char *alias)
     return 0;
 }
 
-static int list_models(mq_cli *cli)
+void mq_fleet_models(const json_t *answer)
 {
-    json_t *answer = NULL;
-    int status = mq_cli_query(cli, "models", "", "", 0, &answer);
-    if (status != MQ_EXIT_OK || cli->is_json) {
-        return status != MQ_EXIT_OK ? status : mq_cli_json(answer);
-    }
     mq_table *table = mq_table_new("model|>versions|kind|>accuracy|>size|aliases");
     size_t i;
     json_t *one;
@@ -208,6 +204,16 @@ static int list_models(mq_cli *cli)
     }
     mq_table_print(table,
                    "no models yet: `maasq model new NAME --arch A` or `maasq train NAME ...`");
+}
+
+static int list_models(mq_cli *cli)
+{
+    json_t *answer = NULL;
+    int status = mq_cli_query(cli, "models", "", "", 0, &answer);
+    if (status != MQ_EXIT_OK || cli->is_json) {
+        return status != MQ_EXIT_OK ? status : mq_cli_json(answer);
+    }
+    mq_fleet_models(answer);
     json_decref(answer);
     return MQ_EXIT_OK;
 }

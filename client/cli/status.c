@@ -14,7 +14,7 @@ enum { RUNNING_SHOWN = 20 };
 
 /* Everything a page shows; each owned. */
 typedef struct page {
-    json_t *status, *workers, *queues, *running;
+    json_t *status, *workers, *queues, *running, *models;
 } page;
 
 static int fetch(mq_cli *cli, page *p)
@@ -23,6 +23,7 @@ static int fetch(mq_cli *cli, page *p)
     int status = mq_cli_query(cli, "status", "", "", 0, &p->status);
     status = status != MQ_EXIT_OK ? status : mq_cli_query(cli, "workers", "", "", 0, &p->workers);
     status = status != MQ_EXIT_OK ? status : mq_cli_query(cli, "queues", "", "", 0, &p->queues);
+    status = status != MQ_EXIT_OK ? status : mq_cli_query(cli, "models", "", "", 0, &p->models);
     return status != MQ_EXIT_OK
                ? status
                : mq_cli_query(cli, "jobs", "", "state=leased", RUNNING_SHOWN, &p->running);
@@ -34,29 +35,33 @@ static void release(page *p)
     json_decref(p->workers);
     json_decref(p->queues);
     json_decref(p->running);
+    json_decref(p->models);
 }
 
 static json_t *page_json(const page *p)
 {
-    return json_pack("{s:O, s:O?, s:O?, s:O?}", "status", p->status, "workers",
+    return json_pack("{s:O, s:O?, s:O?, s:O?, s:O?}", "status", p->status, "workers",
                      json_object_get(p->workers, "workers"), "queues",
                      json_object_get(p->queues, "queues"), "running",
-                     json_object_get(p->running, "jobs"));
+                     json_object_get(p->running, "jobs"), "models",
+                     json_object_get(p->models, "models"));
 }
 
-/* "name 3  name 4" of an object's numbers. */
+/* "name 3  name 4" of an object's numbers that are not 0. */
 static void print_numbers(const char *title, const json_t *object)
 {
+    bool is_any = false;
     const char *key = NULL;
     json_t *value = NULL;
     printf("%-9s", title);
     json_object_foreach((json_t *)(uintptr_t)object, key, value)
     {
-        if (json_is_number(value)) {
+        if (json_is_number(value) && json_number_value(value) > 0) {
             printf(" %s %.0f ", key, json_number_value(value));
+            is_any = true;
         }
     }
-    printf("\n");
+    printf("%s\n", is_any ? "" : " none");
 }
 
 static void print_workers(const json_t *workers)
@@ -134,6 +139,8 @@ static void print_page(const page *p)
     mq_fleet_queues(p->queues);
     printf("\nrunning\n");
     print_running(p->running);
+    printf("\n");
+    mq_fleet_models(p->models);
 }
 
 int mq_cmd_status(mq_cli *cli, const mq_argv *args)
