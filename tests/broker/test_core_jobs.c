@@ -296,6 +296,27 @@ static void a_later_attempt_is_sent_only_after_it_is_stored(void **unused)
     w_close(&w);
 }
 
+static void a_failure_that_is_told_twice_counts_once(void **unused)
+{
+    (void)unused;
+    world w;
+    char id[MQ_ULID_SIZE];
+    static mq_job_record r;
+    w_open(&w);
+    w_worker(&w, 1, 1);
+    w_submit(&w, id, "echo", "x");
+    w_turn(&w);
+    w_entry job = *w_expect(&w, MQ_OUT_JOB, id);
+    for (int i = 0; i < 3; i++) {
+        w_result(&w, 1, &job, "retry", NULL);
+        w_turn(&w);
+        assert_string_equal(w_expect(&w, MQ_OUT_VERDICT, id)->verdict, i == 0 ? "ok" : "dup");
+    }
+    assert_true(mq_core_record(w.core, mq_core_find(w.core, mq_str(id)), &r));
+    assert_int_equal(r.attempts, 1);
+    w_close(&w);
+}
+
 static void a_fatal_error_is_the_end(void **unused)
 {
     (void)unused;
@@ -631,6 +652,7 @@ int main(void)
         cmocka_unit_test(a_retried_job_keeps_its_age),
         cmocka_unit_test(clean_failures_back_off_and_end_dead),
         cmocka_unit_test(a_later_attempt_is_sent_only_after_it_is_stored),
+        cmocka_unit_test(a_failure_that_is_told_twice_counts_once),
         cmocka_unit_test(a_fatal_error_is_the_end),
         cmocka_unit_test(three_crashes_are_poison_even_over_broker_crashes),
         cmocka_unit_test(a_queued_job_is_cancelled_at_once_after_its_commit),

@@ -192,12 +192,15 @@ static void send_result(sim *s, sim_worker *w, sim_held *h)
                                .grant = h->grant,
                                .class = mq_str(h->class),
                                .code = mq_str("io")};
-    bool is_ok = strcmp(h->class, "ok") == 0;
+    char bytes[64]; /* tell who computed it, under which lease */
+    (void)snprintf(bytes, sizeof bytes, "%llu.%llu.%s", (unsigned long long)h->epoch,
+                   (unsigned long long)h->grant, w_uuid(w->number));
+    bool is_lead = strcmp(h->class, "ok") == 0 && h->is_lead;
     if (!fault(s, 5)) {
-        w_result_item(&s->w, w->number, &item, is_ok && h->is_lead ? "result" : NULL);
+        w_result_item(&s->w, w->number, &item, is_lead ? bytes : NULL);
     }
     if (fault(s, 8)) { /* twice */
-        w_result_item(&s->w, w->number, &item, is_ok && h->is_lead ? "result" : NULL);
+        w_result_item(&s->w, w->number, &item, is_lead ? bytes : NULL);
     }
 }
 
@@ -276,11 +279,30 @@ static void on_roster(sim_worker *w, const w_entry *e)
     }
 }
 
-static void on_verdict(sim_worker *w, const w_entry *e, bool is_final)
+static void check_stored_end(void *arg, mq_code code, mq_span record, mq_span result,
+                             const mq_error *err)
+{
+    sim *s = arg;
+    (void)result;
+    (void)err;
+    CHECK(s, code == MQ_OK && mq_job_record_read(record, &s->a, NULL) == MQ_OK,
+          "a result was taken of a job that is not stored");
+    CHECK(s, mq_state_is_terminal(mq_state_parse(s->a.state)),
+          "a result was taken before it was stored");
+}
+
+static void on_verdict(sim *s, sim_worker *w, const w_entry *e, bool is_final)
 {
     sim_held *h = held_of(w, e);
+    mq_error err = {0};
     if (h == NULL) {
         return;
+    }
+    bool is_taken = strcmp(e->verdict, "ok") == 0 || strcmp(e->verdict, "dup") == 0;
+    if (is_final && is_taken && h->is_ended && strcmp(h->class, "ok") == 0 && !s->w.is_held) {
+        assert_int_equal(s->w.store->ops->job(s->w.store, mq_str(h->id), check_stored_end, s, &err),
+                         MQ_OK);
+        w_process(&s->w);
     }
     if (is_final || strcmp(e->verdict, "stale") == 0) {
         h->is_used = false;
@@ -344,9 +366,9 @@ static void read_log(sim *s)
         } else if (e->type == MQ_OUT_JOB) {
             on_job(s, w, e);
         } else if (e->type == MQ_OUT_VERDICT) {
-            on_verdict(w, e, true);
+            on_verdict(s, w, e, true);
         } else if (e->type == MQ_OUT_BEATEN || e->type == MQ_OUT_REGISTERED) {
-            on_verdict(w, e, false);
+            on_verdict(s, w, e, false);
         } else if (e->type == MQ_OUT_ROSTER) {
             on_roster(w, e);
         } else if (e->type == MQ_OUT_ERROR && strcmp(e->code, "not_found") == 0) {
@@ -429,8 +451,12 @@ static void check_end(void *arg, mq_code code, mq_span record, mq_span result, c
     CHECK(s, !job->is_poison || state != MQ_STATE_SUCCEEDED, "poison succeeded");
     CHECK(s, state != MQ_STATE_DEAD || job->is_poison || job->parent[0] != '\0',
           "job %s is dead: %.*s", job->id, MQ_SPAN_ARG(s->a.why));
-    CHECK(s, state != MQ_STATE_SUCCEEDED || result.len == 6 || job->seats > 0,
-          "job %s without its result", job->id);
+    char bytes[64];
+    (void)snprintf(bytes, sizeof bytes, "%llu.%llu.%.*s", (unsigned long long)s->a.epoch,
+                   (unsigned long long)s->a.grant, MQ_SPAN_ARG(s->a.worker));
+    bool is_right = mq_span_is(result, bytes) || (job->seats > 0 && result.len == 0);
+    CHECK(s, state != MQ_STATE_SUCCEEDED || is_right,
+          "job %s: the result is not that of the lease that committed it", job->id);
 }
 
 static void check_ends(sim *s)
