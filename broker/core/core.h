@@ -261,7 +261,8 @@ typedef struct mq_core_stats {
     bool is_loading, is_full;
     /* since the core began */
     uint64_t submitted, granted, succeeded, dead, cancelled, expired, retried, lapsed, crashed,
-        refused_busy, memo_hits, transient_submitted, transient_ended, load_errors;
+        refused_busy, memo_hits, transient_submitted, transient_ended, load_errors,
+        unpublished; /* a memo that came twice, or a full registry */
 } mq_core_stats;
 
 void mq_core_stats_read(const mq_core *core, mq_core_stats *out);

@@ -261,7 +261,7 @@ void mq_publish(mq_core *core, mq_job *job, const mq_msg_published *item, mq_spa
         entry->blobs[i] = item->blobs[i];
     }
     if (no == MQ_NONE || core->regs[no].is_pending || !mq_reg_set(core, no, entry)) {
-        core->stats.load_errors++; /* only a memo that two results give at once, or a full pool */
+        core->stats.unpublished++; /* only a memo that two results give at once, or a full pool */
         return;
     }
     mq_reg *reg = &core->regs[no];

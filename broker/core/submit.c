@@ -346,7 +346,7 @@ void mq_submit(mq_core *core, const mq_input *in, mq_outputs *out)
         return;
     }
     core->stats.submitted++;
-    job->conn = in->conn;
+    job->conn = item->is_quiet ? 0 : in->conn;
     if (is_transient) {
         core->stats.transient_submitted++;
         mq_say_submitted(out, in->conn, in->rid, item->id, "ok", "queued", "", 0);

@@ -73,7 +73,8 @@ typedef struct mq_news {
 
 typedef struct mq_broker {
     const mq_broker_config *config;
-    char uuid[33]; /* of this process */
+    char owner_id[64];  /* as the store knows us */
+    char moved_to[128]; /* endpoint of the broker that owns the shard instead; "" = unknown */
     int64_t started_ms;
     bool is_stopping;
 
@@ -146,6 +147,8 @@ void mq_act_error(mq_broker *b, uint64_t conn, uint64_t rid, mq_code code, const
 /* ---- receive.c ---- */
 /* At most `limit` messages of one side. Returns how many. */
 int mq_receive(mq_broker *b, mq_side *side, int limit);
+/* The same while another broker owns the shard: each message is answered with its endpoint. */
+void mq_receive_moved(mq_broker *b, int limit);
 /* Answers of the pin thread. */
 void mq_receive_pinned(mq_broker *b);
 /* True while a message waits for a pin of this blob: it must not be unpinned now. */
@@ -161,6 +164,8 @@ void mq_own_drop(mq_broker *b, const char *why);
 /* Notes why the shard is not served, and logs it once. */
 void mq_own_trouble(mq_broker *b, const char *text);
 /* True when messages may be taken: the shard is ours and our tenure has not run out. */
+/* Another broker owns the shard: clients are sent to it. */
+bool mq_own_has_moved(const mq_broker *b);
 bool mq_own_is_serving(const mq_broker *b);
 int64_t mq_own_deadline(const mq_broker *b); /* monotonic */
 /* Gives the shard back when nothing is under way; true once that is done. */

@@ -123,8 +123,10 @@ static void wait(mq_broker *b, int signal_fd, short *store_events)
     short in = is_serving ? ZMQ_POLLIN : 0;
     int store_fd = b->store->ops->fd(b->store);
     zmq_pollitem_t items[] = {
-        {b->front.socket, 0, in, 0},      {b->back.socket, 0, in, 0},
-        {NULL, signal_fd, ZMQ_POLLIN, 0}, {NULL, mq_pins_fd(b->pins), in, 0},
+        {b->front.socket, 0, mq_own_has_moved(b) ? ZMQ_POLLIN : in, 0},
+        {b->back.socket, 0, in, 0},
+        {NULL, signal_fd, ZMQ_POLLIN, 0},
+        {NULL, mq_pins_fd(b->pins), in, 0},
         {NULL, store_fd, 0, 0},
     };
     short wanted = store_fd < 0 ? 0 : b->store->ops->events(b->store);
@@ -151,6 +153,8 @@ static void turn(mq_broker *b, short store_events)
         mq_receive_pinned(b);
         mq_receive(b, &b->back, BACK_PER_TURN);
         mq_receive(b, &b->front, FRONT_PER_TURN);
+    } else if (mq_own_has_moved(b)) {
+        mq_receive_moved(b, FRONT_PER_TURN);
     }
     if (mq_own_is_serving(b)) {
         mq_input in = {.type = MQ_IN_TURN};

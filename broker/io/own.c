@@ -7,16 +7,19 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/random.h>
+#include <unistd.h>
 
 #include "broker/io/body.h"
 #include "broker/io/broker.h"
 #include "shared/base/assert.h"
 #include "shared/base/clock.h"
 #include "shared/base/log.h"
+#include "shared/base/map.h"
 #include "shared/base/math.h"
 
 enum {
-    RETRY_MS = 250, /* between attempts to get the shard */
+    RETRY_MS = 250,    /* between attempts to get the shard */
+    DAMAGED_MS = 5000, /* the same when what is stored could not be read */
     SEGMENTS_MAX = 65536,
     FULL_PERCENT = 80, /* of the store's memory: above, new jobs are answered busy */
 };
@@ -30,6 +33,24 @@ void mq_own_trouble(mq_broker *b, const char *text)
     }
 }
 
+/* Throws the core away, with the bodies it holds. Not from within a step. */
+static void free_core(mq_broker *b)
+{
+    bool is_empty = b->core == NULL;
+    while (!is_empty) {
+        is_empty = mq_core_drain_bytes(b->core, b->out);
+        for (uint32_t i = 0; i < b->out->count; i++) {
+            mq_body_release(b->out->items[i].bytes);
+        }
+        b->out->count = 0;
+    }
+    if (b->core_memory != NULL) {
+        munmap(b->core_memory, b->core_bytes);
+    }
+    b->core = NULL;
+    b->core_memory = NULL;
+}
+
 void mq_own_drop(mq_broker *b, const char *why)
 {
     b->generation++;
@@ -38,11 +59,9 @@ void mq_own_drop(mq_broker *b, const char *why)
         mq_core_stats_read(b->core, &stats);
         b->transient_base[0] += (int64_t)stats.transient_submitted;
         b->transient_base[1] += (int64_t)stats.transient_ended;
-        munmap(b->core_memory, b->core_bytes);
         mq_answer_news(b, "reload", "%s", why);
     }
-    b->core = NULL;
-    b->core_memory = NULL;
+    free_core(b);
     if (b->own != MQ_OWN_STOPPED) {
         b->own = MQ_OWN_NONE;
     }
@@ -101,6 +120,19 @@ static load *load_new(mq_broker *b)
     return l;
 }
 
+/* What cannot be read is not passed over: the service stops until an operator has seen to it. */
+static bool is_readable(mq_broker *b)
+{
+    mq_core_stats stats;
+    mq_core_stats_read(b->core, &stats);
+    if (stats.load_errors == 0) {
+        return true;
+    }
+    mq_own_drop(b, "a stored record cannot be read, or --jobs-max is below what is stored");
+    b->retry_ms = mq_clock_mono_ms() + DAMAGED_MS;
+    return false;
+}
+
 static void on_live(void *arg, mq_code code, mq_span field, mq_span value, const mq_error *err)
 {
     load *l = arg;
@@ -122,8 +154,10 @@ static void on_live(void *arg, mq_code code, mq_span field, mq_span value, const
         mq_own_drop(b, err->text);
         return;
     }
-    b->segment_next++;
-    load_next(b);
+    if (is_readable(b)) {
+        b->segment_next++;
+        load_next(b);
+    }
 }
 
 static void loaded(mq_broker *b)
@@ -173,6 +207,9 @@ static void on_registry(void *arg, mq_code code, mq_span field, mq_span value, c
     }
     if (code != MQ_OK) {
         mq_own_drop(b, err->text);
+        return;
+    }
+    if (!is_readable(b)) {
         return;
     }
     b->own = MQ_OWN_LOADING;
@@ -302,6 +339,7 @@ static void on_acquired(void *arg, mq_code code, const mq_store_owner *owner, co
     }
     b->own = MQ_OWN_NONE;
     b->retry_ms = mq_clock_mono_ms() + RETRY_MS;
+    b->moved_to[0] = '\0';
     if (code != MQ_OK) {
         mq_own_trouble(b, err->text);
         return;
@@ -310,6 +348,7 @@ static void on_acquired(void *arg, mq_code code, const mq_store_owner *owner, co
         char text[256];
         snprintf(text, sizeof text, "broker %.40s at %.100s owns the shard", owner->owner,
                  owner->endpoint);
+        snprintf(b->moved_to, sizeof b->moved_to, "%s", owner->endpoint);
         mq_own_trouble(b, text);
         return;
     }
@@ -372,7 +411,7 @@ static void ask_for_shard(mq_broker *b, bool is_takeover)
     mq_error err;
     bool may_init = b->config->may_init && b->instance[0] == '\0';
     b->renew_sent_ms = mq_clock_mono_ms();
-    mq_code code = b->store->ops->acquire(b->store, mq_str(b->uuid), mq_str(b->front.endpoint),
+    mq_code code = b->store->ops->acquire(b->store, mq_str(b->owner_id), mq_str(b->front.endpoint),
                                           b->config->tenure_ms, is_takeover, may_init,
                                           is_takeover ? on_acquired : on_renewed, b, &err);
     if (code != MQ_OK) {
@@ -385,13 +424,22 @@ static void ask_for_shard(mq_broker *b, bool is_takeover)
     }
 }
 
+/* Whoever listens at this endpoint of this host: a broker that is started again there takes its
+ * shard back at once, under a new epoch, instead of waiting for its own tenure to run out. Only one
+ * process can listen there. */
+static void name_owner(mq_broker *b)
+{
+    char host[65] = "";
+    char text[sizeof b->front.endpoint + 80];
+    (void)gethostname(host, sizeof host - 1);
+    int len = snprintf(text, sizeof text, "%s %s", host, b->front.endpoint);
+    snprintf(b->owner_id, sizeof b->owner_id, "%.40s-%016llx", b->config->name,
+             (unsigned long long)mq_hash64(mq_span_of(text, (size_t)len), 0));
+}
+
 mq_code mq_own_open(mq_broker *b, mq_error *err)
 {
-    uint8_t random[16];
-    MQ_ASSERT(getrandom(random, sizeof random, 0) == (ssize_t)sizeof random);
-    for (int i = 0; i < 16; i++) {
-        snprintf(b->uuid + 2 * i, 3, "%02x", random[i]);
-    }
+    name_owner(b);
     b->segments = calloc(SEGMENTS_MAX, sizeof *b->segments);
     b->out = calloc(1, sizeof *b->out);
     if (b->segments == NULL || b->out == NULL) {
@@ -423,6 +471,11 @@ void mq_own_tick(mq_broker *b)
     if (!b->is_renewing && now_ms >= b->renewed_ms + b->config->tenure_ms / 3) {
         ask_for_shard(b, false);
     }
+}
+
+bool mq_own_has_moved(const mq_broker *b)
+{
+    return b->core == NULL && b->own != MQ_OWN_STOPPED && b->moved_to[0] != '\0';
 }
 
 bool mq_own_is_serving(const mq_broker *b)
@@ -478,11 +531,7 @@ bool mq_own_leave(mq_broker *b)
 
 void mq_own_release(mq_broker *b)
 {
-    if (b->core_memory != NULL) {
-        munmap(b->core_memory, b->core_bytes);
-    }
-    b->core = NULL;
-    b->core_memory = NULL;
+    free_core(b);
     if (b->store != NULL) {
         b->store->ops->free(b->store);
     }

@@ -355,13 +355,22 @@ static bool decode_result(const incoming *m, mq_msg_result *result)
     return payload_fits(m, 0, sum, is_overflow);
 }
 
-/* Hashes that a message names, from the arena; NULL and *count 0 when none. */
+/* Whether the core may commit it: only then its blobs are pinned, else nobody would ever let them
+ * go again (a repeat after the verdict, a stale lease). */
+static bool is_held(const incoming *m, const mq_msg_result *result, uint32_t i)
+{
+    const mq_msg_result_item *item = &result->jobs[i];
+    return m->b->core != NULL &&
+           mq_core_holds(m->b->core, item->id, item->epoch, item->grant, result->worker);
+}
+
+/* Hashes that are to be pinned, from the arena; NULL and *count 0 when none. */
 static mq_span *blobs_of(const incoming *m, const mq_msg_result *result, uint32_t *count)
 {
     size_t total = 0;
     for (uint32_t i = 0; i < result->jobs_count; i++) {
-        total += result->jobs[i].blobs_count;
-        for (uint32_t k = 0; k < result->jobs[i].publish_count; k++) {
+        total += is_held(m, result, i) ? result->jobs[i].blobs_count : 0;
+        for (uint32_t k = 0; k < result->jobs[i].publish_count && is_held(m, result, i); k++) {
             total += result->jobs[i].publish[k].blobs_count;
         }
     }
@@ -369,6 +378,9 @@ static mq_span *blobs_of(const incoming *m, const mq_msg_result *result, uint32_
     *count = 0;
     for (uint32_t i = 0; all != NULL && i < result->jobs_count; i++) {
         const mq_msg_result_item *item = &result->jobs[i];
+        if (!is_held(m, result, i)) {
+            continue;
+        }
         for (uint32_t n = 0; n < item->blobs_count; n++) {
             all[(*count)++] = item->blobs[n];
         }
@@ -427,14 +439,6 @@ static void on_result(const incoming *m, mq_frames *frames)
     }
 }
 
-static void on_checkpoint(const incoming *m, mq_frames *frames)
-{
-    mq_msg_checkpoint checkpoint;
-    if (decode(m, &checkpoint)) {
-        put_aside(m->b, frames, &checkpoint.blob, 1);
-    }
-}
-
 static void feed_checkpoint(const incoming *m)
 {
     mq_msg_checkpoint checkpoint;
@@ -442,6 +446,31 @@ static void feed_checkpoint(const incoming *m)
         mq_input in = {.type = MQ_IN_CHECKPOINT, .conn = m->conn};
         in.as.checkpoint = &checkpoint;
         step(m->b, &in);
+    }
+}
+
+static void on_checkpoint(const incoming *m, mq_frames *frames)
+{
+    mq_msg_checkpoint c;
+    if (!decode(m, &c)) {
+        return;
+    }
+    bool is_current = m->b->core != NULL && c.blob.len > 0 &&
+                      mq_core_holds(m->b->core, c.id, c.epoch, c.grant, none);
+    if (is_current) {
+        put_aside(m->b, frames, &c.blob, 1);
+    } else {
+        feed_checkpoint(m); /* the core says why not */
+    }
+}
+
+static void tell_missing_checkpoint(const incoming *m)
+{
+    mq_msg_checkpoint c;
+    if (decode(m, &c)) {
+        mq_msg_checkpointed told = {
+            .id = c.id, .grant = c.grant, .step = c.step, .verdict = mq_str("missing")};
+        mq_act_send(m->b, m->conn, MQ_CMD_checkpointed, &told, none);
     }
 }
 
@@ -455,7 +484,7 @@ static void pinned(mq_broker *b, mq_pending *p, const mq_pin_answer *answer)
         if (answer->code == MQ_OK) {
             feed_checkpoint(&m);
         } else {
-            mq_act_error(b, m.conn, 0, MQ_E_MISSING, "checkpoint: its blob is not in the store", 0);
+            tell_missing_checkpoint(&m);
         }
     } else if (decode_result(&m, &result)) {
         mq_span *missing = mq_arena_new(&b->arena, mq_span, answer->missing_count + 1);
@@ -551,6 +580,15 @@ static void dispatch(const incoming *m, mq_frames *frames)
         }
     }
     mq_act_error(m->b, m->conn, 0, MQ_E_ARG, "this message is not for this socket", 0);
+}
+
+void mq_receive_moved(mq_broker *b, int limit)
+{
+    mq_frames frames;
+    for (int i = 0; i < limit && mq_side_receive(&b->front, &frames); i++) {
+        mq_act_error(b, frames.conn, 0, MQ_E_MOVED, b->moved_to, 0);
+        mq_frames_release(&frames);
+    }
 }
 
 int mq_receive(mq_broker *b, mq_side *side, int limit)
