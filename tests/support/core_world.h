@@ -218,11 +218,292 @@ static inline void w_log_ended(world *w, const mq_output *o)
     W_COPY(text, d->done.error);
 }
 
-static inline void w_act(world *w, const mq_output *o)
+/* What goes to the store and the shell, not to a peer. */
+static inline void w_act_store(world *w, const mq_output *o)
 {
     mq_error err = {0};
-    w_entry *e = NULL;
     w_call *c = NULL;
+    if (o->type == MQ_OUT_RELEASE) {
+        w->bytes_alive--;
+        free(o->bytes);
+    } else if (o->type == MQ_OUT_FETCH) {
+        c = w_new_call(w);
+        w_copy(c->id, sizeof c->id, o->as.ask.id);
+        mq_span id = mq_str(c->id);
+        assert_int_equal(w->store->ops->bodies(w->store, &id, 1, w_on_body, c, &err), MQ_OK);
+    } else if (o->type == MQ_OUT_ASK) {
+        c = w_new_call(w);
+        c->ask = o->as.ask.ask;
+        assert_int_equal(w->store->ops->job(w->store, o->as.ask.id, w_on_job, c, &err), MQ_OK);
+    } else if (w->unpinned_count < 64) {
+        w_copy(w->unpinned[w->unpinned_count++], MQ_SHA256_HEX, o->as.hash);
+    }
+}
+
+static inline void w_keep_payload(world *w, const mq_output *o)
+{
+    if (o->payload.len > 0 && w->log_count > 0 &&
+        (o->type == MQ_OUT_JOB || o->type == MQ_OUT_ENDED)) {
+        w_entry *e = &w->log[w->log_count - 1];
+        e->payload = malloc(o->payload.len + 1);
+        memcpy(e->payload, o->payload.data, o->payload.len);
+        e->payload[o->payload.len] = '\0';
+        e->payload_len = o->payload.len;
+    }
+}
+
+static inline void w_act(world *w, const mq_output *o)
+{
+    w_entry *e = NULL;
+    switch (o->type) {
+    case MQ_OUT_SUBMITTED:
+        e = w_log(w, o);
+        W_COPY(id, o->as.submitted.id);
+        W_COPY(verdict, o->as.submitted.verdict);
+        W_COPY(state, o->as.submitted.state);
+        W_COPY(text, o->as.submitted.text);
+        break;
+    case MQ_OUT_REPLY:
+        e = w_log(w, o);
+        W_COPY(verdict, o->as.reply.verdict);
+        W_COPY(state, o->as.reply.state);
+        W_COPY(text, o->as.reply.text);
+        break;
+    case MQ_OUT_ENDED:
+        w_log_ended(w, o);
+        break;
+    case MQ_OUT_CHANGED:
+        e = w_log(w, o);
+        W_COPY(id, o->as.changed.id);
+        W_COPY(state, mq_str(mq_state_name(o->as.changed.state)));
+        break;
+    case MQ_OUT_JOB:
+        w_log_job(w, o);
+        break;
+    case MQ_OUT_VERDICT:
+        w_log_verdicts(w, o, &o->as.verdict, 1);
+        break;
+    case MQ_OUT_REGISTERED:
+        w_log_verdicts(w, o, o->as.registered.verdicts, o->as.registered.verdicts_count);
+        break;
+    case MQ_OUT_BEATEN:
+        w_log_verdicts(w, o, o->as.beaten.verdicts, o->as.beaten.verdicts_count);
+        break;
+    case MQ_OUT_CHECKPOINTED:
+        e = w_log(w, o);
+        W_COPY(id, o->as.checkpointed.id);
+        W_COPY(verdict, o->as.checkpointed.verdict);
+        e->grant = o->as.checkpointed.grant;
+        e->step = o->as.checkpointed.step;
+        break;
+    case MQ_OUT_ROSTER:
+        e = w_log(w, o);
+        W_COPY(id, o->as.roster.id);
+        e->epoch = o->as.roster.epoch;
+        e->grant = o->as.roster.grant;
+        e->gang_epoch = o->as.roster.gang_epoch;
+        w_members(e, o->as.roster.members, o->as.roster.members_count);
+        break;
+    case MQ_OUT_DRAIN:
+        (void)w_log(w, o);
+        break;
+    case MQ_OUT_ERROR:
+        e = w_log(w, o);
+        W_COPY(code, o->as.error.code);
+        W_COPY(text, o->as.error.text);
+        break;
+    case MQ_OUT_RELEASE:
+    case MQ_OUT_FETCH:
+    case MQ_OUT_ASK:
+    case MQ_OUT_UNPIN:
+        w_act_store(w, o);
+        break;
+    }
+    w_keep_payload(w, o);
+}
+
+static inline void w_step(world *w, mq_input *in);
+
+/* ---- answers of the store ---- */
+
+typedef struct w_call {
+    world *w;
+    mq_core *core; /* it was for this one */
+    uint32_t ask;
+    char id[32];
+    bool is_answered;
+} w_call;
+
+static inline w_call *w_new_call(world *w)
+{
+    w_call *c = calloc(1, sizeof *c);
+    c->w = w;
+    c->core = w->core;
+    return c;
+}
+
+static inline void w_on_commit(void *arg, const mq_store_reply *reply)
+{
+    w_call *c = arg;
+    world *w = c->w;
+    bool is_current = c->core == w->core && w->core != NULL;
+    free(c);
+    if (is_current) {
+        assert_int_equal(reply->verdict, MQ_STORE_OK);
+        assert_int_equal(reply->ignored_count, 0);
+        mq_input in = {.type = MQ_IN_STORED,
+                       .as.stored = {reply->sequence, reply->dups, reply->dup_count}};
+        w_step(w, &in);
+    }
+}
+
+static inline void w_on_job(void *arg, mq_code code, mq_span record, mq_span result,
+                            const mq_error *err)
+{
+    w_call *c = arg;
+    world *w = c->w;
+    (void)result;
+    (void)err;
+    if (c->core == w->core && w->core != NULL) {
+        mq_input in = {
+            .type = MQ_IN_FOUND,
+            .as.found = {.ask = c->ask, .record = code == MQ_OK ? record : (mq_span){0}}};
+        w_step(w, &in);
+    }
+    free(c);
+}
+
+static inline void w_on_body(void *arg, mq_code code, mq_span field, mq_span value,
+                             const mq_error *err)
+{
+    w_call *c = arg;
+    world *w = c->w;
+    (void)code;
+    (void)err;
+    bool is_current = c->core == w->core && w->core != NULL;
+    if (field.data != NULL && is_current) {
+        c->is_answered = true;
+        mq_input in = {.type = MQ_IN_BODY, .body = w_new_bytes(w, value), .as.id = mq_str(c->id)};
+        w_step(w, &in);
+    } else if (field.data == NULL) {
+        if (is_current && !c->is_answered) {
+            mq_input in = {.type = MQ_IN_BODY, .as.id = mq_str(c->id)};
+            w_step(w, &in);
+        }
+        free(c);
+    }
+}
+
+/* ---- outputs ---- */
+
+static inline void w_copy(char *out, size_t size, mq_span s)
+{
+    (void)mq_span_copy(s, out, size);
+}
+#define W_COPY(field, span) w_copy(e->field, sizeof e->field, span)
+
+static inline void w_members(w_entry *e, const mq_msg_member *rows, uint32_t count)
+{
+    e->member_count = count;
+    for (uint32_t i = 0; i < count; i++) {
+        e->members[i] = rows[i].seat;
+    }
+}
+
+static inline w_entry *w_log(world *w, const mq_output *o)
+{
+    assert_true(w->log_count < W_LOG_MAX);
+    w_entry *e = &w->log[w->log_count++];
+    memset(e, 0, sizeof *e);
+    e->type = o->type;
+    e->conn = o->conn;
+    e->rid = o->rid;
+    return e;
+}
+
+/* One log entry for each verdict of a message. */
+static inline void w_log_verdicts(world *w, const mq_output *o, const mq_msg_held_verdict *v,
+                                  uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        w_entry *e = w_log(w, o);
+        W_COPY(id, v[i].id);
+        W_COPY(verdict, v[i].verdict);
+        e->epoch = v[i].epoch;
+        e->grant = v[i].grant;
+    }
+    if (count == 0) {
+        (void)w_log(w, o);
+    }
+}
+
+static inline void w_log_job(world *w, const mq_output *o)
+{
+    w_entry *e = w_log(w, o);
+    const mq_msg_job_item *j = &o->as.job;
+    W_COPY(id, j->id);
+    W_COPY(model, j->model);
+    W_COPY(blob, j->blob);
+    W_COPY(chain, j->chain);
+    W_COPY(text, j->model_blob);
+    e->epoch = j->epoch;
+    e->grant = j->grant;
+    e->gang_epoch = j->gang_epoch;
+    e->seat = j->seat;
+    e->step = j->step;
+    e->attempt = j->attempt;
+    w_members(e, j->members, j->members_count);
+    assert_int_equal(j->len, o->payload.len);
+}
+
+static inline void w_log_ended(world *w, const mq_output *o)
+{
+    w_entry *e = w_log(w, o);
+    const mq_ended *d = &o->as.ended;
+    W_COPY(id, d->done.id);
+    W_COPY(state, d->done.state);
+    W_COPY(why, d->done.why);
+    W_COPY(code, d->done.code);
+    W_COPY(text, d->done.error);
+}
+
+/* What goes to the store and the shell, not to a peer. */
+static inline void w_act_store(world *w, const mq_output *o)
+{
+    mq_error err = {0};
+    w_call *c = NULL;
+    if (o->type == MQ_OUT_RELEASE) {
+        w->bytes_alive--;
+        free(o->bytes);
+    } else if (o->type == MQ_OUT_FETCH) {
+        c = w_new_call(w);
+        w_copy(c->id, sizeof c->id, o->as.ask.id);
+        mq_span id = mq_str(c->id);
+        assert_int_equal(w->store->ops->bodies(w->store, &id, 1, w_on_body, c, &err), MQ_OK);
+    } else if (o->type == MQ_OUT_ASK) {
+        c = w_new_call(w);
+        c->ask = o->as.ask.ask;
+        assert_int_equal(w->store->ops->job(w->store, o->as.ask.id, w_on_job, c, &err), MQ_OK);
+    } else if (w->unpinned_count < 64) {
+        w_copy(w->unpinned[w->unpinned_count++], MQ_SHA256_HEX, o->as.hash);
+    }
+}
+
+static inline void w_keep_payload(world *w, const mq_output *o)
+{
+    if (o->payload.len > 0 && w->log_count > 0 &&
+        (o->type == MQ_OUT_JOB || o->type == MQ_OUT_ENDED)) {
+        w_entry *e = &w->log[w->log_count - 1];
+        e->payload = malloc(o->payload.len + 1);
+        memcpy(e->payload, o->payload.data, o->payload.len);
+        e->payload[o->payload.len] = '\0';
+        e->payload_len = o->payload.len;
+    }
+}
+
+static inline void w_act(world *w, const mq_output *o)
+{
+    w_entry *e = NULL;
     switch (o->type) {
     case MQ_OUT_SUBMITTED:
         e = w_log(w, o);
