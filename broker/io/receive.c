@@ -1,9 +1,9 @@
 /* Messages in: decodes them, checks that their payload adds up, and feeds the core one input for
- * each job in them. Results and checkpoints that name blobs wait here until these are pinned. */
+ * each job in them. */
 #include <stdlib.h>
 
 #include "broker/io/body.h"
-#include "broker/io/broker.h"
+#include "broker/io/receive.h"
 #include "shared/base/assert.h"
 #include "shared/base/clock.h"
 #include "shared/base/log.h"
@@ -12,21 +12,13 @@ enum { ARENA_BYTES = 16 << 20 };
 
 static const mq_span none = {0};
 
-/* A message in work. */
-typedef struct incoming {
-    mq_broker *b;
-    uint64_t conn;
-    mq_command command;
-    mq_span header, payload;
-} incoming;
-
-static void refuse(const incoming *m, uint64_t rid, const mq_error *err)
+static void refuse(const mq_incoming *m, uint64_t rid, const mq_error *err)
 {
     mq_act_error(m->b, m->conn, rid, err->code, err->text, 0);
 }
 
 /* Decodes into *message; tells the sender what is wrong. */
-static bool decode(const incoming *m, void *message)
+bool mq_incoming_decode(const mq_incoming *m, void *message)
 {
     mq_error err;
     mq_arena_reset(&m->b->arena);
@@ -40,7 +32,7 @@ static bool decode(const incoming *m, void *message)
 }
 
 /* Takes the next `len` bytes of the payload. */
-static bool slice(mq_span *rest, uint64_t len, mq_span *out)
+bool mq_incoming_slice(mq_span *rest, uint64_t len, mq_span *out)
 {
     if (len > rest->len) {
         return false;
@@ -50,7 +42,7 @@ static bool slice(mq_span *rest, uint64_t len, mq_span *out)
     return true;
 }
 
-static bool payload_fits(const incoming *m, uint64_t rid, uint64_t sum, bool is_overflow)
+bool mq_incoming_fits(const mq_incoming *m, uint64_t rid, uint64_t sum, bool is_overflow)
 {
     mq_error err;
     if (!is_overflow && sum == m->payload.len) {
@@ -62,7 +54,7 @@ static bool payload_fits(const incoming *m, uint64_t rid, uint64_t sum, bool is_
     return false;
 }
 
-static bool step(mq_broker *b, mq_input *in)
+bool mq_incoming_step(mq_broker *b, mq_input *in)
 {
     if (b->core == NULL) {
         mq_body_release(in->body);
@@ -74,11 +66,11 @@ static bool step(mq_broker *b, mq_input *in)
 
 /* ---- both sides ---- */
 
-static void on_hello(const incoming *m)
+static void on_hello(const mq_incoming *m)
 {
     mq_msg_hello hello;
     mq_error err;
-    if (!decode(m, &hello)) {
+    if (!mq_incoming_decode(m, &hello)) {
         return;
     }
     if (hello.version_min > MQ_WIRE_VERSION || hello.version_max < MQ_WIRE_VERSION) {
@@ -99,20 +91,20 @@ static void on_hello(const incoming *m)
     mq_act_send(m->b, m->conn, MQ_CMD_welcome, &welcome, none);
 }
 
-static void on_query(const incoming *m)
+static void on_query(const mq_incoming *m)
 {
     mq_msg_query query;
-    if (decode(m, &query)) {
+    if (mq_incoming_decode(m, &query)) {
         mq_answer_query(m->b, m->conn, &query);
     }
 }
 
 /* ---- clients ---- */
 
-static void on_submit(const incoming *m)
+static void on_submit(const mq_incoming *m)
 {
     mq_msg_submit submit;
-    if (!decode(m, &submit)) {
+    if (!mq_incoming_decode(m, &submit)) {
         return;
     }
     uint64_t sum = 0;
@@ -120,13 +112,13 @@ static void on_submit(const incoming *m)
     for (uint32_t i = 0; i < submit.jobs_count; i++) {
         is_overflow |= __builtin_add_overflow(sum, submit.jobs[i].len, &sum);
     }
-    if (!payload_fits(m, submit.rid, sum, is_overflow)) {
+    if (!mq_incoming_fits(m, submit.rid, sum, is_overflow)) {
         return;
     }
     mq_span rest = m->payload, body;
     for (uint32_t i = 0; i < submit.jobs_count; i++) {
         bool is_full = false;
-        MQ_ASSERT(slice(&rest, submit.jobs[i].len, &body));
+        MQ_ASSERT(mq_incoming_slice(&rest, submit.jobs[i].len, &body));
         mq_input in = {.type = MQ_IN_SUBMIT, .conn = m->conn, .rid = submit.rid};
         in.body = mq_body_new(body, &is_full);
         in.as.submit = &submit.jobs[i];
@@ -134,34 +126,34 @@ static void on_submit(const incoming *m)
             mq_act_error(m->b, m->conn, submit.rid, MQ_E_BUSY, "no memory for the body", 1000);
             return;
         }
-        if (!step(m->b, &in)) {
+        if (!mq_incoming_step(m->b, &in)) {
             return;
         }
     }
 }
 
-static void on_get(const incoming *m)
+static void on_get(const mq_incoming *m)
 {
     mq_msg_get get;
-    if (decode(m, &get)) {
+    if (mq_incoming_decode(m, &get)) {
         mq_gets_ask(m->b, m->conn, &get);
     }
 }
 
-static void on_cancel(const incoming *m)
+static void on_cancel(const mq_incoming *m)
 {
     mq_msg_cancel cancel;
-    if (decode(m, &cancel)) {
+    if (mq_incoming_decode(m, &cancel)) {
         mq_input in = {.type = MQ_IN_CANCEL, .conn = m->conn, .rid = cancel.rid};
         in.as.cancel = &cancel;
-        step(m->b, &in);
+        mq_incoming_step(m->b, &in);
     }
 }
 
-static void on_command(const incoming *m)
+static void on_command(const mq_incoming *m)
 {
     mq_msg_command command;
-    if (!decode(m, &command)) {
+    if (!mq_incoming_decode(m, &command)) {
         return;
     }
     char args[256] = "";
@@ -174,13 +166,13 @@ static void on_command(const incoming *m)
     mq_answer_news(m->b, "command", "%.*s%s", MQ_SPAN_ARG(command.verb), args);
     mq_input in = {.type = MQ_IN_COMMAND, .conn = m->conn, .rid = command.rid};
     in.as.command = &command;
-    step(m->b, &in);
+    mq_incoming_step(m->b, &in);
 }
 
-static void on_watch(const incoming *m)
+static void on_watch(const mq_incoming *m)
 {
     mq_msg_watch watch;
-    if (!decode(m, &watch)) {
+    if (!mq_incoming_decode(m, &watch)) {
         return;
     }
     bool is_added = mq_gets_watch(m->b, m->conn, watch.id);
@@ -191,36 +183,36 @@ static void on_watch(const incoming *m)
     if (is_added) {
         mq_input in = {.type = MQ_IN_WATCH, .conn = m->conn, .rid = watch.rid};
         in.as.id = watch.id;
-        step(m->b, &in);
+        mq_incoming_step(m->b, &in);
     }
 }
 
 /* ---- workers ---- */
 
-static void on_ready(const incoming *m)
+static void on_ready(const mq_incoming *m)
 {
     mq_msg_ready ready;
-    if (decode(m, &ready)) {
+    if (mq_incoming_decode(m, &ready)) {
         mq_input in = {.type = MQ_IN_READY, .conn = m->conn};
         in.as.ready = &ready;
-        step(m->b, &in);
+        mq_incoming_step(m->b, &in);
     }
 }
 
-static void on_credit(const incoming *m)
+static void on_credit(const mq_incoming *m)
 {
     mq_msg_credit credit;
-    if (decode(m, &credit)) {
+    if (mq_incoming_decode(m, &credit)) {
         mq_input in = {.type = MQ_IN_CREDIT, .conn = m->conn};
         in.as.credit = &credit;
-        step(m->b, &in);
+        mq_incoming_step(m->b, &in);
     }
 }
 
-static void on_beat(const incoming *m)
+static void on_beat(const mq_incoming *m)
 {
     mq_msg_beat beat;
-    if (!decode(m, &beat)) {
+    if (!mq_incoming_decode(m, &beat)) {
         return;
     }
     for (uint32_t i = 0; i < beat.jobs_count && m->b->core != NULL; i++) {
@@ -231,308 +223,38 @@ static void on_beat(const incoming *m)
     }
     mq_input in = {.type = MQ_IN_BEAT, .conn = m->conn};
     in.as.beat = &beat;
-    step(m->b, &in);
+    mq_incoming_step(m->b, &in);
 }
 
-static void on_progress(const incoming *m)
+static void on_progress(const mq_incoming *m)
 {
     mq_msg_progress p;
-    if (decode(m, &p) && m->b->core != NULL &&
+    if (mq_incoming_decode(m, &p) && m->b->core != NULL &&
         mq_core_holds(m->b->core, p.id, p.epoch, p.grant, none)) {
         mq_gets_progress(m->b, p.id, p.progress, p.log);
     }
 }
 
-static void on_lost(const incoming *m)
+static void on_lost(const mq_incoming *m)
 {
     mq_msg_lost lost;
-    if (decode(m, &lost)) {
+    if (mq_incoming_decode(m, &lost)) {
         mq_answer_news(m->b, "lost", "seat %llu of job %.*s, seen by a peer",
                        (unsigned long long)lost.seat, MQ_SPAN_ARG(lost.id));
         mq_input in = {.type = MQ_IN_LOST, .conn = m->conn};
         in.as.lost = &lost;
-        step(m->b, &in);
+        mq_incoming_step(m->b, &in);
     }
 }
 
-static void on_bye(const incoming *m)
+static void on_bye(const mq_incoming *m)
 {
     mq_msg_bye bye;
-    if (decode(m, &bye)) {
+    if (mq_incoming_decode(m, &bye)) {
         mq_input in = {.type = MQ_IN_BYE, .conn = m->conn};
         in.as.worker = bye.worker;
-        step(m->b, &in);
+        mq_incoming_step(m->b, &in);
     }
-}
-
-/* ---- results and checkpoints: after their blobs are pinned ---- */
-
-static bool names_any(mq_span *const missing, uint32_t missing_count, const mq_span *blobs,
-                      uint32_t count)
-{
-    for (uint32_t i = 0; i < count; i++) {
-        for (uint32_t k = 0; k < missing_count; k++) {
-            if (mq_span_eq(blobs[i], missing[k])) {
-                return true;
-            }
-        }
-    }
-    return false;
-}
-
-static bool is_missing(const mq_msg_result_item *item, mq_span *missing, uint32_t missing_count)
-{
-    bool is = names_any(missing, missing_count, item->blobs, item->blobs_count);
-    for (uint32_t i = 0; i < item->publish_count && !is; i++) {
-        is =
-            names_any(missing, missing_count, item->publish[i].blobs, item->publish[i].blobs_count);
-    }
-    return is;
-}
-
-static void tell_missing(const incoming *m, const mq_msg_result_item *item, mq_span *missing,
-                         uint32_t count)
-{
-    mq_msg_held_verdict verdict = {.id = item->id,
-                                   .epoch = item->epoch,
-                                   .grant = item->grant,
-                                   .verdict = mq_str("missing"),
-                                   .missing = missing,
-                                   .missing_count = count < 1024 ? count : 1024};
-    mq_msg_verdict message = {.verdicts = &verdict, .verdicts_count = 1};
-    mq_act_send(m->b, m->conn, MQ_CMD_verdict, &message, none);
-}
-
-/* One job of a result into the core. */
-static bool feed_result(const incoming *m, mq_span worker, const mq_msg_result_item *item,
-                        mq_span bytes)
-{
-    bool is_full = false;
-    mq_bytes *bodies[64] = {NULL};
-    for (uint32_t i = 0; i < item->spawn_count; i++) {
-        bodies[i] = mq_body_new(item->spawn[i].body, &is_full);
-    }
-    mq_input in = {.type = MQ_IN_RESULT, .conn = m->conn, .body = mq_body_new(bytes, &is_full)};
-    in.as.result.item = item;
-    in.as.result.worker = worker;
-    in.as.result.spawn_bodies = bodies;
-    if (is_full || m->b->core == NULL) { /* the worker sends it again */
-        for (uint32_t i = 0; i < item->spawn_count; i++) {
-            mq_body_release(bodies[i]);
-        }
-        mq_body_release(in.body);
-        return false;
-    }
-    mq_act_step(m->b, &in);
-    return true;
-}
-
-static void feed_results(const incoming *m, const mq_msg_result *result, mq_span *missing,
-                         uint32_t missing_count)
-{
-    mq_span rest = m->payload, bytes;
-    for (uint32_t i = 0; i < result->jobs_count; i++) {
-        const mq_msg_result_item *item = &result->jobs[i];
-        MQ_ASSERT(slice(&rest, item->len, &bytes));
-        if (missing_count > 0 && is_missing(item, missing, missing_count)) {
-            tell_missing(m, item, missing, missing_count);
-        } else if (!feed_result(m, result->worker, item, bytes)) {
-            return;
-        }
-    }
-}
-
-static bool decode_result(const incoming *m, mq_msg_result *result)
-{
-    uint64_t sum = 0;
-    bool is_overflow = false;
-    if (!decode(m, result)) {
-        return false;
-    }
-    for (uint32_t i = 0; i < result->jobs_count; i++) {
-        is_overflow |= __builtin_add_overflow(sum, result->jobs[i].len, &sum);
-    }
-    return payload_fits(m, 0, sum, is_overflow);
-}
-
-/* Whether the core may commit it: only then its blobs are pinned, else nobody would ever let them
- * go again (a repeat after the verdict, a stale lease). */
-static bool is_held(const incoming *m, const mq_msg_result *result, uint32_t i)
-{
-    const mq_msg_result_item *item = &result->jobs[i];
-    return m->b->core != NULL &&
-           mq_core_holds(m->b->core, item->id, item->epoch, item->grant, result->worker);
-}
-
-/* Hashes that are to be pinned, from the arena; NULL and *count 0 when none. */
-static mq_span *blobs_of(const incoming *m, const mq_msg_result *result, uint32_t *count)
-{
-    size_t total = 0;
-    for (uint32_t i = 0; i < result->jobs_count; i++) {
-        total += is_held(m, result, i) ? result->jobs[i].blobs_count : 0;
-        for (uint32_t k = 0; k < result->jobs[i].publish_count && is_held(m, result, i); k++) {
-            total += result->jobs[i].publish[k].blobs_count;
-        }
-    }
-    mq_span *all = total == 0 ? NULL : mq_arena_new(&m->b->arena, mq_span, total);
-    *count = 0;
-    for (uint32_t i = 0; all != NULL && i < result->jobs_count; i++) {
-        const mq_msg_result_item *item = &result->jobs[i];
-        if (!is_held(m, result, i)) {
-            continue;
-        }
-        for (uint32_t n = 0; n < item->blobs_count; n++) {
-            all[(*count)++] = item->blobs[n];
-        }
-        for (uint32_t k = 0; k < item->publish_count; k++) {
-            for (uint32_t n = 0; n < item->publish[k].blobs_count; n++) {
-                all[(*count)++] = item->publish[k].blobs[n];
-            }
-        }
-    }
-    return all;
-}
-
-/* Puts the message aside until its blobs are pinned. True when it was taken over. */
-static bool put_aside(mq_broker *b, mq_frames *frames, const mq_span *blobs, uint32_t count)
-{
-    mq_error err;
-    mq_pending *p = b->pending_count < MQ_PENDING_MAX ? malloc(sizeof *p) : NULL;
-    if (p == NULL) {
-        return false; /* the worker sends it again */
-    }
-    uint64_t ticket = ++b->next_ticket;
-    mq_code code = mq_pins_ask(b->pins, MQ_PIN, ticket, blobs, count, &err);
-    if (code != MQ_OK) {
-        if (code == MQ_E_ARG) {
-            mq_act_error(b, frames->conn, 0, code, err.text, 0);
-        }
-        free(p);
-        return false;
-    }
-    *p = (mq_pending){.next = b->pending, .ticket = ticket, .frames = *frames};
-    zmq_msg_init(&p->frames.header_msg);
-    zmq_msg_init(&p->frames.payload_msg);
-    zmq_msg_move(&p->frames.header_msg, &frames->header_msg);
-    zmq_msg_move(&p->frames.payload_msg, &frames->payload_msg);
-    p->frames.header =
-        mq_span_of(zmq_msg_data(&p->frames.header_msg), zmq_msg_size(&p->frames.header_msg));
-    p->frames.payload =
-        mq_span_of(zmq_msg_data(&p->frames.payload_msg), zmq_msg_size(&p->frames.payload_msg));
-    b->pending = p;
-    b->pending_count++;
-    return true;
-}
-
-static void on_result(const incoming *m, mq_frames *frames)
-{
-    mq_msg_result result;
-    uint32_t count = 0;
-    if (!decode_result(m, &result)) {
-        return;
-    }
-    mq_span *blobs = blobs_of(m, &result, &count);
-    if (count > 0) {
-        put_aside(m->b, frames, blobs, count);
-    } else {
-        feed_results(m, &result, NULL, 0);
-    }
-}
-
-static void feed_checkpoint(const incoming *m)
-{
-    mq_msg_checkpoint checkpoint;
-    if (decode(m, &checkpoint)) {
-        mq_input in = {.type = MQ_IN_CHECKPOINT, .conn = m->conn};
-        in.as.checkpoint = &checkpoint;
-        step(m->b, &in);
-    }
-}
-
-static void on_checkpoint(const incoming *m, mq_frames *frames)
-{
-    mq_msg_checkpoint c;
-    if (!decode(m, &c)) {
-        return;
-    }
-    bool is_current = m->b->core != NULL && c.blob.len > 0 &&
-                      mq_core_holds(m->b->core, c.id, c.epoch, c.grant, none);
-    if (is_current) {
-        put_aside(m->b, frames, &c.blob, 1);
-    } else {
-        feed_checkpoint(m); /* the core says why not */
-    }
-}
-
-static void tell_missing_checkpoint(const incoming *m)
-{
-    mq_msg_checkpoint c;
-    if (decode(m, &c)) {
-        mq_msg_checkpointed told = {
-            .id = c.id, .grant = c.grant, .step = c.step, .verdict = mq_str("missing")};
-        mq_act_send(m->b, m->conn, MQ_CMD_checkpointed, &told, none);
-    }
-}
-
-static void pinned(mq_broker *b, mq_pending *p, const mq_pin_answer *answer)
-{
-    incoming m = {b, p->frames.conn, p->frames.command, p->frames.header, p->frames.payload};
-    mq_msg_result result;
-    if (answer->code != MQ_OK && answer->code != MQ_E_MISSING) {
-        mq_log(MQ_WARN, "blobs not pinned", "error=%s", answer->err.text);
-    } else if (m.command == MQ_CMD_checkpoint) {
-        if (answer->code == MQ_OK) {
-            feed_checkpoint(&m);
-        } else {
-            tell_missing_checkpoint(&m);
-        }
-    } else if (decode_result(&m, &result)) {
-        mq_span *missing = mq_arena_new(&b->arena, mq_span, answer->missing_count + 1);
-        for (uint32_t i = 0; missing != NULL && i < answer->missing_count; i++) {
-            missing[i] = mq_str(answer->missing[i]);
-        }
-        if (missing != NULL) {
-            feed_results(&m, &result, missing, answer->missing_count);
-        }
-    }
-}
-
-void mq_receive_pinned(mq_broker *b)
-{
-    mq_pin_answer answer;
-    while (mq_pins_next(b->pins, &answer)) {
-        mq_pending **at = &b->pending;
-        while (*at != NULL && (*at)->ticket != answer.ticket) {
-            at = &(*at)->next;
-        }
-        mq_pending *p = *at;
-        if (p == NULL) {
-            continue; /* an unpin */
-        }
-        pinned(b, p, &answer); /* still listed: its blobs count as being pinned */
-        for (at = &b->pending; *at != p; at = &(*at)->next) {
-        }
-        *at = p->next;
-        b->pending_count--;
-        mq_frames_release(&p->frames);
-        free(p);
-    }
-}
-
-static bool contains(mq_span haystack, mq_span needle)
-{
-    return needle.len > 0 && haystack.len >= needle.len &&
-           memmem(haystack.data, haystack.len, needle.data, needle.len) != NULL;
-}
-
-bool mq_receive_is_pinning(const mq_broker *b, mq_span hash)
-{
-    for (const mq_pending *p = b->pending; p != NULL; p = p->next) {
-        if (contains(p->frames.header, hash)) {
-            return true;
-        }
-    }
-    return false;
 }
 
 void mq_receive_release(mq_broker *b)
@@ -547,9 +269,9 @@ void mq_receive_release(mq_broker *b)
 }
 
 /* Every message and the side it may come from. */
-static void dispatch(const incoming *m, mq_frames *frames)
+static void dispatch(const mq_incoming *m, mq_frames *frames)
 {
-    typedef void handler(const incoming *);
+    typedef void handler(const mq_incoming *);
     static const struct {
         mq_command command;
         mq_side_name side;
@@ -566,11 +288,11 @@ static void dispatch(const incoming *m, mq_frames *frames)
     };
     mq_side_name side = mq_conn_side(m->conn);
     if (side == MQ_BACK && m->command == MQ_CMD_result) {
-        on_result(m, frames);
+        mq_incoming_result(m, frames);
         return;
     }
     if (side == MQ_BACK && m->command == MQ_CMD_checkpoint) {
-        on_checkpoint(m, frames);
+        mq_incoming_checkpoint(m, frames);
         return;
     }
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
@@ -606,7 +328,7 @@ int mq_receive(mq_broker *b, mq_side *side, int limit)
         if (frames.bad != MQ_OK) {
             mq_act_error(b, frames.conn, 0, frames.bad, frames.err.text, 0);
         } else {
-            incoming m = {b, frames.conn, frames.command, frames.header, frames.payload};
+            mq_incoming m = {b, frames.conn, frames.command, frames.header, frames.payload};
             dispatch(&m, &frames);
         }
         mq_frames_release(&frames);

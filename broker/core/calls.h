@@ -1,0 +1,243 @@
+/* What the files of broker/core call of one another, file by file. The types are in state.h, which
+ * includes this at its end. */
+#ifndef MQ_BROKER_CORE_CALLS_H
+#define MQ_BROKER_CORE_CALLS_H
+
+#include "broker/core/state.h"
+
+/* ---- table.c: slots, indices, names ---- */
+
+/* Takes a slot of an array whose elements hold the index of the next free one at next_offset;
+ * MQ_NONE when all are taken. The caller zeroes the element. */
+uint32_t mq_slots_take(mq_slots *slots, const void *array, size_t stride, size_t next_offset);
+#define MQ_TAKE(core, kind, array, type)                                                           \
+    mq_slots_take(&(core)->kind##_slots, (core)->array, sizeof(type), offsetof(type, next_free))
+
+/* Gives it back; the caller has stored the returned value in the element's next_free. */
+uint32_t mq_slots_give(mq_slots *slots, uint32_t index);
+bool mq_slots_has(const mq_slots *slots, uint32_t spare);
+
+typedef bool mq_index_is(const mq_core *core, uint32_t value, const void *key);
+uint32_t mq_index_find(const mq_core *core, const mq_index *index, uint32_t hash, mq_index_is *is,
+                       const void *key);
+void mq_index_put(const mq_core *core, mq_index *index, uint32_t value);
+void mq_index_remove(const mq_core *core, mq_index *index, uint32_t value);
+
+/* Index of a name with one more reference, MQ_NONE when the table or pool is full; 0 for "". */
+uint32_t mq_name_take(mq_core *core, mq_span text);
+uint32_t mq_name_find(const mq_core *core, mq_span text);
+void mq_name_hold(mq_core *core, uint32_t name);
+void mq_name_drop(mq_core *core, uint32_t name);
+mq_span mq_name_text(const mq_core *core, uint32_t name);
+
+uint32_t mq_id_hash(mq_span id);
+void mq_table_init(mq_core *core);
+
+/* ---- pool.c ---- */
+
+void mq_pool_init(mq_pool *pool, uint8_t *base, uint64_t bytes);
+/* Room for len bytes, or a ref with at 0 when len is 0 or there is none. */
+mq_ref mq_pool_take(mq_pool *pool, size_t len);
+void mq_pool_give(mq_pool *pool, mq_ref ref);
+bool mq_pool_copy(mq_pool *pool, mq_span s, mq_ref *out); /* false: no room */
+bool mq_pool_has(const mq_pool *pool, uint64_t bytes);
+static inline mq_span mq_pool_span(const mq_pool *pool, mq_ref ref)
+{
+    return (mq_span){ref.at == 0 ? NULL : pool->base + (uint64_t)ref.at * MQ_POOL_UNIT,
+                     ref.at == 0 ? 0 : ref.len};
+}
+static inline uint8_t *mq_pool_at(mq_pool *pool, mq_ref ref)
+{
+    return pool->base + (uint64_t)ref.at * MQ_POOL_UNIT;
+}
+/* Frees at the start of the next step. */
+void mq_ref_drop(mq_core *core, mq_ref *ref);
+void mq_graves_clear(mq_core *core);
+
+/* ---- job.c: one job's life ---- */
+
+static inline mq_job *mq_job_at(mq_core *core, uint32_t job)
+{
+    MQ_ASSERT(job < core->config.jobs_max && core->jobs[job].is_used);
+    return &core->jobs[job];
+}
+static inline uint32_t mq_job_no(const mq_core *core, const mq_job *job)
+{
+    return (uint32_t)(job - core->jobs);
+}
+mq_job *mq_job_find(mq_core *core, mq_span id);
+mq_job *mq_job_new(mq_core *core, mq_span id); /* NULL when full; put into the index */
+void mq_job_free(mq_core *core, mq_job *job);  /* at the next step; gives back all it holds */
+bool mq_job_ended(const mq_job *job);
+/* The only place that changes a state: lanes, timers, counters, history, the dirty list. */
+void mq_job_move(mq_core *core, mq_job *job, mq_event event, const char *why);
+void mq_job_why(mq_job *job, const char *text, mq_span tail);
+/* Puts a job that is QUEUED and may run into its lane (or ends it by its memo). */
+void mq_job_ready(mq_core *core, mq_job *job);
+void mq_job_timer(mq_core *core, mq_job *job);
+void mq_job_dirty(mq_core *core, mq_job *job);
+void mq_job_set_error(mq_core *core, mq_job *job, mq_span code, mq_span text);
+void mq_job_fill(const mq_core *core, const mq_job *job, bool as_stored, mq_job_record *out);
+/* Takes the input's bytes as the job's result. */
+void mq_job_set_result(mq_core *core, mq_job *job, mq_bytes *bytes);
+void mq_bytes_release(mq_core *core, mq_bytes *bytes, mq_outputs *out);
+
+/* ---- text.c: messages without printf ---- */
+
+void mq_text(mq_error *err, const char *text, mq_span tail);
+mq_span mq_digits(uint64_t n, char out[21]); /* decimal */
+
+/* ---- wait.c: answers ---- */
+
+mq_output *mq_out_add(mq_outputs *out, mq_output_type type, uint64_t conn, uint64_t rid);
+/* Text that lives as long as the outputs. */
+mq_span mq_out_text(mq_outputs *out, mq_span a, mq_span b, mq_span c);
+/* Gives back bytes of an input that were not kept. */
+void mq_out_refuse(mq_outputs *out, mq_bytes *bytes);
+/* New waiter on the job (and the job becomes dirty, so that it is released), NULL when full. */
+mq_waiter *mq_wait_job(mq_core *core, mq_job *job, mq_wait_type type, uint64_t conn, uint64_t rid);
+mq_waiter *mq_wait_reg(mq_core *core, uint32_t reg, mq_wait_type type, uint64_t conn, uint64_t rid);
+bool mq_wait_room(const mq_core *core, uint32_t count);
+void mq_wait_release(mq_core *core, uint32_t head, mq_outputs *out);
+void mq_wait_free(mq_core *core, uint32_t waiter);
+void mq_say_submitted(mq_outputs *out, uint64_t conn, uint64_t rid, mq_span id, const char *verdict,
+                      const char *state, const char *text, uint64_t retry_ms);
+void mq_say_reply(mq_outputs *out, uint64_t conn, uint64_t rid, const char *verdict,
+                  const char *state, const char *text);
+void mq_say_verdict(mq_outputs *out, uint64_t conn, mq_span id, uint64_t epoch, uint64_t grant,
+                    const char *verdict);
+void mq_say_error(mq_outputs *out, uint64_t conn, uint64_t rid, mq_code code, const char *text);
+void mq_say_ended(mq_core *core, mq_job *job, mq_outputs *out);
+
+/* ---- ask.c: questions to the store, remembered ends ---- */
+
+mq_ask *mq_ask_new(mq_core *core, mq_ask_type type, mq_span id, mq_outputs *out);
+void mq_ask_found(mq_core *core, const mq_input *in, mq_outputs *out);
+void mq_recent_add(mq_core *core, const mq_job *job);
+const mq_recent *mq_recent_find(const mq_core *core, mq_span id);
+
+/* ---- lane.c ---- */
+
+void mq_lane_init(mq_core *core);
+bool mq_lane_push(mq_core *core, mq_job *job); /* false: no lane left */
+void mq_lane_remove(mq_core *core, mq_job *job);
+mq_job *mq_lane_top(mq_core *core, mq_lane *lane);
+uint64_t mq_lane_key(const mq_job *job);
+void mq_lanes_pause(mq_core *core, uint32_t queue, bool is_paused);
+
+/* ---- submit.c, deps.c ---- */
+
+void mq_submit(mq_core *core, const mq_input *in, mq_outputs *out);
+/* A child of a result, not visible before its parent's commit. */
+mq_code mq_spawn_check(const mq_core *core, const mq_msg_spawned *spawn, mq_error *err);
+mq_job *mq_spawn_new(mq_core *core, const mq_job *parent, const mq_msg_spawned *spawn,
+                     mq_bytes *body);
+void mq_spawn_start(mq_core *core, mq_job *job); /* its parent's commit is stored */
+/* First state of a job whose dependencies are known. */
+void mq_submit_place(mq_core *core, mq_job *job);
+bool mq_deps_add(mq_core *core, mq_job *child, mq_job *parent); /* false: full */
+void mq_deps_later(mq_core *core, mq_job *job);
+void mq_deps_turn(mq_core *core, mq_outputs *out);
+void mq_deps_answer(mq_core *core, mq_job *child, mq_span parent, mq_state state);
+void mq_deps_release(mq_core *core, mq_job *parent, mq_state state); /* its end is stored */
+void mq_deps_orphan(mq_core *core, mq_job *parent); /* it was never ours: look it up */
+void mq_deps_drop(mq_core *core, mq_job *child);    /* the child goes */
+
+/* ---- dispatch.c, lease.c, result.c, gang.c ---- */
+
+void mq_dispatch(mq_core *core, mq_outputs *out);
+void mq_send_job(mq_core *core, mq_job *job, mq_outputs *out); /* when nothing is waited for */
+bool mq_worker_fits(const mq_core *core, const mq_worker *worker, const mq_lane *lane);
+/* Jobs it may be sent now: its credit, which may hold more than its idle slots (it prefetches). */
+uint32_t mq_worker_free(const mq_worker *worker);
+/* Slots that would start at once: what a seat of a gang needs. */
+uint32_t mq_worker_idle(const mq_worker *worker);
+mq_worker *mq_worker_find(mq_core *core, mq_span uuid);
+void mq_worker_ready(mq_core *core, const mq_input *in, mq_outputs *out);
+void mq_worker_credit(mq_core *core, const mq_input *in, mq_outputs *out);
+void mq_worker_beat(mq_core *core, const mq_input *in, mq_outputs *out);
+void mq_worker_bye(mq_core *core, const mq_input *in, mq_outputs *out);
+void mq_worker_unsent(mq_core *core, const mq_input *in, mq_outputs *out);
+void mq_workers_turn(mq_core *core, mq_outputs *out);            /* those that fell silent */
+void mq_fetch_body(mq_core *core, mq_job *job, mq_outputs *out); /* when it is not in memory */
+void mq_body_came(mq_core *core, const mq_input *in, mq_outputs *out);
+void mq_job_item_fill(mq_core *core, const mq_job *job, mq_msg_job_item *item, mq_outputs *out);
+void mq_hold(mq_core *core, mq_job *job, uint32_t worker);
+void mq_unhold(mq_core *core, mq_job *job);
+/* The lease is gone without a result: back to the queue, or the end. */
+void mq_lapse(mq_core *core, mq_job *job, bool is_counted, const char *why, mq_outputs *out);
+void mq_end_transient(mq_core *core, mq_job *job, mq_outputs *out);
+void mq_timers_turn(mq_core *core, mq_outputs *out);
+void mq_result(mq_core *core, const mq_input *in, mq_outputs *out);
+void mq_result_refuse(const mq_input *in, mq_outputs *out);
+void mq_result_wait(mq_core *core, mq_job *job, const mq_input *in, mq_wait_verdict verdict);
+void mq_result_failed(mq_core *core, mq_job *job, const mq_input *in, mq_outputs *out);
+void mq_complete(mq_core *core, mq_job *job, const mq_input *in, mq_outputs *out);
+void mq_end(mq_core *core, mq_job *job, mq_event event, const char *why, const mq_input *in,
+            mq_outputs *out);
+/* Names of blobs (64 digits each) to let go after the next commit of the job, unless still named.
+ */
+void mq_unpin_later(mq_core *core, mq_job *job, mq_ref text, uint32_t count);
+void mq_complete_by_memo(mq_core *core, mq_job *job, uint32_t reg);
+/* One clean failure: backs off or dies. */
+void mq_fail_attempt(mq_core *core, mq_job *job, const char *why, mq_outputs *out);
+void mq_cancel(mq_core *core, const mq_input *in, mq_outputs *out);
+
+uint64_t mq_gang_next_epoch(mq_core *core);
+uint32_t mq_gang_alive(const mq_gang *gang); /* seats that are not done */
+mq_gang *mq_gang_of(mq_core *core, const mq_job *job);
+uint32_t mq_gang_seat_at(const mq_gang *gang, uint64_t grant, mq_span worker);
+mq_seat *mq_gang_seat(mq_gang *gang, uint64_t grant, mq_span worker);
+bool mq_gang_form(mq_core *core, mq_lane *lane, mq_job *job, mq_outputs *out);
+void mq_gang_turn(mq_core *core, mq_outputs *out); /* growth and rosters that are due */
+void mq_gang_stored(mq_core *core, mq_job *job, mq_outputs *out);
+bool mq_gang_load(mq_core *core, mq_job *job, const mq_job_record *record);
+void mq_gang_claim(mq_core *core, mq_seat *seat, uint32_t worker);
+/* A seat goes; with the last one the job goes back to the queue. */
+void mq_gang_leave(mq_core *core, mq_job *job, mq_seat *seat, bool is_counted, mq_outputs *out);
+void mq_gang_lapse(mq_core *core, mq_job *job, mq_outputs *out);
+void mq_gang_worker_gone(mq_core *core, uint32_t worker, mq_outputs *out);
+void mq_gang_end(mq_core *core, mq_job *job, uint64_t but_grant, mq_outputs *out);
+void mq_gang_send_jobs(mq_core *core, mq_job *job, mq_outputs *out);
+void mq_gang_cancel(mq_core *core, mq_job *job, mq_outputs *out);
+int64_t mq_gang_lease_until(const mq_gang *gang);
+void mq_gang_result(mq_core *core, mq_job *job, mq_seat *seat, const mq_input *in, mq_outputs *out);
+void mq_checkpoint(mq_core *core, const mq_input *in, mq_outputs *out);
+void mq_lost(mq_core *core, const mq_input *in, mq_outputs *out);
+
+/* ---- registry.c, command.c, blobs.c ---- */
+
+void mq_registry_init(mq_core *core);
+mq_code mq_publish_check(mq_core *core, const mq_msg_published *item, mq_error *err);
+void mq_publish(mq_core *core, mq_job *job, const mq_msg_published *item, mq_span fingerprint);
+void mq_publish_stored(mq_core *core, uint32_t reg);
+uint32_t mq_memo_find(const mq_core *core, mq_span key);
+bool mq_memo_usable(const mq_core *core, uint32_t reg);
+void mq_registry_load(mq_core *core, const mq_input *in);
+bool mq_queue_is_paused(const mq_core *core, mq_span name);
+uint32_t mq_object_find(const mq_core *core, mq_entry_type type, mq_span name);
+uint32_t mq_reg_new(mq_core *core, const mq_entry_key *key);
+uint32_t mq_reg_find(const mq_core *core, const mq_entry_key *key);
+bool mq_reg_set(mq_core *core, uint32_t reg, const mq_entry *entry);
+void mq_reg_dirty(mq_core *core, uint32_t reg);
+mq_entry_key mq_reg_key(const mq_core *core, const mq_reg *reg);
+uint32_t mq_alias_version(const mq_core *core, mq_span model, mq_span alias);
+void mq_command_do(mq_core *core, const mq_input *in, mq_outputs *out);
+void mq_blobs_init(mq_core *core);
+void mq_blob_hold(mq_core *core, mq_span hash);
+uint32_t mq_blob_drop(mq_core *core, mq_span hash); /* references left */
+bool mq_blob_is_held(const mq_core *core, mq_span hash);
+bool mq_blob_name_ok(mq_span hash);
+
+/* ---- commit.c, recover.c ---- */
+
+void mq_drop_job(mq_core *core, mq_job *job, mq_outputs *out);
+void mq_commit_build(mq_core *core, mq_outputs *out);
+void mq_commit_stored(mq_core *core, const mq_input *in, mq_outputs *out);
+void mq_recover_begin(mq_core *core, const mq_input *in);
+void mq_recover_job(mq_core *core, const mq_input *in, mq_outputs *out);
+void mq_recover_done(mq_core *core, const mq_input *in);
+/* A job from its record (which is stored): fields, names, state. False when there is no room. */
+bool mq_recover_apply(mq_core *core, mq_job *job, const mq_job_record *record);
+
+#endif
