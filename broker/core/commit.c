@@ -93,6 +93,7 @@ static void add_create(mq_core *core, mq_flight *f, mq_job *job)
                                                             .body = bytes_of(job->body)};
     f->creates[f->create_count++] = mq_job_no(core, job);
     note(f, core, job, MQ_OP_CREATE);
+    core->tally.submitted++;
     job->create = MQ_CREATE_SENT;
     /* An end that was decided already follows when the create is answered. */
     job->is_held_dirty = mq_job_ended(job);
@@ -127,6 +128,12 @@ static void add_finish(mq_core *core, mq_flight *f, mq_job *job)
     };
     note(f, core, job, MQ_OP_FINISH);
     job->is_ending = true;
+    /* Counted, as creates are, with the commit that stores it: what is lost and decided again
+     * counts once. */
+    core->tally.succeeded += job->state == MQ_STATE_SUCCEEDED;
+    core->tally.dead += is_dead;
+    core->tally.cancelled += job->state == MQ_STATE_CANCELLED;
+    core->tally.expired += job->state == MQ_STATE_EXPIRED;
     for (uint32_t c = job->spawns; c != MQ_NONE; c = core->jobs[c].next_spawn) {
         add_create(core, f, &core->jobs[c]);
     }

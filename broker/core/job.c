@@ -122,10 +122,6 @@ static void count_end(mq_core *core, mq_job *job)
         core->stats.transient_ended++;
         return;
     }
-    core->tally.succeeded += state == MQ_STATE_SUCCEEDED;
-    core->tally.dead += state == MQ_STATE_DEAD;
-    core->tally.cancelled += state == MQ_STATE_CANCELLED;
-    core->tally.expired += state == MQ_STATE_EXPIRED;
     MQ_ASSERT(core->live > 0 && core->names[job->tenant].live > 0);
     core->live--;
     core->names[job->tenant].live--;

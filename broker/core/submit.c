@@ -236,7 +236,6 @@ static mq_job *take_in(mq_core *core, const mq_msg_submit_job *item, mq_bytes *b
     if (!is_transient) {
         core->live++;
         core->names[job->tenant].live++;
-        core->tally.submitted++;
     }
     return job;
 }
