@@ -18,7 +18,7 @@ const char *mq_ws_class_name(mq_ws_class class)
 
 uint32_t mq_ws_find(const mq_worker_session *s, mq_span id, uint64_t epoch, uint64_t grant)
 {
-    for (uint32_t i = 0; i < MQ_WS_JOBS_MAX; i++) {
+    for (uint32_t i = 0; i < s->high; i++) {
         const mq_ws_job *job = &s->jobs[i];
         if (job->state != MQ_WS_FREE && job->grant == grant && job->epoch == epoch &&
             mq_span_is(id, job->id)) {
@@ -35,6 +35,10 @@ static void forget(mq_worker_session *s, uint32_t index, mq_ws_actions *out)
     MQ_ASSERT(s->kept_bytes >= job->kept_bytes);
     s->kept_bytes -= job->kept_bytes;
     *job = (mq_ws_job){.state = MQ_WS_FREE};
+    s->used--;
+    while (s->high > 0 && s->jobs[s->high - 1].state == MQ_WS_FREE) {
+        s->high--;
+    }
     mq_ws_put(out, MQ_WS_FORGET)->index = index;
 }
 
@@ -61,13 +65,15 @@ void mq_ws_job_accept(mq_worker_session *s, const mq_msg_job_item *it, uint32_t 
     if (mq_ws_find(s, it->id, it->epoch, it->grant) != UINT32_MAX) {
         return;
     }
-    for (uint32_t i = MQ_WS_JOBS_MAX; i-- > 0;) {
+    for (uint32_t i = s->high; i-- > 0;) {
         index = s->jobs[i].state == MQ_WS_FREE ? i : index;
         waiting += s->jobs[i].state == MQ_WS_WAITING;
     }
-    if (index == UINT32_MAX) {
+    if (index == UINT32_MAX && s->high == MQ_WS_JOBS_MAX) {
         return; /* full: unanswered, its lease lapses */
     }
+    index = index == UINT32_MAX ? s->high++ : index;
+    s->used++;
     mq_ws_job *job = &s->jobs[index];
     *job = (mq_ws_job){
         .state = MQ_WS_WAITING,
@@ -262,7 +268,7 @@ void mq_ws_on_ended(mq_worker_session *s, uint32_t slot, const mq_error *error, 
 
 void mq_ws_jobs_timers(mq_worker_session *s, int64_t now_ms, mq_ws_actions *out)
 {
-    for (uint32_t i = 0; i < MQ_WS_JOBS_MAX; i++) {
+    for (uint32_t i = 0; i < s->high; i++) {
         mq_ws_job *job = &s->jobs[i];
         if (job->state == MQ_WS_WAITING && now_ms - job->since_ms >= MQ_WS_WAIT_MS) {
             end(s, job, MQ_WS_CLASS_RETURN, MQ_E_BUSY, mq_str("no slot came free in time"), 0);
@@ -283,7 +289,7 @@ void mq_ws_jobs_timers(mq_worker_session *s, int64_t now_ms, mq_ws_actions *out)
 
 void mq_ws_jobs_send(mq_worker_session *s, int64_t now_ms, mq_ws_actions *out)
 {
-    for (uint32_t i = 0; i < MQ_WS_JOBS_MAX; i++) {
+    for (uint32_t i = 0; i < s->high; i++) {
         mq_ws_job *job = &s->jobs[i];
         if (job->state != MQ_WS_ENDED || now_ms < job->resend_ms) {
             continue;
@@ -303,7 +309,7 @@ void mq_ws_jobs_send(mq_worker_session *s, int64_t now_ms, mq_ws_actions *out)
 static uint32_t oldest_waiting(const mq_worker_session *s)
 {
     uint32_t found = UINT32_MAX;
-    for (uint32_t i = 0; i < MQ_WS_JOBS_MAX; i++) {
+    for (uint32_t i = 0; i < s->high; i++) {
         if (s->jobs[i].state == MQ_WS_WAITING &&
             (found == UINT32_MAX || s->jobs[i].order < s->jobs[found].order)) {
             found = i;
@@ -334,7 +340,7 @@ void mq_ws_jobs_start(mq_worker_session *s, int64_t now_ms, mq_ws_actions *out)
 void mq_ws_jobs_drain(mq_worker_session *s, int64_t now_ms, mq_ws_actions *out)
 {
     bool is_over = now_ms >= s->drain_until_ms;
-    for (uint32_t i = 0; i < MQ_WS_JOBS_MAX; i++) {
+    for (uint32_t i = 0; i < s->high; i++) {
         mq_ws_job *job = &s->jobs[i];
         if (job->state == MQ_WS_WAITING || (job->state == MQ_WS_RUNNING && is_over)) {
             stop(s, i, MQ_WS_STOP_RETURN, now_ms, out);

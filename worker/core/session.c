@@ -68,7 +68,7 @@ void mq_ws_on_registered(mq_worker_session *s, const mq_msg_registered *m, int64
         s->link = MQ_WS_SERVING;
         s->epoch = m->epoch;
         s->want_beat = true;
-        for (uint32_t i = 0; i < MQ_WS_JOBS_MAX; i++) {
+        for (uint32_t i = 0; i < s->high; i++) {
             s->jobs[i].resend_ms = 0;
         }
     }
@@ -185,16 +185,15 @@ static uint64_t prefetch_now(const mq_worker_session *s, int64_t now_ms)
 
 uint64_t mq_ws_credit(const mq_worker_session *s, int64_t now_ms)
 {
-    uint64_t idle = 0, waiting = 0, open = 0;
+    uint64_t idle = 0, waiting = 0, open = MQ_WS_JOBS_MAX - s->used;
     if (s->is_draining || s->kept_bytes > MQ_WS_KEPT_BYTES_MAX) {
         return 0;
     }
     for (uint32_t i = 0; i < s->config.slot_count; i++) {
         idle += s->slots[i] == MQ_WS_SLOT_IDLE;
     }
-    for (uint32_t i = 0; i < MQ_WS_JOBS_MAX; i++) {
+    for (uint32_t i = 0; i < s->high; i++) {
         waiting += s->jobs[i].state == MQ_WS_WAITING;
-        open += s->jobs[i].state == MQ_WS_FREE;
     }
     uint64_t want = idle + prefetch_now(s, now_ms);
     want = want > waiting ? want - waiting : 0;
@@ -244,11 +243,7 @@ static void flush_exit(mq_worker_session *s, int64_t now_ms, mq_ws_actions *out)
     if (!s->is_draining || s->is_gone) {
         return;
     }
-    bool is_empty = true;
-    for (uint32_t i = 0; i < MQ_WS_JOBS_MAX && is_empty; i++) {
-        is_empty = s->jobs[i].state == MQ_WS_FREE;
-    }
-    if (is_empty || now_ms >= s->leave_ms) {
+    if (s->used == 0 || now_ms >= s->leave_ms) {
         s->is_gone = true;
         mq_ws_put(out, MQ_WS_SEND_BYE);
         mq_ws_put(out, MQ_WS_EXIT);
@@ -289,7 +284,7 @@ int64_t mq_ws_deadline(const mq_worker_session *s, int64_t now_ms)
     if (s->is_draining) {
         at = mq_min_i64(at, s->drain_until_ms > now_ms ? s->drain_until_ms : s->leave_ms);
     }
-    for (uint32_t i = 0; i < MQ_WS_JOBS_MAX; i++) {
+    for (uint32_t i = 0; i < s->high; i++) {
         const mq_ws_job *job = &s->jobs[i];
         if (job->state == MQ_WS_RUNNING) {
             int64_t due_ms = job->kill_ms > 0 ? job->kill_ms : job->stop_ms;
@@ -306,7 +301,7 @@ int64_t mq_ws_deadline(const mq_worker_session *s, int64_t now_ms)
 uint32_t mq_ws_held(const mq_worker_session *s, mq_msg_held *held, uint32_t *jobs)
 {
     uint32_t count = 0;
-    for (uint32_t i = 0; i < MQ_WS_JOBS_MAX; i++) {
+    for (uint32_t i = 0; i < s->high; i++) {
         const mq_ws_job *job = &s->jobs[i];
         if (job->state == MQ_WS_FREE || job->stop == MQ_WS_STOP_STALE) {
             continue;

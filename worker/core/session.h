@@ -160,6 +160,7 @@ typedef struct mq_worker_session {
     int64_t leave_ms;       /* then it exits whatever is open */
     uint64_t order;
     size_t kept_bytes;
+    uint32_t used, high; /* jobs that are not FREE; all of them are below index `high` */
     uint32_t slots[MQ_WS_SLOTS_MAX]; /* job index, or MQ_WS_SLOT_* */
     mq_ws_job jobs[MQ_WS_JOBS_MAX];
 } mq_worker_session;

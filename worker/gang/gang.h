@@ -72,6 +72,7 @@ struct mq_gang_plane {
     uint64_t monitor_count; /* makes their names */
     uint64_t refused;       /* connections and messages that broke the rules */
     mq_gang gangs[128];     /* by slot */
+    uint32_t high; /* peers and ways in that are used are all below this index; never falls */
     mq_peer peers[MQ_GANG_PEERS_MAX];
     mq_peer_in in[MQ_GANG_PEERS_MAX];
     uint32_t polled[MQ_GANG_POLL_MAX]; /* which peer each poll item is; ways in: + PEERS_MAX */

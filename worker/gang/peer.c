@@ -158,6 +158,7 @@ uint32_t mq_peer_get(mq_gang_plane *plane, const mq_msg_member *member)
         return MQ_GANG_NO_PEER;
     }
     mq_peer *p = &plane->peers[open];
+    plane->high = open >= plane->high ? open + 1 : plane->high;
     *p = (mq_peer){.is_used = true,
                    .is_same_host = mq_span_is(member->host, plane->host),
                    .stream = {.fd = -1}};
@@ -276,6 +277,7 @@ void mq_peer_accept(mq_gang_plane *plane)
             close(fd);
             continue;
         }
+        plane->high = open >= plane->high ? open + 1 : plane->high;
         plane->in[open] = (mq_peer_in){.is_used = true};
         mq_stream_init(&plane->in[open].stream, fd, 0);
     }

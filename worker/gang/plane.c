@@ -142,7 +142,7 @@ uint32_t mq_gang_poll_items(mq_gang_plane *plane, zmq_pollitem_t *items)
     uint32_t n = 0;
     items[n++] = (zmq_pollitem_t){.fd = plane->listen_fd, .events = ZMQ_POLLIN};
     items[n++] = (zmq_pollitem_t){.socket = plane->router, .events = ZMQ_POLLIN};
-    for (uint32_t i = 0; i < MQ_GANG_PEERS_MAX; i++) {
+    for (uint32_t i = 0; i < plane->high; i++) {
         const mq_peer *p = &plane->peers[i];
         if (p->is_used && p->stream.fd >= 0) {
             short events = mq_stream_is_waiting(&p->stream) ? ZMQ_POLLIN | ZMQ_POLLOUT : ZMQ_POLLIN;

@@ -61,19 +61,29 @@ static void send_ready(mq_supervisor *sv)
     mq_broker_link_send(&sv->link, MQ_CMD_ready, &m, (mq_span){0});
 }
 
-static void send_beat(mq_supervisor *sv)
+static void measure(mq_supervisor *sv, int64_t now_ms)
 {
-    uint64_t rss = mq_worker_rss_bytes(getpid());
-    for (uint32_t i = 0; i < sv->slot_count; i++) {
-        rss += sv->slots[i].pid > 0 ? mq_worker_rss_bytes(sv->slots[i].pid) : 0;
+    if (sv->measured_ms != 0 && now_ms - sv->measured_ms < MQ_MEASURE_MS) {
+        return;
     }
+    sv->measured_ms = now_ms;
+    sv->load_milli = mq_worker_load_milli();
+    sv->rss_bytes = mq_worker_rss_bytes(getpid());
+    for (uint32_t i = 0; i < sv->slot_count; i++) {
+        sv->rss_bytes += sv->slots[i].pid > 0 ? mq_worker_rss_bytes(sv->slots[i].pid) : 0;
+    }
+}
+
+static void send_beat(mq_supervisor *sv, int64_t now_ms)
+{
+    measure(sv, now_ms);
     mq_msg_beat m = {
         .worker = mq_str(sv->worker),
         .seq = sv->session.seq,
         .free = sv->session.free_told,
         .jobs_seen = sv->session.jobs_seen,
-        .rss_bytes = rss,
-        .load_milli = mq_worker_load_milli(),
+        .rss_bytes = sv->rss_bytes,
+        .load_milli = sv->load_milli,
         .is_draining = sv->session.is_draining,
         .jobs = sv->held,
         .jobs_count = mq_ws_held(&sv->session, sv->held, sv->held_jobs),
@@ -174,7 +184,7 @@ static void act(mq_supervisor *sv, const mq_ws_action *a, int64_t now_ms)
         send_ready(sv);
         break;
     case MQ_WS_SEND_BEAT:
-        send_beat(sv);
+        send_beat(sv, now_ms);
         break;
     case MQ_WS_SEND_CREDIT:
         send_credit(sv);

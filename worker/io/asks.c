@@ -81,7 +81,7 @@ void mq_sv_checkpoint(mq_supervisor *sv, uint32_t job, const mq_slot_checkpoint 
 
 void mq_sv_checkpointed(mq_supervisor *sv, const mq_msg_checkpointed *m, int64_t now_ms)
 {
-    for (uint32_t i = 0; i < MQ_WS_JOBS_MAX; i++) {
+    for (uint32_t i = 0; i < sv->session.high; i++) {
         mq_kept_job *kept = &sv->kept[i];
         const mq_ws_job *job = &sv->session.jobs[i];
         if (!kept->is_used || job->state != MQ_WS_RUNNING || job->grant != m->grant ||
@@ -228,7 +228,7 @@ int64_t mq_sv_asks_due(mq_supervisor *sv, int64_t now_ms, int64_t at_ms)
         }
         at_ms = ask->is_open ? mq_min_i64(at_ms, ask->sent_ms + MQ_ASK_RESEND_MS) : at_ms;
     }
-    for (uint32_t i = 0; i < MQ_WS_JOBS_MAX; i++) {
+    for (uint32_t i = 0; i < sv->session.high; i++) {
         mq_kept_job *kept = &sv->kept[i];
         if (!kept->is_used || sv->session.jobs[i].state != MQ_WS_RUNNING) {
             continue;

@@ -24,6 +24,7 @@ enum {
     MQ_ASK_RESEND_MS = 2000, /* a query or checkpoint without an answer */
     MQ_ASK_LIMIT_MS = 30000, /* a query fails then */
     MQ_PROGRESS_MS = 100,    /* progress of a job goes on at most so often */
+    MQ_MEASURE_MS = 1000,    /* memory and load are read at most so often */
     MQ_LOG_LINES = 20,       /* of a slot in a second; more are dropped */
 };
 
@@ -97,6 +98,8 @@ typedef struct mq_supervisor {
     mq_slot_process slots[MQ_WS_SLOTS_MAX];
     mq_slot_ask asks[MQ_WS_SLOTS_MAX];
     uint64_t rid;
+    uint64_t rss_bytes, load_milli; /* as last read */
+    int64_t measured_ms;
     mq_kept_job kept[MQ_WS_JOBS_MAX];
     mq_buf payload; /* scratch */
     mq_msg_held held[MQ_WS_JOBS_MAX];
