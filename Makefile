@@ -153,6 +153,9 @@ $(B)/tests/e2e/test_%: $(B)/tests/e2e/test_%.o $(B)/tests/support/system.o $(B)/
 JOBS ?= $(shell nproc)
 AGAIN = $(MAKE) $(if $(findstring -j,$(MAKEFLAGS)),,-j$(JOBS))
 # tests/bench/bench_*.c of the worker: programs for `make bench` and by hand.
+$(B)/tests/bench/bench_store: %: %.o $(B)/shared.a
+	$(call say,LINK)
+	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_shared)
 $(B)/tests/bench/bench_net $(B)/tests/bench/bench_infer: %: %.o $(B)/worker.a $(B)/shared.a
 	$(call say,LINK)
 	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_worker)
@@ -200,7 +203,7 @@ format: ## lay out all C files with clang-format
 	clang-format -i $(SOURCES_C) $(SOURCES_H)
 
 .PHONY: bench
-bench: all ## ratios against named ceilings, one JSON object a line
+bench: all $(B)/tests/bench/bench_store ## ratios against named ceilings, one JSON object a line
 	@B=$(B) sh tests/bench/run.sh
 
 # Installation. DESTDIR stages, PREFIX is where it will live.
