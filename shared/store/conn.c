@@ -104,8 +104,9 @@ static bool push(mq_conn *conn, mq_conn_reply *fn, void *arg)
         return false;
     }
     conn->calls[(conn->first + conn->count) % MQ_CONN_PENDING_MAX] =
-        (mq_conn_call){fn, arg, conn->now_ms};
+        (mq_conn_call){fn, arg, INT64_MAX};
     conn->count++;
+    conn->unstamped++;
     return true;
 }
 
@@ -113,6 +114,7 @@ static bool sent(mq_conn *conn, int status)
 {
     if (status != REDIS_OK) { /* only while it is being torn down */
         conn->count--;
+        conn->unstamped--;
         conn->must_drop = true;
     }
     return status == REDIS_OK;
@@ -145,6 +147,7 @@ static void on_reply(redisAsyncContext *redis, void *reply, void *arg)
     mq_conn_call call = conn->calls[conn->first];
     conn->first = (conn->first + 1) % MQ_CONN_PENDING_MAX;
     conn->count--;
+    conn->unstamped = conn->unstamped < conn->count ? conn->unstamped : conn->count;
     if (reply == NULL) {
         conn->state = MQ_CONN_DOWN; /* nothing may be sent from inside these answers */
     }
@@ -302,9 +305,27 @@ static void read_some(mq_conn *conn)
     }
 }
 
+/* A call is made between two turns, after the loop may have slept for long: its time starts now. */
+static void stamp(mq_conn *conn)
+{
+    for (; conn->unstamped > 0; conn->unstamped--) {
+        uint32_t at = conn->first + conn->count - conn->unstamped;
+        conn->calls[at % MQ_CONN_PENDING_MAX].sent_ms = conn->now_ms;
+    }
+}
+
+static bool is_late(const mq_conn *conn)
+{
+    return conn->count > 0 && conn->now_ms - conn->calls[conn->first].sent_ms > MQ_CONN_CALL_MS;
+}
+
 static void check_time(mq_conn *conn)
 {
-    if (conn->count > 0 && conn->now_ms - conn->calls[conn->first].sent_ms > MQ_CONN_CALL_MS) {
+    /* Perhaps it was this process that slept, and the answer is there. */
+    if (is_late(conn) && conn->redis != NULL && !conn->must_drop && is_readable(conn)) {
+        read_some(conn);
+    }
+    if (is_late(conn)) {
         mq_conn_drop(conn, "no answer from Redis within %d ms", MQ_CONN_CALL_MS);
     }
 }
@@ -312,6 +333,7 @@ static void check_time(mq_conn *conn)
 void mq_conn_process(mq_conn *conn, short revents, int64_t now_ms)
 {
     conn->now_ms = now_ms;
+    stamp(conn);
     if (conn->redis == NULL && !conn->must_drop && now_ms >= conn->retry_at_ms) {
         connect_now(conn);
     } else if (conn->redis != NULL && (revents & (POLLIN | POLLERR | POLLHUP)) != 0) {
@@ -350,5 +372,8 @@ int64_t mq_conn_deadline(const mq_conn *conn)
     if (conn->redis == NULL || conn->must_drop) {
         return conn->retry_at_ms;
     }
-    return conn->count == 0 ? INT64_MAX : conn->calls[conn->first].sent_ms + MQ_CONN_CALL_MS + 1;
+    if (conn->count == 0 || conn->unstamped == conn->count) {
+        return conn->count == 0 ? INT64_MAX : conn->now_ms;
+    }
+    return conn->calls[conn->first].sent_ms + MQ_CONN_CALL_MS + 1;
 }

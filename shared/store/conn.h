@@ -41,7 +41,8 @@ typedef struct mq_conn {
     void *arg;
     mq_conn_call *calls; /* owned ring of MQ_CONN_PENDING_MAX */
     uint32_t first, count;
-    mq_error trouble; /* text empty while all is well */
+    uint32_t unstamped; /* newest calls, whose five seconds start with the next process */
+    mq_error trouble;   /* text empty while all is well */
 } mq_conn;
 
 MQ_MUST_USE mq_code mq_conn_init(mq_conn *conn, const mq_url *url, void (*on_down)(void *),

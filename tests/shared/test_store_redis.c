@@ -215,6 +215,20 @@ static void a_server_that_hangs_fails_the_call_and_its_late_commit_does_no_harm(
     assert_int_equal(w->got.owner.sequence, w->sequence);
 }
 
+static void a_long_sleep_before_a_call_is_not_taken_for_its_wait(void **state)
+{
+    world *w = *state;
+    mq_test_answer late;
+    memset(&late, 0, sizeof late);
+    mq_store_batch batch = {.epoch = w->epoch, .sequence = 1, .event = mq_str("e")};
+    assert_int_equal(w->store->ops->commit(w->store, &batch, mq_test_on_commit, &late, NULL),
+                     MQ_OK);
+    w->store->ops->process(w->store, 0, mq_clock_mono_ms() + 600000);
+    assert_true(w->store->ops->is_connected(w->store));
+    mq_test_store_wait(w->store, &late.is_done);
+    assert_int_equal(late.reply.verdict, MQ_STORE_OK);
+}
+
 static void a_whole_segment_is_read_in_one_scan(void **state)
 {
     world *w = *state;
@@ -248,6 +262,7 @@ int main(void)
         FACT(data_without_its_identity_is_refused_for_good),
         FACT(calls_without_a_server_are_busy_until_it_is_there),
         FACT(a_server_that_hangs_fails_the_call_and_its_late_commit_does_no_harm),
+        FACT(a_long_sleep_before_a_call_is_not_taken_for_its_wait),
         FACT(a_whole_segment_is_read_in_one_scan),
     };
     return cmocka_run_group_tests_name("store on Redis", tests, NULL, NULL);
