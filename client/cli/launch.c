@@ -110,14 +110,24 @@ static mq_member *add(mq_launch *u, const char *name, const char *program)
     return member;
 }
 
-static void add_redis(mq_launch *u, const char *name)
+/* Through `maasq redis serve`, which repairs the log before each start and then becomes the server.
+ */
+static mq_code add_redis(mq_launch *u, const char *name, mq_error *err)
 {
+    char program[600];
+    if (!find_program(u, "maasq", program, sizeof program)) {
+        return mq_fail(err, MQ_E_NOT_FOUND, "%s is missing; build it with `make`", program);
+    }
     char process[32];
     (void)snprintf(process, sizeof process, "redis-%s", name);
-    mq_member *redis = add(u, process, "redis-server");
+    mq_member *redis = add(u, process, program);
+    mq_member_arg(redis, "redis");
+    mq_member_arg(redis, "serve");
+    mq_member_arg(redis, "%s/%s", u->dir, name);
     mq_member_arg(redis, "%s/run/%s.conf", u->dir, name);
     redis->death_signal = SIGTERM;
     redis->stop_ms = 30000;
+    return MQ_OK;
 }
 
 static mq_code add_broker(mq_launch *u, mq_error *err)
@@ -410,9 +420,9 @@ static mq_code start_redis(mq_launch *u, mq_error *err)
     if (code != MQ_OK) {
         return code;
     }
-    add_redis(u, "state");
-    add_redis(u, "blobs");
-    code = start_range(u, 0, err);
+    code = add_redis(u, "state", err);
+    code = code != MQ_OK ? code : add_redis(u, "blobs", err);
+    code = code != MQ_OK ? code : start_range(u, 0, err);
     code = code != MQ_OK ? code : wait_until(u, both_redis_answer, "redis", err);
     char url[MQ_SYSTEM_URL_MAX];
     mq_redis_url(u->dir, "state", "deploy", url, sizeof url);

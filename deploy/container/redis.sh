@@ -41,4 +41,5 @@ sed "$FILL" "$SHARE/users-$WHICH.acl" >"$RUN/users.acl"
 sed "$FILL" "$SHARE/redis-$WHICH.conf" >"$RUN/redis.conf"
 # The socket is for the group; the files with the hashes are not.
 umask 007
-exec redis-server "$RUN/redis.conf" "$@"
+# Cuts a torn transaction off the end of the log first: redis-server by itself would not do it right.
+exec maasq redis serve "$DATA" "$RUN/redis.conf" "$@"

@@ -110,28 +110,20 @@ static bool is_word(mq_span word, const char *name)
     return word.len == strlen(name) && strncasecmp((const char *)word.data, name, word.len) == 0;
 }
 
-/* A file system may have made the file longer before its bytes arrived. */
-static bool is_zero_from(mq_span bytes, size_t at)
-{
-    while (at < bytes.len && bytes.data[at] == 0) {
-        at++;
-    }
-    return at == bytes.len;
-}
-
-/* Bytes up to the end of the last command that stands in no open transaction. */
+/* Bytes up to the end of the last command that stands in no open transaction. Zeros at the end are
+ * no part of any command: a file system may have made the file longer before its bytes arrived. */
 static step whole_bytes(mq_span bytes, size_t *whole, size_t *damaged_at)
 {
     cursor c = {.bytes = bytes};
+    while (c.bytes.len > 0 && bytes.data[c.bytes.len - 1] == 0) {
+        c.bytes.len--;
+    }
     bool is_in_multi = false;
     *whole = 0;
-    while (c.at < bytes.len) {
+    while (c.at < c.bytes.len) {
         size_t from = c.at;
         step s = read_command(&c);
         bool is_multi = s == STEP_OK && is_word(c.command, "MULTI");
-        if (s == STEP_DAMAGED && is_zero_from(bytes, from)) {
-            s = STEP_TORN;
-        }
         if (s == STEP_DAMAGED || (is_multi && is_in_multi)) {
             *damaged_at = from;
             return STEP_DAMAGED;
@@ -142,7 +134,7 @@ static step whole_bytes(mq_span bytes, size_t *whole, size_t *damaged_at)
         is_in_multi = is_multi || (is_in_multi && !is_word(c.command, "EXEC"));
         *whole = is_in_multi ? *whole : c.at;
     }
-    return is_in_multi ? STEP_TORN : STEP_OK;
+    return *whole < bytes.len ? STEP_TORN : STEP_OK;
 }
 
 /* Name of the log's last incremental file, from "file NAME seq N type i" lines; empty: there is

@@ -23,6 +23,7 @@
 #include <hiredis/hiredis.h>
 
 #include "shared/base/clock.h"
+#include "shared/store/aof.h"
 
 enum { MQ_TEST_REDIS_START_MS = 60000, MQ_TEST_REDIS_MAX = 8 };
 
@@ -41,6 +42,7 @@ static const char mq_test_redis_durable[] = "port 0\n"
                                             "appendonly yes\n"
                                             "appendfsync always\n"
                                             "no-appendfsync-on-rewrite no\n"
+                                            "aof-load-truncated no\n"
                                             "save \"\"\n"
                                             "maxmemory-policy noeviction\n"
                                             "lazyfree-lazy-expire yes\n";
@@ -163,6 +165,11 @@ static inline void mq_test_redis_start_with(mq_test_redis *redis, const char *co
             redis->socket, redis->dir, redis->dir);
     fclose(f);
     unlink(redis->socket);
+    mq_error err;
+    if (mq_aof_repair(redis->dir, NULL, &err) != MQ_OK) {
+        fprintf(stderr, "%s\n", err.text);
+        exit(1);
+    }
     pid_t parent = getpid();
     redis->pid = fork();
     if (redis->pid == 0) {

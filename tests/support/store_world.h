@@ -147,7 +147,7 @@ static inline void assert_no_job(world *w, mq_span id)
     assert_int_equal(w->got.code, MQ_E_NOT_FOUND);
 }
 
-static uint32_t count_part(world *w, mq_store_part part, uint64_t segment)
+static inline uint32_t count_part(world *w, mq_store_part part, uint64_t segment)
 {
     mq_test_scan(w->store, part, segment, &w->got);
     assert_int_equal(w->got.code, MQ_OK);

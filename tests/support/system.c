@@ -20,6 +20,7 @@
 
 #include "shared/base/clock.h"
 #include "shared/base/file.h"
+#include "shared/store/aof.h"
 
 enum { ARGS_MAX = 40, TEXT_MAX = 640, START_MS = 60000 };
 
@@ -75,6 +76,7 @@ static void redis_arguments(const sys *s, arguments *a, const char *name, bool i
     snprintf(dir, sizeof dir, "%s/%s", s->dir, name);
     mq_error err;
     assert_int_equal(mq_dir_make(dir, &err), MQ_OK);
+    assert_int_equal(mq_aof_repair(dir, NULL, &err), MQ_OK); /* as `maasq redis serve` does */
     add(a, "redis-server");
     add(a, "--port");
     add(a, "0");
@@ -88,6 +90,8 @@ static void redis_arguments(const sys *s, arguments *a, const char *name, bool i
     add(a, "%s", "yes");
     add(a, "--appendfsync");
     add(a, "%s", is_durable ? "always" : "everysec");
+    add(a, "--aof-load-truncated");
+    add(a, "no");
     add(a, "--lazyfree-lazy-expire");
     add(a, "yes");
 }
