@@ -136,7 +136,7 @@ $(B)/tests/broker/test_%: $(B)/tests/broker/test_%.o $(B)/broker.a $(B)/shared.a
 $(B)/tests/worker/test_%: $(B)/tests/worker/test_%.o $(B)/worker.a $(B)/shared.a
 	$(call say,LINK)
 	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(TEST_LIBS) $(LIBS_worker)
-$(B)/tests/client/test_%: $(B)/tests/client/test_%.o $(B)/cli.a $(B)/client.a $(B)/shared.a
+$(B)/tests/client/test_%: $(B)/tests/client/test_%.o $(B)/cli.a $(B)/client.a $(B)/shared.a | $(B)/maasq
 	$(call say,LINK)
 	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(TEST_LIBS) $(LIBS_client)
 $(B)/tests/gateway/test_%: $(B)/tests/gateway/test_%.o $(B)/gateway.a $(B)/client.a $(B)/shared.a
@@ -176,7 +176,7 @@ asan: ## the tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(Q)+$(AGAIN) V=asan check
 tsan: export TSAN_OPTIONS = suppressions=$(CURDIR)/tests/tsan.supp
 tsan: ## the tests of the threaded parts under ThreadSanitizer
-	$(Q)+$(AGAIN) V=tsan check ONLY="client/test_client client/test_core gateway/ shared/test_blob broker/test_pin worker/test_asks"
+	$(Q)+$(AGAIN) V=tsan check ONLY="client/ gateway/ shared/test_blob broker/test_pin worker/test_asks"
 
 # Rules are programs (tests/check/ runs as part of the tests); these need the packages of --dev.
 SOURCES_C := $(shell find shared broker worker client tests -name '*.c' 2>/dev/null | sort)
