@@ -11,7 +11,7 @@ mq_core_config mq_core_config_default(void)
         .live_max = 1000000,
         .tenant_live_max = 1000000,
         .transient_max = 8192,
-        .transient_per_slot = 64,
+        .transient_per_slot = 1024, /* a client's whole window; deadlines bound the wait */
         .workers_max = 1024,
         .gangs_max = 256,
         .names_max = 65536,

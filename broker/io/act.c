@@ -113,9 +113,11 @@ static void send_done(mq_broker *b, const group *g)
     mq_msg_done_job items[MQ_GROUP_MAX];
     const mq_output *first = &b->out->items[g->at[0]];
     mq_span payload = first->payload;
+    bool is_only_word = false; /* of a transient job: nobody can ask for it again */
     mq_buf_reset(&b->payload);
     for (uint32_t i = 0; i < g->count; i++) {
         const mq_output *o = &b->out->items[g->at[i]];
+        is_only_word |= o->as.ended.is_transient;
         items[i] = o->as.ended.done;
         items[i].len = o->payload.len;
         if (g->count > 1) {
@@ -125,7 +127,9 @@ static void send_done(mq_broker *b, const group *g)
     }
     MQ_ASSERT(!b->payload.is_full);
     mq_msg_done message = {.jobs = items, .jobs_count = g->count};
-    mq_act_send(b, first->conn, MQ_CMD_done, &message, payload);
+    if (mq_act_send(b, first->conn, MQ_CMD_done, &message, payload) == MQ_E_BUSY && is_only_word) {
+        mq_late_add(b, first->conn, mq_buf_span(&b->header), payload);
+    }
 }
 
 static mq_code send_jobs(mq_broker *b, const group *g)

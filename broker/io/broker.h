@@ -26,9 +26,13 @@ enum {
     MQ_RATE_SECONDS = 10,
     MQ_GROUP_MAX = 512,            /* items of one outgoing message */
     MQ_OUT_PAYLOAD_MAX = 32 << 20, /* bytes of one outgoing payload made of several items */
+    MQ_LATE_MAX = 4096,            /* answers that wait for room in their client's queue */
+    MQ_LATE_BYTES_MAX = 64 << 20,
     MQ_ANSWER_BYTES_MAX = 32 << 20,
     MQ_COUNTERS = 12,
 };
+
+typedef struct mq_late mq_late; /* late.c */
 
 /* Life of the ownership of the shard. */
 typedef enum mq_own_state {
@@ -113,6 +117,9 @@ typedef struct mq_broker {
     /* act.c */
     mq_outputs *out;
     mq_buf header, payload;
+    mq_late *late; /* oldest first; owned */
+    uint32_t late_count;
+    size_t late_bytes;
 
     /* gets.c */
     mq_get_wait *gets;
@@ -143,6 +150,15 @@ mq_code mq_act_send(mq_broker *b, uint64_t conn, mq_command command, const void 
                     mq_span payload);
 void mq_act_error(mq_broker *b, uint64_t conn, uint64_t rid, mq_code code, const char *text,
                   uint64_t retry_ms);
+
+/* ---- late.c ---- */
+/* Keeps a `done` that its client had no room for; false when there are too many. */
+bool mq_late_add(mq_broker *b, uint64_t conn, mq_span header, mq_span payload);
+/* Offers them again. */
+void mq_late_turn(mq_broker *b);
+/* How long the loop may wait because of them, INT64_MAX when there are none. */
+int64_t mq_late_wait_ms(const mq_broker *b);
+void mq_late_release(mq_broker *b);
 
 /* ---- receive.c ---- */
 /* At most `limit` messages of one side. Returns how many. */

@@ -21,7 +21,7 @@
 enum {
     FRONT_PER_TURN = 256, /* messages */
     BACK_PER_TURN = 512,
-    FRONT_HWM = 1000,
+    FRONT_HWM = 4096, /* a window of 1,000 jobs has two answers each */
     BACK_HWM = 1000,
     FRONT_FRAME_MAX = 2 << 20, /* a batch of submits; larger inputs go through blobs */
     BACK_FRAME_MAX = MQ_PAYLOAD_BYTES_MAX,
@@ -65,6 +65,7 @@ static void close_all(mq_broker *b)
 {
     mq_own_release(b);
     mq_receive_release(b);
+    mq_late_release(b);
     mq_pins_free(b->pins);
     mq_side_close(&b->front);
     mq_side_close(&b->back);
@@ -134,6 +135,7 @@ static void wait(mq_broker *b, int signal_fd, short *store_events)
                               ((wanted & POLLOUT) != 0 ? ZMQ_POLLOUT : 0) | ZMQ_POLLERR);
     int64_t left_ms = deadline(b) - mq_clock_mono_ms();
     left_ms = left_ms < 0 ? 0 : mq_min_i64(left_ms, POLL_MS_MAX);
+    left_ms = mq_min_i64(left_ms, mq_late_wait_ms(b));
     zmq_poll(items, store_fd < 0 ? 4 : 5, (long)left_ms);
     *store_events = (short)(((items[4].revents & ZMQ_POLLIN) != 0 ? POLLIN : 0) |
                             ((items[4].revents & ZMQ_POLLOUT) != 0 ? POLLOUT : 0) |
@@ -161,6 +163,7 @@ static void turn(mq_broker *b, short store_events)
         mq_act_step(b, &in);
         mq_gets_tick(b);
     }
+    mq_late_turn(b);
     mq_asks_turn(b->asks);
     mq_answer_tick(b);
 }
