@@ -7,7 +7,8 @@
 #
 # What is counted: of a cmocka program its test functions; a script is one test. A program that
 # crashes, runs out of time or fails without naming a test counts as one more failure. Exit status 77
-# of a script means that it cannot run here; it is listed and counted as neither.
+# of a script means that it cannot run here, and a cmocka function may skip itself: said with the
+# reason, counted as neither.
 set -u
 
 one() { # one ROOT BUILD NAME FILE: runs a test, prints its line, writes ROOT/NAME.count
@@ -21,12 +22,13 @@ one() { # one ROOT BUILD NAME FILE: runs a test, prints its line, writes ROOT/NA
         timeout -k 10 "$limit" "$file" >"$root/$key.log" 2>&1 </dev/null
     status=$?
     local ms=$(((${EPOCHREALTIME/[.,]/} - from) / 1000))
-    local passed failed skipped=0 note=
+    local passed failed skipped note=
     passed=$(awk '/^\[  PASSED  \] [0-9]+ test/ { n += $4 } END { print n + 0 }' "$root/$key.log")
     failed=$(awk '/^\[  FAILED  \] [0-9]+ test/ { n += $4 } END { print n + 0 }' "$root/$key.log")
+    skipped=$(awk '/^\[  SKIPPED \] [0-9]+ test/ { n += $4 } END { print n + 0 }' "$root/$key.log")
     case $file in
     *.sh)
-        passed=0 failed=0
+        passed=0 failed=0 skipped=0
         case $status in
         0) passed=1 ;;
         77) skipped=1 ;;
@@ -35,11 +37,11 @@ one() { # one ROOT BUILD NAME FILE: runs a test, prints its line, writes ROOT/NA
         ;;
     *) [ "$status" -eq 0 ] || [ "$failed" -gt 0 ] || failed=1 ;;
     esac
-    [ "$status" -ne 0 ] || [ $((passed + failed)) -gt 0 ] || { failed=1 note=" (ran no test)"; }
+    [ "$status" -ne 0 ] || [ $((passed + failed + skipped)) -gt 0 ] || { failed=1 note=" (ran no test)"; }
     [ "$status" -ne 124 ] && [ "$status" -ne 137 ] || note=" (over $limit s)"
     [ "$status" -le 128 ] || [ "$status" -eq 137 ] || note=" (signal $((status - 128)))"
     local word=ok
-    [ "$skipped" -eq 0 ] || word=skip
+    [ "$skipped" -eq 0 ] || [ "$passed" -gt 0 ] || word=skip
     [ "$failed" -eq 0 ] || word=FAIL
     local line
     line=$(printf '%-4s %-34s %4d passed %3d failed %6d.%d s%s' "$word" "$name" "$passed" "$failed" \
@@ -49,7 +51,10 @@ one() { # one ROOT BUILD NAME FILE: runs a test, prints its line, writes ROOT/NA
         output=$(grep -avE '^\[( RUN|       OK)' "$root/$key.log" | tail -n 80 | sed 's/^/     | /')
         line+=${output:+$'\n'$output}
     elif [ "$skipped" -gt 0 ]; then
-        line+=" ($(tail -n 1 "$root/$key.log"))"
+        # A script says why in its last line, a program in the line before the one that says SKIPPED.
+        local why
+        why=$(grep -aB1 -m1 '^\[  SKIPPED \] [^0-9]' "$root/$key.log" | head -n 1)
+        line+=" ($skipped skipped: ${why:-$(tail -n 1 "$root/$key.log")})"
     fi
     echo "$line"
     echo "$passed $failed $skipped" >"$root/$key.count"
@@ -58,7 +63,8 @@ one() { # one ROOT BUILD NAME FILE: runs a test, prints its line, writes ROOT/NA
 
 list() { # list BUILD: "name file" of every test, the longest kind first
     local build=$1 file
-    for file in "$build"/tests/e2e/test_* tests/e2e/*.sh "$build"/tests/*/test_* tests/check/*.sh; do
+    for file in "$build"/tests/e2e/test_* tests/e2e/*.sh "$build"/tests/worker/test_train_gang \
+        "$build"/tests/*/test_* tests/check/*.sh; do
         [ -f "$file" ] && [ -x "$file" ] || continue
         case $file in
         *.sh) echo "$(basename "$(dirname "$file")")/$(basename "$file" .sh) $file" ;;

@@ -12,7 +12,7 @@
 #include "broker/io/pin.h"
 #include "shared/blob/blob.h"
 
-static char dir[] = "/tmp/mq-pin-XXXXXX";
+static char dir[64];
 static char url[64];
 
 static mq_pin_answer await(mq_pins *pins)
@@ -81,6 +81,8 @@ static void bad_names_and_a_full_queue_are_refused(void **state)
 static int setup(void **state)
 {
     (void)state;
+    const char *tmp = getenv("TMPDIR");
+    snprintf(dir, sizeof dir, "%.40s/mq-pin-XXXXXX", tmp == NULL ? "/tmp" : tmp);
     snprintf(url, sizeof url, "dir:%s", mkdtemp(dir));
     return 0;
 }
@@ -88,7 +90,7 @@ static int setup(void **state)
 static int teardown(void **state)
 {
     (void)state;
-    char command[64];
+    char command[80];
     snprintf(command, sizeof command, "rm -rf %s", dir);
     return system(command);
 }

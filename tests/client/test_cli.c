@@ -37,8 +37,9 @@ static void read_all(const char *path, char out[TEXT_MAX])
 /* Runs `maasq WORDS...`. */
 static void run(const char *const words[])
 {
-    char dir[] = "/tmp/maasq-cli-XXXXXX";
-    char out[64], err[64];
+    char dir[64], out[80], err[80];
+    const char *tmp = getenv("TMPDIR");
+    (void)snprintf(dir, sizeof dir, "%.40s/maasq-cli-XXXXXX", tmp == NULL ? "/tmp" : tmp);
     assert_non_null(mkdtemp(dir));
     (void)snprintf(out, sizeof out, "%s/out", dir);
     (void)snprintf(err, sizeof err, "%s/err", dir);

@@ -209,7 +209,9 @@ static void tensors_go_in_and_come_out(void **state)
 static void blobs_go_to_the_store_that_the_broker_names(void **state)
 {
     (void)state;
-    char dir[64] = "/tmp/maasq-blobs-XXXXXX";
+    char dir[64];
+    const char *tmp = getenv("TMPDIR");
+    (void)snprintf(dir, sizeof dir, "%.40s/maasq-blobs-XXXXXX", tmp == NULL ? "/tmp" : tmp);
     assert_non_null(mkdtemp(dir));
     char url[80];
     (void)snprintf(url, sizeof url, "dir:%s", dir);

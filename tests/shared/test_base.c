@@ -217,7 +217,9 @@ static void sha256_is_the_published_one(void **state)
 static void files_are_written_whole_and_read_back(void **state)
 {
     (void)state;
-    char dir[] = "/tmp/mq-base-XXXXXX";
+    char dir[80];
+    const char *tmp = getenv("TMPDIR");
+    snprintf(dir, sizeof dir, "%.60s/mq-base-XXXXXX", tmp == NULL ? "/tmp" : tmp);
     assert_non_null(mkdtemp(dir));
     char path[128], deep[128];
     snprintf(path, sizeof path, "%s/file", dir);

@@ -189,7 +189,9 @@ static bool run_program(const char *const argv[])
 static void the_public_suite_agrees_or_is_refused(void **state)
 {
     (void)state;
-    char archive[PATH_LEN], folder[] = "/tmp/maasq-conformance-XXXXXX", path[PATH_LEN];
+    char archive[PATH_LEN], folder[PATH_LEN / 2], path[PATH_LEN];
+    const char *tmp = getenv("TMPDIR");
+    snprintf(folder, sizeof folder, "%s/maasq-conformance-XXXXXX", tmp == NULL ? "/tmp" : tmp);
     if (shared_data(archive, "onnx-conformance.tar.xz") == NULL) {
         print_message("no onnx-conformance.tar.xz under MAASQ_SHARED: left out\n");
         skip();
@@ -205,8 +207,7 @@ static void the_public_suite_agrees_or_is_refused(void **state)
     }
     run_program((const char *[]){"rm", "-rf", folder, NULL});
     if (!is_unpacked) {
-        print_message("tar or xz is missing: left out\n");
-        skip();
+        fail_msg("tar cannot unpack %s: is it whole, is xz-utils installed?", archive);
     }
     print_message("%d agree, %d refused as unsupported\n", sum.agreed, sum.refused);
     assert_true(sum.agreed >= 460);
