@@ -616,13 +616,20 @@ static void garbage_is_refused_by_name_and_does_no_harm(void **unused)
     raw_send(&p, "MQ\x09\x0a", 4, "\x80", 1, 3); /* a version to come */
     bool has_version = false;
     bool has_format = false;
-    while (hear(&p, 500)) {
+    int64_t until_ms = mq_clock_mono_ms() + WAIT_MS;
+    while (!has_version) { /* what was sent last is answered last */
+        if (mq_clock_mono_ms() > until_ms) {
+            fail_msg("no answer to a version to come");
+        }
+        if (!hear(&p, 300) || p.command == MQ_CMD_welcome) {
+            continue; /* a broker that starts slowly is greeted twice and answers twice */
+        }
         assert_int_equal(p.command, MQ_CMD_error);
         assert_true(p.as.error.text.len > 0);
         has_version |= mq_span_is(p.as.error.code, "version");
         has_format |= mq_span_is(p.as.error.code, "bad_format");
     }
-    assert_true(has_version && has_format);
+    assert_true(has_format);
     mq_msg_submit_job job = {.id = mq_str("x"), .kind = mq_str("echo"), .len = 100};
     mq_msg_submit m = {.rid = 5, .jobs = &job, .jobs_count = 1};
     say(&p, MQ_CMD_submit, &m, mq_str("short"));
