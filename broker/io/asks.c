@@ -166,9 +166,11 @@ static void fail_call(call *c, mq_code code, const mq_error *err)
 void mq_asks_turn(mq_asks *asks)
 {
     mq_error err;
-    while (asks->inflight < MQ_ASKS_INFLIGHT_MAX &&
+    mq_code code =
+        MQ_OK; /* a failed call ends the turn: its questions may be asked again at once */
+    while (code == MQ_OK && asks->store->ops->is_connected(asks->store) &&
+           asks->inflight < MQ_ASKS_INFLIGHT_MAX &&
            (asks->bodies.head != NULL || asks->jobs.head != NULL)) {
-        mq_code code;
         call *c;
         if (asks->bodies.head != NULL) {
             mq_span ids[MQ_ASKS_BODIES_MAX];
