@@ -210,7 +210,12 @@ int mq_cmd_bench_queue(mq_cli *cli, const mq_argv *args)
         return status;
     }
     char *body = calloc(1, (size_t)bytes + 1);
-    if (!load_init(&l, jobs, window) || body == NULL) {
+    bool has_load = load_init(&l, jobs, window);
+    if (!has_load || body == NULL) {
+        free(body);
+        if (has_load) {
+            load_release(&l);
+        }
         return mq_cli_fail(cli, "no memory for %lld jobs", (long long)jobs);
     }
     memset(body, 'x', (size_t)bytes);

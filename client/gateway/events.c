@@ -33,6 +33,7 @@ struct mq_events {
 };
 
 static const char tail[] = "\n\n";
+static const char heartbeat[] = ":\n\n"; /* a comment */
 
 static ssize_t fill(void *arg, uint64_t pos, char *out, size_t max);
 static size_t copy_frame(stream *s, char *out, size_t max);
@@ -134,10 +135,10 @@ static ssize_t fill(void *arg, uint64_t pos, char *out, size_t max)
     mq_events *events = s->events;
     if (s->frame == NULL && !next_frame(s)) {
         int64_t now_ms = mq_clock_mono_ms();
-        if (now_ms - s->last_ms >= MQ_GW_HEARTBEAT_MS && max >= 3) {
+        if (now_ms - s->last_ms >= MQ_GW_HEARTBEAT_MS && max >= sizeof heartbeat) {
             s->last_ms = now_ms;
-            memcpy(out, ":\n\n", 3);
-            return 3;
+            memcpy(out, heartbeat, sizeof heartbeat);
+            return sizeof heartbeat - 1;
         }
         pthread_mutex_lock(&events->lock);
         bool is_closed = events->is_closed;

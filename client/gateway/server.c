@@ -162,7 +162,7 @@ static mq_code listen_at(mq_gateway *gateway, int *fd, mq_error *err)
 
 static mq_code learn_url(mq_gateway *gateway, int fd, mq_error *err)
 {
-    struct sockaddr_storage at;
+    struct sockaddr_storage at = {0};
     socklen_t len = sizeof at;
     char host[128];
     char port[16];
