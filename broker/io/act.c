@@ -284,13 +284,16 @@ static void on_found(void *arg, mq_code code, mq_span record, mq_span result, co
 {
     core_ask *a = arg;
     (void)result;
-    (void)err;
     if (is_current(a)) {
         mq_input in = {.type = MQ_IN_FOUND};
         in.as.found.ask = a->ask;
         in.as.found.record = code == MQ_OK ? record : (mq_span){0};
         in.as.found.is_failed = code != MQ_OK && code != MQ_E_NOT_FOUND;
         mq_act_step(a->b, &in);
+        if (in.as.found.is_failed) { /* what hung on the answer is lost with it: load anew */
+            a->b->own = MQ_OWN_NONE;
+            mq_own_trouble(a->b, err->text);
+        }
     }
     free(a);
 }

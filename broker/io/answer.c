@@ -8,6 +8,7 @@
 #include "broker/io/answers.h"
 #include "shared/base/assert.h"
 #include "shared/base/clock.h"
+#include "shared/base/json.h"
 #include "shared/base/math.h"
 
 enum { LIST_DEFAULT = 100, LIST_MAX = 1000 };
@@ -99,7 +100,7 @@ void mq_json_bool(mq_buf *out, const char *key, bool value)
 void mq_json_raw(mq_buf *out, const char *key, mq_span object)
 {
     mq_json_key(out, key);
-    if (object.len > 0 && object.data[0] == '{' && object.data[object.len - 1] == '}') {
+    if (mq_json_is_object(object)) { /* it came from a worker */
         mq_buf_add_span(out, object);
     } else {
         mq_buf_add_str(out, "null");

@@ -6,7 +6,8 @@
 
 #include "broker/io/answers.h"
 #include "shared/base/assert.h"
-#include "shared/base/heap.h"
+#include "shared/base/json.h"
+#include "shared/base/ulid.h"
 
 enum { FILTER_TERMS = 8 };
 
@@ -204,7 +205,7 @@ static void add_progress(mq_broker *b, mq_buf *out, mq_span id)
         if (point.len == 0) {
             break;
         }
-        if (point.data[0] == '{') {
+        if (mq_json_is_object(point)) {
             mq_json_comma(out);
             mq_buf_add_span(out, point);
         }
@@ -293,7 +294,7 @@ static void answer_job(mq_broker *b, uint64_t conn, const mq_msg_query *query)
         !mq_state_is_terminal(mq_state_parse(record.state))) {
         add_record(b, &w->out, &record);
         waiting_end(w, MQ_OK, "");
-    } else if (query->name.len == 0 || query->name.len > 32) {
+    } else if (mq_ulid_ms(query->name) < 0) {
         waiting_end(w, MQ_E_ARG, "name: a job's id has 26 letters");
     } else if (mq_asks_job(b->asks, query->name, on_job, w, &err) != MQ_OK) {
         waiting_end(w, MQ_E_BUSY, err.text);
@@ -319,6 +320,7 @@ static void on_dead(void *arg, mq_code code, mq_span field, mq_span value, const
         return;
     }
     mq_buf_add_str(&w->out, "]");
+    w->b->scans--;
     waiting_end(w, code, code == MQ_OK ? "" : err->text);
 }
 
@@ -327,8 +329,12 @@ static void answer_dead(mq_broker *b, waiting *w)
     mq_error err;
     mq_json_key(&w->out, "jobs");
     mq_buf_add_str(&w->out, "[");
-    if (b->store->ops->scan(b->store, MQ_PART_DEAD, 0, on_dead, w, &err) != MQ_OK) {
+    if (b->scans == MQ_SCANS_MAX) { /* each may be long; the store's calls are for others too */
+        waiting_end(w, MQ_E_BUSY, "too many lists of dead letters under way");
+    } else if (b->store->ops->scan(b->store, MQ_PART_DEAD, 0, on_dead, w, &err) != MQ_OK) {
         waiting_end(w, MQ_E_BUSY, err.text);
+    } else {
+        b->scans++;
     }
 }
 

@@ -55,20 +55,6 @@ static ask *pop(ask_list *list)
     return a;
 }
 
-void mq_asks_free(mq_asks *asks)
-{
-    if (asks == NULL) {
-        return;
-    }
-    for (ask *a = pop(&asks->bodies); a != NULL; a = pop(&asks->bodies)) {
-        free(a);
-    }
-    for (ask *a = pop(&asks->jobs); a != NULL; a = pop(&asks->jobs)) {
-        free(a);
-    }
-    free(asks);
-}
-
 static mq_code add(mq_asks *asks, ask_list *list, mq_span id, const ask *model, mq_error *err)
 {
     if (id.len == 0 || id.len > sizeof model->id) {
@@ -153,7 +139,7 @@ static call *call_new(mq_asks *asks, ask_list *list, uint32_t most)
     return c;
 }
 
-/* The link is down: every question of the call is answered with that. */
+/* The call cannot be made: every question of it is answered with that. */
 static void fail_call(call *c, mq_code code, const mq_error *err)
 {
     if (c->all[0]->on_job != NULL) {
@@ -163,29 +149,60 @@ static void fail_call(call *c, mq_code code, const mq_error *err)
     }
 }
 
+/* The store takes no more calls for now: the questions wait on, in their places. */
+static void put_back(call *c, ask_list *list)
+{
+    while (c->count > 0) {
+        ask *a = c->all[--c->count];
+        a->next = list->head;
+        list->tail = list->head == NULL ? &a->next : list->tail;
+        list->head = a;
+    }
+    c->asks->inflight--;
+    free(c);
+}
+
+static mq_code ask_bodies(mq_asks *asks, call *c, mq_error *err)
+{
+    mq_span ids[MQ_ASKS_BODIES_MAX];
+    for (uint32_t i = 0; i < c->count; i++) {
+        ids[i] = mq_span_of(c->all[i]->id, c->all[i]->id_len);
+    }
+    return asks->store->ops->bodies(asks->store, ids, c->count, on_bodies, c, err);
+}
+
 void mq_asks_turn(mq_asks *asks)
 {
     mq_error err;
-    mq_code code =
-        MQ_OK; /* a failed call ends the turn: its questions may be asked again at once */
-    while (code == MQ_OK && asks->store->ops->is_connected(asks->store) &&
-           asks->inflight < MQ_ASKS_INFLIGHT_MAX &&
+    mq_code code = MQ_OK;
+    while (code == MQ_OK && asks->inflight < MQ_ASKS_INFLIGHT_MAX &&
            (asks->bodies.head != NULL || asks->jobs.head != NULL)) {
-        call *c;
-        if (asks->bodies.head != NULL) {
-            mq_span ids[MQ_ASKS_BODIES_MAX];
-            c = call_new(asks, &asks->bodies, MQ_ASKS_BODIES_MAX);
-            for (uint32_t i = 0; i < c->count; i++) {
-                ids[i] = mq_span_of(c->all[i]->id, c->all[i]->id_len);
-            }
-            code = asks->store->ops->bodies(asks->store, ids, c->count, on_bodies, c, &err);
-        } else {
-            c = call_new(asks, &asks->jobs, 1);
-            mq_span id = mq_span_of(c->all[0]->id, c->all[0]->id_len);
-            code = asks->store->ops->job(asks->store, id, on_job, c, &err);
-        }
-        if (code != MQ_OK) {
+        bool is_bodies = asks->bodies.head != NULL;
+        ask_list *list = is_bodies ? &asks->bodies : &asks->jobs;
+        call *c = call_new(asks, list, is_bodies ? MQ_ASKS_BODIES_MAX : 1);
+        mq_span id = mq_span_of(c->all[0]->id, c->all[0]->id_len);
+        code = is_bodies ? ask_bodies(asks, c, &err)
+                         : asks->store->ops->job(asks->store, id, on_job, c, &err);
+        if (code == MQ_E_BUSY) {
+            put_back(c, list);
+        } else if (code != MQ_OK) { /* then no more in this turn: the asker may ask again at once */
             fail_call(c, code, &err);
         }
     }
+}
+
+void mq_asks_free(mq_asks *asks)
+{
+    mq_error err;
+    if (asks == NULL) {
+        return;
+    }
+    mq_fail(&err, MQ_E_CANCELLED, "the broker stops");
+    while (asks->bodies.head != NULL) {
+        fail_call(call_new(asks, &asks->bodies, MQ_ASKS_BODIES_MAX), MQ_E_CANCELLED, &err);
+    }
+    while (asks->jobs.head != NULL) {
+        fail_call(call_new(asks, &asks->jobs, 1), MQ_E_CANCELLED, &err);
+    }
+    free(asks);
 }

@@ -20,7 +20,8 @@ typedef void mq_asks_on_body(void *arg, mq_code code, mq_span id, mq_span body);
 /* Borrows the store. Returns owned. */
 MQ_MUST_USE mq_code mq_asks_new(mq_asks **out, mq_store *store, mq_error *err);
 
-/* The store must have been freed before: what waits is forgotten without a call. */
+/* The store must have been freed before: what waits is answered MQ_E_CANCELLED and must not ask
+ * again. */
 void mq_asks_free(mq_asks *asks);
 
 /* Each is answered exactly once through its callback, later. MQ_E_BUSY when too many wait. */
@@ -29,7 +30,8 @@ MQ_MUST_USE mq_code mq_asks_body(mq_asks *asks, mq_span id, mq_asks_on_body *on_
 MQ_MUST_USE mq_code mq_asks_job(mq_asks *asks, mq_span id, mq_store_on_job *on_job, void *arg,
                                 mq_error *err);
 
-/* Sends what may be sent. Call it once a turn. */
+/* Sends what may be sent; what the store cannot take now (no connection, too many calls) waits on.
+ * Call it once a turn. */
 void mq_asks_turn(mq_asks *asks);
 
 #endif

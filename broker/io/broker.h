@@ -20,9 +20,11 @@
 enum {
     MQ_GETS_MAX = 65536, /* questions waiting for a job's end */
     MQ_WATCHES_MAX = 4096,
-    MQ_PENDING_MAX = 1024, /* results and checkpoints waiting for their pins */
-    MQ_LOOKUPS_MAX = 8192, /* job look-ups under way in the store */
-    MQ_NEWS_MAX = 256,     /* events kept for operators */
+    MQ_PENDING_MAX = 1024,            /* results and checkpoints waiting for their pins */
+    MQ_PENDING_BYTES_MAX = 256 << 20, /* of their frames; one alone may be more */
+    MQ_LOOKUPS_MAX = 8192,            /* job look-ups under way in the store */
+    MQ_SCANS_MAX = 8,                 /* of the dead letters under way */
+    MQ_NEWS_MAX = 256,                /* events kept for operators */
     MQ_RATE_SECONDS = 10,
     MQ_GROUP_MAX = 512,            /* items of one outgoing message */
     MQ_OUT_PAYLOAD_MAX = 32 << 20, /* bytes of one outgoing payload made of several items */
@@ -65,7 +67,7 @@ typedef struct mq_watch {
 /* A message that waits for its pins. */
 typedef struct mq_pending {
     struct mq_pending *next;
-    uint64_t ticket;
+    uint64_t ticket, generation;
     mq_frames frames;
 } mq_pending;
 
@@ -112,6 +114,7 @@ typedef struct mq_broker {
     mq_arena arena; /* of the message in work */
     mq_pending *pending;
     uint32_t pending_count;
+    size_t pending_bytes;
     uint64_t next_ticket;
 
     /* act.c */
@@ -126,7 +129,7 @@ typedef struct mq_broker {
     uint32_t get_count, get_end; /* used entries lie before get_end */
     mq_watch *watches;
     uint32_t watch_end;
-    uint32_t lookups;
+    uint32_t lookups, scans;
 
     /* answer.c */
     mq_curves *curves;
@@ -200,6 +203,8 @@ void mq_gets_ended(mq_broker *b, const mq_ended *ended, mq_span result);
 void mq_gets_changed(mq_broker *b, mq_span id, mq_state state);
 void mq_gets_progress(mq_broker *b, mq_span id, mq_span progress, mq_span log);
 bool mq_gets_watch(mq_broker *b, uint64_t conn, mq_span id);
+/* A core has been loaded: gets that wait for a job which ended meanwhile are answered now. */
+void mq_gets_loaded(mq_broker *b);
 void mq_gets_tick(mq_broker *b);
 int64_t mq_gets_deadline(const mq_broker *b); /* monotonic */
 /* The connection is gone. */

@@ -6,8 +6,8 @@
 #include "broker/io/broker.h"
 #include "shared/base/assert.h"
 #include "shared/base/clock.h"
-#include "shared/base/heap.h"
 #include "shared/base/math.h"
+#include "shared/base/ulid.h"
 
 enum { WAIT_MS_MAX = 30000, TELL_MS = 100 };
 
@@ -128,8 +128,12 @@ static bool park(mq_broker *b, uint64_t conn, const mq_msg_get *get)
     return true;
 }
 
+/* Nothing happens when it is not parked any more: its connection was found gone while answering. */
 static void unpark(mq_broker *b, mq_get_wait *w)
 {
+    if (!w->is_used) {
+        return;
+    }
     w->is_used = false;
     b->get_count--;
     while (b->get_end > 0 && !b->gets[b->get_end - 1].is_used) {
@@ -158,7 +162,7 @@ void mq_gets_ask(mq_broker *b, uint64_t conn, const mq_msg_get *get)
     uint32_t slot = mq_core_find(b->core, get->id);
     bool is_live = slot != MQ_CORE_NO_SLOT && mq_core_record(b->core, slot, &record) &&
                    !mq_state_is_terminal(mq_state_parse(record.state));
-    if (get->id.len == 0 || get->id.len > 32) {
+    if (mq_ulid_ms(get->id) < 0) {
         send_not_found(b, conn, get->rid, get->id, "not_found");
     } else if (!is_live) {
         look_up(b, conn, get);
@@ -267,6 +271,16 @@ void mq_gets_progress(mq_broker *b, mq_span id, mq_span progress, mq_span log)
 }
 
 /* ---- time and gone connections ---- */
+
+void mq_gets_loaded(mq_broker *b)
+{
+    for (uint32_t i = 0; i < b->get_end; i++) {
+        mq_get_wait *w = &b->gets[i];
+        if (w->is_used && mq_core_find(b->core, mq_span_of(w->id, w->id_len)) == MQ_CORE_NO_SLOT) {
+            w->deadline_ms = 0; /* due: the next tick looks it up in the store */
+        }
+    }
+}
 
 void mq_gets_tick(mq_broker *b)
 {

@@ -106,10 +106,10 @@ static int signals_open(mq_error *err)
 
 static int64_t deadline(const mq_broker *b)
 {
-    int64_t at_ms = mq_min_i64(mq_own_deadline(b), mq_gets_deadline(b));
-    at_ms = mq_min_i64(at_ms, b->store->ops->deadline(b->store));
+    int64_t at_ms = mq_min_i64(mq_own_deadline(b), b->store->ops->deadline(b->store));
     at_ms = mq_min_i64(at_ms, b->rate_at_ms);
-    if (mq_own_is_serving(b)) {
+    if (mq_own_is_serving(b)) { /* nothing else is done otherwise: no reason to wake for it */
+        at_ms = mq_min_i64(at_ms, mq_gets_deadline(b));
         int64_t core_ms = mq_core_deadline(b->core);
         if (core_ms < INT64_MAX) {
             at_ms = mq_min_i64(at_ms, core_ms - b->store_offset_ms);

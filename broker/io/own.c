@@ -13,15 +13,16 @@
 #include "broker/io/broker.h"
 #include "shared/base/assert.h"
 #include "shared/base/clock.h"
+#include "shared/base/file.h"
 #include "shared/base/log.h"
 #include "shared/base/map.h"
 #include "shared/base/math.h"
 
 enum {
-    RETRY_MS = 250,    /* between attempts to get the shard */
-    DAMAGED_MS = 5000, /* the same when what is stored could not be read */
-    SEGMENTS_MAX = 65536,
-    FULL_PERCENT = 80, /* of the store's memory: above, new jobs are answered busy */
+    RETRY_MS = 250,       /* between attempts to get the shard */
+    DAMAGED_MS = 5000,    /* the same when what is stored could not be read */
+    SEGMENTS_MAX = 65536, /* live segments at a takeover must be fewer */
+    FULL_PERCENT = 80,    /* of the store's memory: above, new jobs are answered busy */
 };
 
 void mq_own_trouble(mq_broker *b, const char *text)
@@ -165,6 +166,7 @@ static void loaded(mq_broker *b)
     mq_input in = {.type = MQ_IN_LOADED};
     mq_act_step(b, &in);
     b->own = MQ_OWN_SERVING;
+    mq_gets_loaded(b);
     mq_core_stats stats;
     mq_core_stats_read(b->core, &stats);
     mq_log(MQ_INFO, "shard loaded", "shard=%lld epoch=%llu sequence=%llu jobs=%u",
@@ -299,9 +301,9 @@ static void on_segment(void *arg, mq_code code, mq_span field, mq_span value, co
     }
     if (!is_current) {
         free(l);
-    } else if (code != MQ_OK) {
+    } else if (code != MQ_OK || b->segment_count == SEGMENTS_MAX) {
         free(l);
-        mq_own_drop(b, err->text);
+        mq_own_drop(b, code != MQ_OK ? err->text : "the shard has too many live segments");
     } else {
         begin(b, l);
     }
@@ -430,9 +432,17 @@ static void ask_for_shard(mq_broker *b, bool is_takeover)
 static void name_owner(mq_broker *b)
 {
     char host[65] = "";
-    char text[sizeof b->front.endpoint + 80];
+    char text[sizeof b->front.endpoint + 160];
+    mq_error err;
+    mq_buf boot; /* hosts that were copied have the same name, even "localhost" */
+    mq_buf_init(&boot, 64);
     (void)gethostname(host, sizeof host - 1);
-    int len = snprintf(text, sizeof text, "%s %s", host, b->front.endpoint);
+    if (mq_file_read("/proc/sys/kernel/random/boot_id", &boot, &err) != MQ_OK) {
+        mq_buf_reset(&boot);
+    }
+    int len = snprintf(text, sizeof text, "%s %.*s %s", host, MQ_SPAN_ARG(mq_buf_span(&boot)),
+                       b->front.endpoint);
+    mq_buf_release(&boot);
     snprintf(b->owner_id, sizeof b->owner_id, "%.40s-%016llx", b->config->name,
              (unsigned long long)mq_hash64(mq_span_of(text, (size_t)len), 0));
 }
@@ -448,6 +458,12 @@ mq_code mq_own_open(mq_broker *b, mq_error *err)
     snprintf(b->trouble, sizeof b->trouble, "starting");
     mq_code code = mq_store_redis_new(&b->store, b->config->store, (uint32_t)b->config->shard, err);
     return code == MQ_OK ? mq_asks_new(&b->asks, b->store, err) : code;
+}
+
+/* When the tenure is to be renewed; not at once again after an attempt that could not be sent. */
+static int64_t renew_at(const mq_broker *b)
+{
+    return mq_max_i64(b->renewed_ms + b->config->tenure_ms / 3, b->retry_ms);
 }
 
 void mq_own_tick(mq_broker *b)
@@ -468,7 +484,7 @@ void mq_own_tick(mq_broker *b)
         return;
     }
     press(b);
-    if (!b->is_renewing && now_ms >= b->renewed_ms + b->config->tenure_ms / 3) {
+    if (!b->is_renewing && now_ms >= renew_at(b)) {
         ask_for_shard(b, false);
     }
 }
@@ -486,10 +502,13 @@ bool mq_own_is_serving(const mq_broker *b)
 
 int64_t mq_own_deadline(const mq_broker *b)
 {
-    if (b->core == NULL) {
-        return b->own == MQ_OWN_NONE ? b->retry_ms : INT64_MAX;
+    if (b->own == MQ_OWN_NONE) {
+        return b->core == NULL ? b->retry_ms : 0; /* 0: this core is to be dropped */
     }
-    return b->is_renewing ? INT64_MAX : b->renewed_ms + b->config->tenure_ms / 3;
+    if (b->core == NULL) {
+        return INT64_MAX;
+    }
+    return b->is_renewing ? INT64_MAX : renew_at(b);
 }
 
 /* ---- the end ---- */
@@ -508,6 +527,9 @@ bool mq_own_leave(mq_broker *b)
 {
     if (b->own == MQ_OWN_STOPPED) {
         return true;
+    }
+    if (b->core == NULL && b->own == MQ_OWN_ASKED) {
+        return false; /* the shard may still become ours, or is being given back */
     }
     if (b->core == NULL) {
         b->own = MQ_OWN_STOPPED;

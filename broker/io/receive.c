@@ -217,7 +217,8 @@ static void on_beat(const mq_incoming *m)
     }
     for (uint32_t i = 0; i < beat.jobs_count && m->b->core != NULL; i++) {
         const mq_msg_held *h = &beat.jobs[i];
-        if (h->progress.len > 0 && mq_core_holds(m->b->core, h->id, h->epoch, h->grant, none)) {
+        if (h->progress.len > 0 &&
+            mq_core_holds(m->b->core, h->id, h->epoch, h->grant, beat.worker)) {
             mq_gets_progress(m->b, h->id, h->progress, none);
         }
     }
@@ -238,9 +239,11 @@ static void on_progress(const mq_incoming *m)
 static void on_lost(const mq_incoming *m)
 {
     mq_msg_lost lost;
-    if (mq_incoming_decode(m, &lost)) {
-        mq_answer_news(m->b, "lost", "seat %llu of job %.*s, seen by a peer",
-                       (unsigned long long)lost.seat, MQ_SPAN_ARG(lost.id));
+    if (mq_incoming_decode(m, &lost) && m->b->core != NULL) {
+        if (mq_core_holds(m->b->core, lost.id, lost.epoch, lost.grant, none)) {
+            mq_answer_news(m->b, "lost", "seat %llu of job %.*s, seen by a peer",
+                           (unsigned long long)lost.seat, MQ_SPAN_ARG(lost.id));
+        }
         mq_input in = {.type = MQ_IN_LOST, .conn = m->conn};
         in.as.lost = &lost;
         mq_incoming_step(m->b, &in);

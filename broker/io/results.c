@@ -103,11 +103,12 @@ static bool decode_result(const mq_incoming *m, mq_msg_result *result)
 static bool is_held(const mq_incoming *m, const mq_msg_result *result, uint32_t i)
 {
     const mq_msg_result_item *item = &result->jobs[i];
-    return m->b->core != NULL &&
+    return m->b->own == MQ_OWN_LOADING || /* it may be loaded before the answer comes */
            mq_core_holds(m->b->core, item->id, item->epoch, item->grant, result->worker);
 }
 
-/* Hashes that are to be pinned, from the arena; NULL and *count 0 when none. */
+/* Hashes that are to be pinned, from the arena; *count 0 when none; NULL when there is no memory.
+ */
 static mq_span *blobs_of(const mq_incoming *m, const mq_msg_result *result, uint32_t *count)
 {
     size_t total = 0;
@@ -117,7 +118,7 @@ static mq_span *blobs_of(const mq_incoming *m, const mq_msg_result *result, uint
             total += result->jobs[i].publish[k].blobs_count;
         }
     }
-    mq_span *all = total == 0 ? NULL : mq_arena_new(&m->b->arena, mq_span, total);
+    mq_span *all = mq_arena_new(&m->b->arena, mq_span, total + 1);
     *count = 0;
     for (uint32_t i = 0; all != NULL && i < result->jobs_count; i++) {
         const mq_msg_result_item *item = &result->jobs[i];
@@ -140,7 +141,10 @@ static mq_span *blobs_of(const mq_incoming *m, const mq_msg_result *result, uint
 static bool put_aside(mq_broker *b, mq_frames *frames, const mq_span *blobs, uint32_t count)
 {
     mq_error err;
-    mq_pending *p = b->pending_count < MQ_PENDING_MAX ? malloc(sizeof *p) : NULL;
+    size_t bytes = frames->header.len + frames->payload.len;
+    bool has_room = b->pending_count < MQ_PENDING_MAX &&
+                    (b->pending == NULL || b->pending_bytes + bytes <= MQ_PENDING_BYTES_MAX);
+    mq_pending *p = has_room ? malloc(sizeof *p) : NULL;
     if (p == NULL) {
         return false; /* the worker sends it again */
     }
@@ -153,7 +157,8 @@ static bool put_aside(mq_broker *b, mq_frames *frames, const mq_span *blobs, uin
         free(p);
         return false;
     }
-    *p = (mq_pending){.next = b->pending, .ticket = ticket, .frames = *frames};
+    *p = (mq_pending){
+        .next = b->pending, .ticket = ticket, .generation = b->generation, .frames = *frames};
     zmq_msg_init(&p->frames.header_msg);
     zmq_msg_init(&p->frames.payload_msg);
     zmq_msg_move(&p->frames.header_msg, &frames->header_msg);
@@ -164,6 +169,7 @@ static bool put_aside(mq_broker *b, mq_frames *frames, const mq_span *blobs, uin
         mq_span_of(zmq_msg_data(&p->frames.payload_msg), zmq_msg_size(&p->frames.payload_msg));
     b->pending = p;
     b->pending_count++;
+    b->pending_bytes += bytes;
     return true;
 }
 
@@ -175,6 +181,9 @@ void mq_incoming_result(const mq_incoming *m, mq_frames *frames)
         return;
     }
     mq_span *blobs = blobs_of(m, &result, &count);
+    if (blobs == NULL) {
+        return; /* the worker sends it again */
+    }
     if (count > 0) {
         put_aside(m->b, frames, blobs, count);
     } else {
@@ -221,7 +230,11 @@ static void pinned(mq_broker *b, mq_pending *p, const mq_pin_answer *answer)
 {
     mq_incoming m = {b, p->frames.conn, p->frames.command, p->frames.header, p->frames.payload};
     mq_msg_result result;
-    if (answer->code != MQ_OK && answer->code != MQ_E_MISSING) {
+    if (p->generation !=
+        b->generation) { /* this core may hold what was not pinned for the former */
+        mq_log(MQ_INFO, "message of a former core dropped", "command=%s",
+               mq_command_name(m.command));
+    } else if (answer->code != MQ_OK && answer->code != MQ_E_MISSING) {
         mq_log(MQ_WARN, "blobs not pinned", "error=%s", answer->err.text);
     } else if (m.command == MQ_CMD_checkpoint) {
         if (answer->code == MQ_OK) {
@@ -257,6 +270,7 @@ void mq_receive_pinned(mq_broker *b)
         }
         *at = p->next;
         b->pending_count--;
+        b->pending_bytes -= p->frames.header.len + p->frames.payload.len;
         mq_frames_release(&p->frames);
         free(p);
     }

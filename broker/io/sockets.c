@@ -7,7 +7,7 @@
 
 #include "shared/base/assert.h"
 
-enum { IDENTITY_BYTES = 5, HEAD_BYTES = 4, BACKLOG = 1024 };
+enum { IDENTITY_BYTES = 5, HEAD_BYTES = 4, BACKLOG = 1024, DROPS_MAX = 256 };
 
 static bool set(void *socket, int option, int value)
 {
@@ -113,7 +113,7 @@ static bool take(mq_side *side, zmq_msg_t frames[4], mq_frames *out)
 
 bool mq_side_receive(mq_side *side, mq_frames *out)
 {
-    for (;;) {
+    for (int drops = 0; drops < DROPS_MAX; drops++) {
         zmq_msg_t frames[4];
         int parts = receive_parts(side->socket, frames);
         bool is_taken = parts == 4 && take(side, frames, out);
@@ -129,6 +129,7 @@ bool mq_side_receive(mq_side *side, mq_frames *out)
         }
         side->dropped++;
     }
+    return false; /* a flood of them must not hold up the loop: the rest in the next turn */
 }
 
 void mq_frames_release(mq_frames *frames)

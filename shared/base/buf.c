@@ -93,8 +93,7 @@ bool mq_buf_printf(mq_buf *buf, const char *fmt, ...)
     return true;
 }
 
-/* Bytes of the UTF-8 sequence at s (shortest form, no surrogates), or 0 when it is not one. */
-static size_t utf8_len(mq_span s)
+size_t mq_utf8_len(mq_span s)
 {
     uint8_t c = s.data[0];
     size_t n = c < 0x80 ? 1 : c >= 0xC2 && c < 0xE0 ? 2 : c >= 0xE0 && c < 0xF0 ? 3 : 0;
@@ -120,7 +119,7 @@ bool mq_buf_add_json(mq_buf *buf, mq_span s)
     size_t i = 0;
     while (i < s.len) {
         uint8_t c = s.data[i];
-        size_t n = utf8_len(mq_span_of(s.data + i, s.len - i));
+        size_t n = mq_utf8_len(mq_span_of(s.data + i, s.len - i));
         if (c == '"' || c == '\\') {
             mq_buf_printf(buf, "\\%c", c);
         } else if (c < 0x20) {

@@ -25,6 +25,10 @@ bool mq_buf_add_span(mq_buf *buf, mq_span s);
 bool mq_buf_add_str(mq_buf *buf, const char *s);
 bool mq_buf_printf(mq_buf *buf, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
+/* Bytes of the UTF-8 sequence that s begins with (shortest form, no surrogates), or 0 when it is
+ * none. s is not empty. */
+size_t mq_utf8_len(mq_span s);
+
 /* Appends s as a JSON string with quotes; bytes that are not UTF-8 become U+FFFD. */
 bool mq_buf_add_json(mq_buf *buf, mq_span s);
 

@@ -12,6 +12,9 @@ cleanup() {
     trap - EXIT INT TERM
     [ "$status" -eq 0 ] || tail -n 20 "$DIR"/log/*.log "$OUT" 2>/dev/null || true
     maasq down --data "$DIR" >/dev/null 2>&1 || true
+    if grep -raE -A 30 'ERROR: AddressSanitizer|runtime error:|LeakSanitizer|WARNING: ThreadSanitizer' "$DIR"; then
+        status=1
+    fi
     rm -rf "$DIR"
     exit "$status"
 }

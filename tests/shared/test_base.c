@@ -13,6 +13,7 @@
 #include "shared/base/arena.h"
 #include "shared/base/file.h"
 #include "shared/base/heap.h"
+#include "shared/base/json.h"
 #include "shared/base/log.h"
 #include "shared/base/map.h"
 #include "shared/base/math.h"
@@ -261,6 +262,80 @@ static void errors_carry_their_context(void **state)
     assert_false(mq_log_level_parse("loud", &level));
 }
 
+static void a_text_is_json_or_not_as_rfc_8259_says(void **state)
+{
+    (void)state;
+    static const char *const good[] = {
+        "{}",
+        " { } ",
+        "{\"a\":1,\"b\":[1,-0.5e+3,true,false,null,{\"c\":[]}]}",
+        "{\"\":\"\\u00e9\\n\\\"\"}",
+        "{\"a\":\"\xc3\xa9\",\"b\":{},\"c\":[[],[{}]]}",
+        "{\"n\":0,\"m\":[0.0,10,1E9]}",
+    };
+    static const char *const bad[] = {
+        "",
+        "[]",
+        "1",
+        "{",
+        "}",
+        "{}{}",
+        "{},",
+        "{a:1}",
+        "{\"a\"}",
+        "{\"a\":}",
+        "{\"a\":1,}",
+        "{\"a\":[1,]}",
+        "{\"a\":01}",
+        "{\"a\":+1}",
+        "{\"a\":1.}",
+        "{\"a\":1e}",
+        "{\"a\":NaN}",
+        "{\"a\":\"\xff\"}",
+        "{\"a\":\"",
+        "{\"a\":\"\\",
+        "{\"a\":\"\\x\"}",
+        "{\"a\":\"\\u12g4\"}",
+        "{\"a\":\"\n\"}",
+        "{\"a\":[}",
+        "{\"a\":[1}",
+        "{\"a\":{]}",
+        "{]}",
+        "{\"a\":1 2}",
+        "{\"a\":tru}",
+    };
+    for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
+        if (!mq_json_is_object(mq_str(good[i]))) {
+            fail_msg("%s is JSON", good[i]);
+        }
+        for (size_t cut = 0; good[i][cut] != '\0';
+             cut++) { /* no part of it is, nor is it overread */
+            size_t len = strlen(good[i]) - 1 - cut;
+            char *part = malloc(len + 1);
+            assert_non_null(part);
+            memcpy(part, good[i], len);
+            char *exact = realloc(part, len == 0 ? 1 : len);
+            bool is_rest_blank = mq_json_is_object(mq_span_of(exact, len));
+            assert_true(!is_rest_blank || good[i][len] == ' ');
+            free(exact);
+        }
+    }
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        if (mq_json_is_object(mq_str(bad[i]))) {
+            fail_msg("%s is no JSON object", bad[i]);
+        }
+    }
+    char deep[2 * 8 * (MQ_JSON_DEPTH_MAX + 1)] = "";
+    for (int levels = MQ_JSON_DEPTH_MAX; levels <= MQ_JSON_DEPTH_MAX + 1; levels++) {
+        size_t len = (size_t)snprintf(deep, sizeof deep, "{\"a\":");
+        memset(deep + len, '[', (size_t)levels - 1);
+        memset(deep + len + levels - 1, ']', (size_t)levels - 1);
+        deep[len + 2 * (size_t)levels - 2] = '}';
+        assert_int_equal(mq_json_is_object(mq_span_of(deep, len + 2 * (size_t)levels - 1)),
+                         levels == MQ_JSON_DEPTH_MAX);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -276,6 +351,7 @@ int main(void)
         cmocka_unit_test(sha256_is_the_published_one),
         cmocka_unit_test(files_are_written_whole_and_read_back),
         cmocka_unit_test(errors_carry_their_context),
+        cmocka_unit_test(a_text_is_json_or_not_as_rfc_8259_says),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -219,6 +219,17 @@ void sys_start(sys *s, const sys_options *options)
     await_workers(s);
 }
 
+/* A process may have met undefined behaviour or leaked although its test passed. */
+static bool has_reports(const sys *s)
+{
+    char command[512];
+    snprintf(command, sizeof command,
+             "grep -aE -A 30 'ERROR: AddressSanitizer|runtime error:|LeakSanitizer|"
+             "WARNING: ThreadSanitizer' %s/*.log >&2",
+             s->dir);
+    return system(command) == 0;
+}
+
 void sys_stop(sys *s, bool is_failed)
 {
     for (int i = s->options.workers - 1; i >= 0; i--) {
@@ -234,8 +245,12 @@ void sys_stop(sys *s, bool is_failed)
             fprintf(stderr, "no logs in %s\n", s->dir);
         }
     }
+    bool is_clean = !has_reports(s);
     snprintf(command, sizeof command, "rm -rf %s", s->dir);
     assert_int_equal(system(command), 0);
+    if (!is_clean && !is_failed) { /* else the test fails already, with its own reason */
+        fail_msg("a process of the system printed a sanitizer's report (above)");
+    }
 }
 
 int sys_children(pid_t pid, pid_t out[SYS_SLOTS_MAX])

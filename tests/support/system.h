@@ -34,7 +34,8 @@ typedef struct sys {
  * failure after 60 s). */
 void sys_start(sys *s, const sys_options *options);
 
-/* Stops everything, removes the directory. Prints the log files when `is_failed`. */
+/* Stops everything, removes the directory. Prints the log files when `is_failed`. A sanitizer's
+ * report in a log is a failure of the test. */
 void sys_stop(sys *s, bool is_failed);
 
 /* index: of the worker; 0 for the others. Kill waits until the process is gone. */

@@ -31,6 +31,9 @@ finish() {
     if pgrep -f "$DATA" >/dev/null 2>&1; then
         bad "processes were left behind" "$(pgrep -af "$DATA")"
     fi
+    if grep -raE -A 30 'ERROR: AddressSanitizer|runtime error:|LeakSanitizer|WARNING: ThreadSanitizer' "$T"; then
+        bad "a process printed a sanitizer's report"
+    fi
     rm -rf "$T"
     trap - EXIT
     printf '%d passed, %d failed\n' "$passed" "$failed"
