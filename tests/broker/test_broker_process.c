@@ -44,7 +44,7 @@ static void broker_start(broker *b)
     program(path, sizeof path, "maasq-broker");
     const char *argv[24] = {path,      "--front",     b->front,  "--back",      b->back,
                             "--store", b->redis->url, "--blobs", b->blobs,      "--lease-ms",
-                            "3000",    "--beat-ms",   "500",     "--log-level", "debug"};
+                            "10000",   "--beat-ms",   "1000",    "--log-level", "debug"};
     int n = 15;
     for (int i = 0; i < 8 && b->more[i] != NULL; i++) {
         argv[n++] = b->more[i];
@@ -420,7 +420,7 @@ static void a_job_goes_through_a_real_broker(void **unused)
     peer_open(&client, b.front);
     hello(&client, "client");
     assert_true(client.as.welcome.instance.len > 0);
-    assert_int_equal(client.as.welcome.beat_ms, 500);
+    assert_int_equal(client.as.welcome.beat_ms, 1000);
     worker_open(&w, &b, 1);
     mq_ulid_new(id);
     submit_one(&client, id, "echo", "through it all");
