@@ -164,7 +164,7 @@ int64_t mq_late_wait_ms(const mq_broker *b);
 void mq_late_release(mq_broker *b);
 
 /* ---- receive.c ---- */
-/* At most `limit` messages of one side. Returns how many. */
+/* At most `limit` messages of one side, or what a bounded time allows. Returns how many. */
 int mq_receive(mq_broker *b, mq_side *side, int limit);
 /* The same while another broker owns the shard: each message is answered with its endpoint. */
 void mq_receive_moved(mq_broker *b, int limit);

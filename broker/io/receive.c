@@ -8,7 +8,10 @@
 #include "shared/base/clock.h"
 #include "shared/base/log.h"
 
-enum { ARENA_BYTES = 16 << 20 };
+enum {
+    ARENA_BYTES = 16 << 20,
+    TURN_MS = 50, /* of one side: the tenure is renewed and commits go out between turns */
+};
 
 static const mq_span none = {0};
 
@@ -322,7 +325,8 @@ int mq_receive(mq_broker *b, mq_side *side, int limit)
     if (b->arena.limit_bytes == 0) {
         mq_arena_init(&b->arena, ARENA_BYTES);
     }
-    while (count < limit && b->core != NULL) {
+    int64_t until_ms = mq_clock_mono_ms() + TURN_MS;
+    while (count < limit && b->core != NULL && (count == 0 || mq_clock_mono_ms() < until_ms)) {
         mq_frames frames;
         if (!mq_side_receive(side, &frames)) {
             break;

@@ -58,11 +58,11 @@ static mq_code open_dealer(mq_io *io, const char *url, mq_error *err)
         return mq_fail(err, MQ_E_IO, "ZeroMQ socket: %s", zmq_strerror(zmq_errno()));
     }
     void *s = io->dealer;
-    bool is_set = set(s, ZMQ_IMMEDIATE, 1) && set(s, ZMQ_LINGER, LINGER_MS) &&
-                  set(s, ZMQ_SNDHWM, HWM) && set(s, ZMQ_RCVHWM, HWM) &&
-                  set(s, ZMQ_RECONNECT_IVL, 100) && set(s, ZMQ_RECONNECT_IVL_MAX, 2000) &&
-                  set(s, ZMQ_HANDSHAKE_IVL, 5000) && set(s, ZMQ_HEARTBEAT_IVL, 2000) &&
-                  set(s, ZMQ_HEARTBEAT_TIMEOUT, 6000) && set(s, ZMQ_TCP_KEEPALIVE, 1);
+    bool is_set = set(s, ZMQ_LINGER, LINGER_MS) && set(s, ZMQ_SNDHWM, HWM) &&
+                  set(s, ZMQ_RCVHWM, HWM) && set(s, ZMQ_RECONNECT_IVL, 100) &&
+                  set(s, ZMQ_RECONNECT_IVL_MAX, 2000) && set(s, ZMQ_HANDSHAKE_IVL, 5000) &&
+                  set(s, ZMQ_HEARTBEAT_IVL, 2000) && set(s, ZMQ_HEARTBEAT_TIMEOUT, 6000) &&
+                  set(s, ZMQ_TCP_KEEPALIVE, 1);
     int events = ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_DISCONNECTED;
     char name[48]; /* the former monitor's name may be taken a little longer */
     (void)snprintf(name, sizeof name, "inproc://monitor-%llu", (unsigned long long)io->links++);

@@ -17,6 +17,9 @@ sources | xargs awk -v banned="(^|[^A-Za-z0-9_.>])$banned *\\\\(" '
         if (in_comment) { if (sub(/.*\*\//, "", line)) in_comment = 0; else next }
         if (sub(/\/\*.*/, "", line)) in_comment = 1
         sub(/\/\/.*/, "", line)
+        # libzmq 4.3.4 ends the process (fq.cpp, !_more) when the peer of such a socket dies while more
+        # than 33 messages are unread: the pipe is closed between two frames. Ask a monitor instead.
+        if (line ~ /ZMQ_IMMEDIATE/) { printf "%s:%d: banned option\n", FILENAME, FNR; wrong = 1 }
         if (line ~ banned) { printf "%s:%d: banned call: %s\n", FILENAME, FNR, $0; wrong = 1 }
     }
     END { exit wrong }' || status=1

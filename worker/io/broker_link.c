@@ -32,6 +32,7 @@ static void disconnect(mq_broker_link *link)
         (void)zmq_socket_monitor(link->socket, NULL, 0);
         zmq_close(link->socket);
         link->socket = NULL;
+        link->is_up = false;
     }
     if (link->monitor != NULL) {
         zmq_close(link->monitor);
@@ -81,9 +82,6 @@ mq_code mq_broker_link_connect(mq_broker_link *link, const char *endpoint, mq_er
         return mq_fail(err, MQ_E_IO, "broker: socket: %s", zmq_strerror(errno));
     }
     set_int(link->socket, ZMQ_LINGER, 0);
-    /* Without a connection a message is refused at once instead of being kept for a later broker.
-     */
-    set_int(link->socket, ZMQ_IMMEDIATE, 1);
     set_int(link->socket, ZMQ_SNDHWM, HWM);
     set_int(link->socket, ZMQ_RCVHWM, HWM);
     set_int(link->socket, ZMQ_RECONNECT_IVL, 50);
@@ -109,7 +107,7 @@ static bool send_frames(mq_broker_link *link, mq_command command, mq_span payloa
 {
     uint8_t head[4];
     mq_wire_head(command, head);
-    /* The first frame says whether there is a connection with room; the others then go with it. */
+    /* The first frame says whether there is room; the others then go with it. */
     return zmq_send(link->socket, head, sizeof head, ZMQ_SNDMORE | ZMQ_DONTWAIT) >= 0 &&
            zmq_send(link->socket, link->header.data, link->header.len, ZMQ_SNDMORE) >= 0 &&
            zmq_send(link->socket, payload.data, payload.len, 0) >= 0;
@@ -124,7 +122,7 @@ bool mq_broker_link_send(mq_broker_link *link, mq_command command, const void *m
         mq_wire_encode(command, message, &link->header, &err) != MQ_OK) {
         mq_log(MQ_ERROR_LEVEL, "message not sent", "command=%s error=\"%s\"",
                mq_command_name(command), err.text);
-    } else if (link->socket != NULL && send_frames(link, command, payload)) {
+    } else if (link->is_up && send_frames(link, command, payload)) {
         return true;
     }
     link->unsent++;
@@ -197,5 +195,6 @@ mq_broker_link_change mq_broker_link_event(mq_broker_link *link)
     (void)zmq_recv(link->monitor, address, sizeof address, 0);
     uint16_t number;
     memcpy(&number, event, sizeof number);
-    return number == ZMQ_EVENT_DISCONNECTED ? MQ_BROKER_LINK_GONE : MQ_BROKER_LINK_UP;
+    link->is_up = number != ZMQ_EVENT_DISCONNECTED;
+    return link->is_up ? MQ_BROKER_LINK_UP : MQ_BROKER_LINK_GONE;
 }
