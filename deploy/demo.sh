@@ -3,6 +3,8 @@
 # undisturbed, compare the bits, compress, publish, serve, stop. Exits with 1 when any of it is not
 # true and leaves no process behind in either case.
 set -eu
+# In some locales awk and printf write 0,5 for 0.5.
+export LC_ALL=C
 
 B=${B:-build/release}
 PATH=$(cd "$B" && pwd):$PATH

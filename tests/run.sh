@@ -10,6 +10,8 @@
 # of a script means that it cannot run here, and a cmocka function may skip itself: said with the
 # reason, counted as neither.
 set -u
+# In some locales awk and printf write 0,5 for 0.5.
+export LC_ALL=C
 
 one() { # one ROOT BUILD NAME FILE: runs a test, prints its line, writes ROOT/NAME.count
     local root=$1 build=$2 name=$3 file=$4
@@ -48,7 +50,7 @@ one() { # one ROOT BUILD NAME FILE: runs a test, prints its line, writes ROOT/NA
         $((ms / 1000)) $((ms % 1000 / 100)) "$note")
     if [ "$failed" -gt 0 ]; then
         local output
-        output=$(grep -avE '^\[( RUN|       OK)' "$root/$key.log" | tail -n 80 | sed 's/^/     | /')
+        output=$(grep -avE '^\[( RUN|       OK)' "$root/$key.log" | tr -d '\000' | tail -n 80 | sed 's/^/     | /')
         line+=${output:+$'\n'$output}
     elif [ "$skipped" -gt 0 ]; then
         # A script says why in its last line, a program in the line before the one that says SKIPPED.
