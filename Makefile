@@ -151,7 +151,7 @@ $(B)/tests/e2e/test_%: $(B)/tests/e2e/test_%.o $(B)/tests/support/system.o $(B)/
 
 # What a newcomer runs. The second make sees the packages that the first one installed.
 JOBS ?= $(shell nproc)
-AGAIN = $(MAKE) $(if $(findstring -j,$(MAKEFLAGS)),,-j$(JOBS))
+AGAIN = $(MAKE) --no-print-directory $(if $(findstring -j,$(MAKEFLAGS)),,-j$(JOBS))
 # tests/bench/bench_*.c of the worker: programs for `make bench` and by hand.
 $(B)/tests/bench/bench_store: %: %.o $(B)/shared.a
 	$(call say,LINK)
