@@ -150,6 +150,8 @@ void mq_send_job(mq_core *core, mq_job *job, mq_outputs *out); /* when nothing i
 bool mq_worker_fits(const mq_core *core, const mq_worker *worker, const mq_lane *lane);
 /* Jobs it may be sent now: its credit, which may hold more than its idle slots (it prefetches). */
 uint32_t mq_worker_free(const mq_worker *worker);
+/* The same for jobs that are not transient: online slots are not theirs. */
+uint32_t mq_worker_batch(const mq_worker *worker);
 /* Slots that would start at once: what a seat of a gang needs. */
 uint32_t mq_worker_idle(const mq_worker *worker);
 mq_worker *mq_worker_find(mq_core *core, mq_span uuid);

@@ -13,10 +13,23 @@ uint32_t mq_worker_free(const mq_worker *worker)
     return worker->free > under_way ? (uint32_t)(worker->free - under_way) : 0;
 }
 
+/* Online slots are kept from batch jobs by what these hold already: what a worker prefetches for a
+ * batch job must not end up before an inference request either. */
+uint32_t mq_worker_batch(const mq_worker *worker)
+{
+    uint32_t free = mq_worker_free(worker);
+    if (worker->online == 0) {
+        return free;
+    }
+    uint32_t most = worker->slots > worker->online ? worker->slots - worker->online : 0;
+    uint32_t left = most > worker->busy_batch ? most - worker->busy_batch : 0;
+    return left < free ? left : free;
+}
+
 uint32_t mq_worker_idle(const mq_worker *worker)
 {
     uint32_t idle = worker->slots > worker->busy ? worker->slots - worker->busy : 0;
-    uint32_t free = mq_worker_free(worker);
+    uint32_t free = mq_worker_batch(worker);
     return idle < free ? idle : free;
 }
 
@@ -47,6 +60,7 @@ void mq_hold(mq_core *core, mq_job *job, uint32_t worker)
     }
     w->held_head = no;
     w->busy++;
+    w->busy_batch += !job->is_transient;
 }
 
 void mq_unhold(mq_core *core, mq_job *job)
@@ -62,6 +76,7 @@ void mq_unhold(mq_core *core, mq_job *job)
     }
     MQ_ASSERT(w->busy > 0);
     w->busy--;
+    w->busy_batch -= !job->is_transient;
     if (!job->is_sent) {
         MQ_ASSERT(w->reserved > 0);
         w->reserved--;
@@ -97,7 +112,9 @@ static uint32_t pick(mq_core *core, const mq_lane *lane)
         uint32_t no = (core->worker_cursor + i) % count;
         const mq_worker *w = &core->workers[no];
         bool is_reserved = core->reserved_for != 0 && w->fingerprint == core->reserved_for;
-        if (mq_worker_free(w) > 0 && !is_reserved && mq_worker_fits(core, w, lane)) {
+        uint32_t free = lane->is_transient ? mq_worker_free(w) : mq_worker_batch(w);
+        /* A transient job waits for nobody: slots kept for a gang are not kept from it for long. */
+        if (free > 0 && (!is_reserved || lane->is_transient) && mq_worker_fits(core, w, lane)) {
             core->worker_cursor = (no + 1) % count;
             return no;
         }

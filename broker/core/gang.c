@@ -92,6 +92,7 @@ static void add_seat(mq_core *core, mq_gang *gang, uint32_t worker, mq_seat_phas
     memcpy(seat->uuid, w->uuid, sizeof seat->uuid);
     w->reserved++;
     w->busy++;
+    w->busy_batch++;
 }
 
 /* ---- forming ---- */

@@ -64,7 +64,7 @@ static uint32_t meld_list(mq_core *core, uint32_t first)
 
 typedef struct lane_key {
     uint32_t queue, kind, model;
-    bool is_gang;
+    bool is_gang, is_transient;
 } lane_key;
 
 static uint32_t hash_key(lane_key k)
@@ -72,13 +72,14 @@ static uint32_t hash_key(lane_key k)
     uint64_t h = (uint64_t)k.queue * UINT64_C(0x9e3779b97f4a7c15);
     h = (h ^ k.kind) * UINT64_C(0xbf58476d1ce4e5b9);
     h = (h ^ k.model) * UINT64_C(0x94d049bb133111eb) + (k.is_gang ? 1 : 0);
+    h += k.is_transient ? UINT64_C(1) << 40 : 0;
     return (uint32_t)(h >> 32);
 }
 
 static uint32_t lane_hash(const mq_core *core, uint32_t value)
 {
     const mq_lane *l = &core->lanes[value];
-    return hash_key((lane_key){l->queue, l->kind, l->model, l->is_gang});
+    return hash_key((lane_key){l->queue, l->kind, l->model, l->is_gang, l->is_transient});
 }
 
 static bool lane_is(const mq_core *core, uint32_t value, const void *key)
@@ -86,7 +87,7 @@ static bool lane_is(const mq_core *core, uint32_t value, const void *key)
     const mq_lane *l = &core->lanes[value];
     const lane_key *k = key;
     return l->queue == k->queue && l->kind == k->kind && l->model == k->model &&
-           l->is_gang == k->is_gang;
+           l->is_gang == k->is_gang && l->is_transient == k->is_transient;
 }
 
 void mq_lane_init(mq_core *core)
@@ -96,7 +97,8 @@ void mq_lane_init(mq_core *core)
 
 bool mq_lane_push(mq_core *core, mq_job *job)
 {
-    lane_key key = {job->queue, job->kind, job->is_transient ? job->model : 0, job->seats_max > 0};
+    lane_key key = {job->queue, job->kind, job->is_transient ? job->model : 0, job->seats_max > 0,
+                    job->is_transient};
     uint32_t no = mq_index_find(core, &core->lane_index, hash_key(key), lane_is, &key);
     if (no == MQ_NONE) {
         no = MQ_TAKE(core, lane, lanes, mq_lane);
@@ -105,6 +107,7 @@ bool mq_lane_push(mq_core *core, mq_job *job)
         }
         core->lanes[no] = (mq_lane){.is_used = true,
                                     .is_gang = key.is_gang,
+                                    .is_transient = key.is_transient,
                                     .queue = key.queue,
                                     .kind = key.kind,
                                     .model = key.model,

@@ -25,8 +25,9 @@ static void release_seat(mq_core *core, mq_seat *seat)
         return;
     }
     mq_worker *w = &core->workers[seat->worker];
-    MQ_ASSERT(w->busy > 0);
+    MQ_ASSERT(w->busy > 0 && w->busy_batch > 0);
     w->busy--;
+    w->busy_batch--;
     if (!seat->is_sent) {
         MQ_ASSERT(w->reserved > 0);
         w->reserved--;
@@ -125,6 +126,7 @@ void mq_gang_claim(mq_core *core, mq_seat *seat, uint32_t worker)
     if (seat->worker == MQ_NONE) { /* loaded, and its holder is back */
         seat->worker = worker;
         core->workers[worker].busy++;
+        core->workers[worker].busy_batch++;
         seat->is_sent = true;
         core->wants_turn = true;
     }

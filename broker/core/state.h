@@ -98,7 +98,7 @@ typedef struct mq_edge {
 /* Waiting jobs of one (queue, kind, gang or not, model of transient ones), a pairing heap by
  * priority, then age. */
 typedef struct mq_lane {
-    bool is_used, is_gang, is_paused;
+    bool is_used, is_gang, is_transient, is_paused;
     uint32_t queue, kind, model;
     uint32_t root, count;
     uint32_t next_free;
@@ -121,6 +121,8 @@ typedef struct mq_worker {
     uint32_t held_head;  /* jobs it holds alone */
     uint32_t reserved;   /* granted, but not sent yet */
     uint32_t busy;       /* jobs and seats it holds */
+    uint32_t busy_batch; /* of them, those that are not transient */
+    uint32_t online;     /* slots that only transient jobs may take (tag "online=N") */
     uint32_t next_free;
     int64_t seen_ms, joined_ms;
 } mq_worker;

@@ -58,9 +58,28 @@ static void remove(mq_core *core, mq_worker *w, bool is_counted, const char *why
     w->next_free = mq_slots_give(&core->worker_slots, number_of(core, w));
 }
 
+static bool tag_value(mq_span tag, const char *prefix, mq_span *value)
+{
+    mq_span head = mq_str(prefix);
+    bool is_it = tag.len >= head.len && memcmp(tag.data, head.data, head.len) == 0;
+    if (is_it) {
+        *value = mq_span_of(tag.data + head.len, tag.len - head.len);
+    }
+    return is_it;
+}
+
+/* Digits up to MQ_SLOTS_MAX; what is none counts as 0. */
+static uint32_t small_number(mq_span text)
+{
+    uint32_t n = 0;
+    for (size_t i = 0; i < text.len && text.data[i] >= '0' && text.data[i] <= '9'; i++) {
+        n = n < MQ_SLOTS_MAX ? n * 10 + (uint32_t)(text.data[i] - '0') : n;
+    }
+    return n < MQ_SLOTS_MAX ? n : MQ_SLOTS_MAX;
+}
+
 static bool take_kinds(mq_core *core, mq_worker *w, const mq_msg_ready *m)
 {
-    static const char prefix[] = "queue=";
     for (uint32_t i = 0; i < m->kinds_count; i++) {
         uint32_t name = mq_name_take(core, m->kinds[i]);
         if (name == MQ_NONE) {
@@ -68,17 +87,18 @@ static bool take_kinds(mq_core *core, mq_worker *w, const mq_msg_ready *m)
         }
         w->kinds[w->kind_count++] = name;
     }
+    w->online = 0;
     for (uint32_t i = 0; i < m->tags_count; i++) {
-        mq_span tag = m->tags[i];
-        if (tag.len < sizeof prefix || memcmp(tag.data, prefix, sizeof prefix - 1) != 0) {
-            continue;
+        mq_span value = {0};
+        if (tag_value(m->tags[i], "online=", &value)) {
+            w->online = small_number(value);
+        } else if (tag_value(m->tags[i], "queue=", &value) && value.len > 0) {
+            uint32_t name = mq_name_take(core, value);
+            if (name == MQ_NONE) {
+                return false;
+            }
+            w->queues[w->queue_count++] = name;
         }
-        uint32_t name = mq_name_take(
-            core, mq_span_of(tag.data + sizeof prefix - 1, tag.len - (sizeof prefix - 1)));
-        if (name == MQ_NONE) {
-            return false;
-        }
-        w->queues[w->queue_count++] = name;
     }
     w->fingerprint = mq_name_take(core, m->fingerprint);
     if (w->fingerprint == MQ_NONE) {

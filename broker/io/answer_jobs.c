@@ -9,7 +9,10 @@
 #include "shared/base/json.h"
 #include "shared/base/ulid.h"
 
-enum { FILTER_TERMS = 8 };
+enum {
+    FILTER_TERMS = 8,
+    SCAN_MAX = 200000, /* jobs looked at for one answer: the loop must not stand still */
+};
 
 /* A job as a filter sees it. */
 typedef struct facts {
@@ -100,10 +103,13 @@ static uint32_t add_live(mq_broker *b, const filter *f, uint32_t limit, mq_buf *
 {
     uint32_t rows = 0;
     mq_job_view v;
-    for (uint32_t slot = 0; slot < mq_core_slots(b->core) && rows < limit; slot++) {
+    uint32_t slot = 0;
+    for (uint32_t seen = 0; slot < mq_core_slots(b->core) && rows < limit && seen < SCAN_MAX;
+         slot++) {
         if (!mq_core_job(b->core, slot, &v)) {
             continue;
         }
+        seen++;
         facts j = {v.id,     v.kind, v.queue, v.model, v.tenant, mq_str(mq_state_name(v.state)),
                    v.worker, {0}};
         if (mq_state_is_terminal(v.state) || !matches(f, &j)) {
@@ -132,7 +138,7 @@ static void add_recent(mq_broker *b, const filter *f, uint32_t limit, mq_buf *ou
     uint32_t rows = 0;
     for (uint32_t back = 0; rows < limit && mq_core_recent(b->core, back, &v); back++) {
         facts j = {v.id, v.kind, v.queue, v.model, {0}, mq_str(mq_state_name(v.state)), {0}, v.why};
-        if (!matches(f, &j)) {
+        if (v.id.len == 0 || !matches(f, &j)) { /* empty: brought back by an operator */
             continue;
         }
         mq_json_comma(out);

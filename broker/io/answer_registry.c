@@ -97,7 +97,10 @@ static void add_versions(const entries *versions, const entries *aliases, mq_spa
 static void add_list(mq_broker *b, mq_entry_type type, const char *key, mq_buf *out)
 {
     entries versions = collect(b, type, (mq_span){0});
-    entries aliases = collect(b, MQ_ENTRY_ALIAS, (mq_span){0});
+    entries aliases = {0};
+    if (type == MQ_ENTRY_MODEL) { /* only models have aliases */
+        aliases = collect(b, MQ_ENTRY_ALIAS, (mq_span){0});
+    }
     mq_json_key(out, key);
     mq_buf_add_str(out, "[");
     for (uint32_t i = 0; i < versions.count; i++) {
@@ -136,7 +139,10 @@ static mq_code add_one(mq_broker *b, mq_entry_type type, mq_span name, mq_buf *o
     mq_json_raw(out, "meta", entry.meta);
     if (type == MQ_ENTRY_MODEL || type == MQ_ENTRY_DATASET) {
         entries versions = collect(b, type, v.key.name);
-        entries aliases = collect(b, MQ_ENTRY_ALIAS, v.key.name);
+        entries aliases = {0};
+        if (type == MQ_ENTRY_MODEL) {
+            aliases = collect(b, MQ_ENTRY_ALIAS, v.key.name);
+        }
         add_versions(&versions, &aliases, v.key.name, out);
         free(versions.all);
         free(aliases.all);

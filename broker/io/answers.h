@@ -10,7 +10,7 @@ void mq_json_comma(mq_buf *out);
 void mq_json_text(mq_buf *out, const char *key, mq_span value);
 void mq_json_int(mq_buf *out, const char *key, int64_t value);
 void mq_json_bool(mq_buf *out, const char *key, bool value);
-/* A JSON object as it came from a worker; null when it is none at a glance. */
+/* A JSON object as it came from a worker; null when it is not well-formed. */
 void mq_json_raw(mq_buf *out, const char *key, mq_span object);
 
 /* Rows that a list query wants: its limit, 100 when it names none, at most 1,000. */

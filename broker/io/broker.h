@@ -51,11 +51,13 @@ typedef enum mq_own_state {
 /* One waiting `get`. */
 typedef struct mq_get_wait {
     uint64_t conn, rid;
-    int64_t deadline_ms; /* monotonic */
+    uint32_t next; /* of the same job, or of the free list */
     bool want_result, is_used;
     uint8_t id_len;
     char id[32];
 } mq_get_wait;
+
+typedef struct mq_gets mq_gets;
 
 typedef struct mq_watch {
     uint64_t conn;
@@ -125,8 +127,8 @@ typedef struct mq_broker {
     size_t late_bytes;
 
     /* gets.c */
-    mq_get_wait *gets;
-    uint32_t get_count, get_end; /* used entries lie before get_end */
+    mq_gets *gets; /* those that wait */
+    uint32_t get_count;
     mq_watch *watches;
     uint32_t watch_end;
     uint32_t lookups, scans;
@@ -197,6 +199,8 @@ void mq_commit_send(mq_broker *b, const mq_outputs *out);
 const char *mq_counter_name(uint32_t index);
 
 /* ---- gets.c ---- */
+MQ_MUST_USE mq_code mq_gets_new(mq_gets **out, mq_error *err);
+void mq_gets_free(mq_gets *gets);
 void mq_gets_ask(mq_broker *b, uint64_t conn, const mq_msg_get *get);
 /* The job ended and that is stored. */
 void mq_gets_ended(mq_broker *b, const mq_ended *ended, mq_span result);

@@ -6,6 +6,8 @@
 #include "broker/io/broker.h"
 #include "shared/base/assert.h"
 #include "shared/base/clock.h"
+#include "shared/base/heap.h"
+#include "shared/base/map.h"
 #include "shared/base/math.h"
 #include "shared/base/ulid.h"
 
@@ -104,41 +106,95 @@ static void look_up(mq_broker *b, uint64_t conn, const mq_msg_get *get)
 
 /* ---- live jobs ---- */
 
+/* Waiting gets of one job are a chain; the map leads from the id (kept in the first of the chain)
+ * to it. Deadlines are in a heap, so nothing here grows with the number that wait. */
+struct mq_gets {
+    mq_map by_id;
+    mq_heap timers;
+    uint32_t free_head, end;
+    mq_get_wait all[MQ_GETS_MAX];
+    mq_heap_entry entries[MQ_GETS_MAX];
+    uint32_t positions[MQ_GETS_MAX];
+};
+
+mq_code mq_gets_new(mq_gets **out, mq_error *err)
+{
+    *out = calloc(1, sizeof **out);
+    if (*out == NULL) {
+        return mq_fail(err, MQ_E_LIMIT, "no memory for waiting gets");
+    }
+    mq_gets *w = *out;
+    w->free_head = MQ_MAP_NONE;
+    mq_heap_init(&w->timers, w->entries, w->positions, MQ_GETS_MAX);
+    return mq_map_init(&w->by_id, MQ_GETS_MAX, (uint64_t)mq_clock_mono_ns(), err);
+}
+
+void mq_gets_free(mq_gets *gets)
+{
+    if (gets != NULL) {
+        mq_map_release(&gets->by_id);
+    }
+    free(gets);
+}
+
+static mq_span id_of(const mq_get_wait *wait)
+{
+    return mq_span_of(wait->id, wait->id_len);
+}
+
 static bool park(mq_broker *b, uint64_t conn, const mq_msg_get *get)
 {
-    uint32_t at = 0;
+    mq_gets *w = b->gets;
     if (b->get_count == MQ_GETS_MAX) {
         return false;
     }
-    while (at < b->get_end && b->gets[at].is_used) {
-        at++;
-    }
-    mq_get_wait *w = &b->gets[at];
-    *w = (mq_get_wait){
-        .conn = conn,
-        .rid = get->rid,
-        .want_result = get->want_result,
-        .is_used = true,
-        .deadline_ms = mq_clock_mono_ms() +
-                       mq_min_i64((int64_t)mq_min_size(get->wait_ms, WAIT_MS_MAX), WAIT_MS_MAX)};
-    bool is_copied = id_copy(get->id, w->id, &w->id_len);
+    uint32_t no = w->free_head != MQ_MAP_NONE ? w->free_head : w->end++;
+    mq_get_wait *wait = &w->all[no];
+    w->free_head = no == w->free_head ? wait->next : w->free_head;
+    *wait = (mq_get_wait){.conn = conn,
+                          .rid = get->rid,
+                          .want_result = get->want_result,
+                          .is_used = true,
+                          .next = MQ_MAP_NONE};
+    bool is_copied = id_copy(get->id, wait->id, &wait->id_len);
     MQ_ASSERT(is_copied);
-    b->get_end = at == b->get_end ? at + 1 : b->get_end;
+    uint32_t first = mq_map_find(&w->by_id, get->id);
+    if (first == MQ_MAP_NONE) {
+        bool is_put = mq_map_put(&w->by_id, id_of(wait), no);
+        MQ_ASSERT(is_put);
+    } else {
+        wait->next = w->all[first].next;
+        w->all[first].next = no;
+    }
+    int64_t wait_ms = (int64_t)mq_min_size(get->wait_ms, WAIT_MS_MAX);
+    mq_heap_set(&w->timers, no, mq_clock_mono_ms() + wait_ms);
     b->get_count++;
     return true;
 }
 
-/* Nothing happens when it is not parked any more: its connection was found gone while answering. */
-static void unpark(mq_broker *b, mq_get_wait *w)
+static void unpark(mq_broker *b, uint32_t no)
 {
-    if (!w->is_used) {
-        return;
+    mq_gets *w = b->gets;
+    mq_get_wait *wait = &w->all[no];
+    uint32_t at = mq_map_find(&w->by_id, id_of(wait));
+    if (at == no) {
+        (void)mq_map_remove(&w->by_id, id_of(wait));
+        if (wait->next != MQ_MAP_NONE) { /* the map's key must be in a wait that stays */
+            bool is_put = mq_map_put(&w->by_id, id_of(&w->all[wait->next]), wait->next);
+            MQ_ASSERT(is_put);
+        }
+    } else {
+        while (w->all[at].next != no) {
+            at = w->all[at].next;
+            MQ_ASSERT(at != MQ_MAP_NONE);
+        }
+        w->all[at].next = wait->next;
     }
-    w->is_used = false;
+    mq_heap_remove(&w->timers, no);
+    wait->is_used = false;
+    wait->next = w->free_head;
+    w->free_head = no;
     b->get_count--;
-    while (b->get_end > 0 && !b->gets[b->get_end - 1].is_used) {
-        b->get_end--;
-    }
 }
 
 /* Answers from memory when the job is there; false when it is not. */
@@ -202,12 +258,14 @@ static bool is_job(const char id[32], uint8_t len, mq_span other)
 
 void mq_gets_ended(mq_broker *b, const mq_ended *ended, mq_span result)
 {
-    for (uint32_t i = 0; b->get_count > 0 && i < b->get_end; i++) {
-        mq_get_wait *w = &b->gets[i];
-        if (w->is_used && is_job(w->id, w->id_len, ended->done.id)) {
-            send_ended(b, w, ended, result);
-            unpark(b, w);
-        }
+    mq_gets *w = b->gets;
+    uint32_t no = mq_map_find(&w->by_id, ended->done.id);
+    while (no != MQ_MAP_NONE) {
+        uint32_t next = w->all[no].next;
+        mq_get_wait copy = w->all[no];
+        unpark(b, no);
+        send_ended(b, &copy, ended, result);
+        no = next;
     }
     mq_gets_changed(b, ended->done.id, ended->state);
 }
@@ -274,27 +332,24 @@ void mq_gets_progress(mq_broker *b, mq_span id, mq_span progress, mq_span log)
 
 void mq_gets_loaded(mq_broker *b)
 {
-    for (uint32_t i = 0; i < b->get_end; i++) {
-        mq_get_wait *w = &b->gets[i];
-        if (w->is_used && mq_core_find(b->core, mq_span_of(w->id, w->id_len)) == MQ_CORE_NO_SLOT) {
-            w->deadline_ms = 0; /* due: the next tick looks it up in the store */
+    mq_gets *w = b->gets;
+    for (uint32_t no = 0; no < w->end; no++) {
+        if (w->all[no].is_used && mq_core_find(b->core, id_of(&w->all[no])) == MQ_CORE_NO_SLOT) {
+            mq_heap_set(&w->timers, no, 0); /* due: the next tick looks it up in the store */
         }
     }
 }
 
 void mq_gets_tick(mq_broker *b)
 {
+    mq_gets *w = b->gets;
     int64_t now_ms = mq_clock_mono_ms();
-    for (uint32_t i = 0; i < b->get_end; i++) {
-        mq_get_wait *w = &b->gets[i];
-        if (!w->is_used || now_ms < w->deadline_ms) {
-            continue;
-        }
-        mq_get_wait copy = *w;
-        mq_span id = mq_span_of(copy.id, copy.id_len);
-        unpark(b, w);
-        if (!answer_live(b, copy.conn, copy.rid, id, false)) {
-            mq_msg_get get = {.rid = copy.rid, .id = id, .want_result = copy.want_result};
+    for (const mq_heap_entry *top = mq_heap_top(&w->timers); top != NULL && top->key <= now_ms;
+         top = mq_heap_top(&w->timers)) {
+        mq_get_wait copy = w->all[top->id];
+        unpark(b, top->id);
+        if (!answer_live(b, copy.conn, copy.rid, id_of(&copy), false)) {
+            mq_msg_get get = {.rid = copy.rid, .id = id_of(&copy), .want_result = copy.want_result};
             look_up(b, copy.conn, &get);
         }
     }
@@ -302,22 +357,13 @@ void mq_gets_tick(mq_broker *b)
 
 int64_t mq_gets_deadline(const mq_broker *b)
 {
-    int64_t least_ms = INT64_MAX;
-    for (uint32_t i = 0; i < b->get_end; i++) {
-        if (b->gets[i].is_used) {
-            least_ms = mq_min_i64(least_ms, b->gets[i].deadline_ms);
-        }
-    }
-    return least_ms;
+    const mq_heap_entry *top = mq_heap_top(&b->gets->timers);
+    return top == NULL ? INT64_MAX : top->key;
 }
 
 void mq_gets_drop(mq_broker *b, uint64_t conn)
 {
-    for (uint32_t i = 0; i < b->get_end; i++) {
-        if (b->gets[i].is_used && b->gets[i].conn == conn) {
-            unpark(b, &b->gets[i]);
-        }
-    }
+    /* Waiting gets of a gone connection end by their own deadline: it is at most half a minute. */
     for (uint32_t i = 0; i < b->watch_end; i++) {
         b->watches[i].id_len = b->watches[i].conn == conn ? 0 : b->watches[i].id_len;
     }

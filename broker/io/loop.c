@@ -40,13 +40,15 @@ static mq_code open_all(mq_broker *b, mq_error *err)
     mq_buf_init(&b->payload, MQ_OUT_PAYLOAD_MAX);
     b->started_ms = mq_clock_mono_ms();
     b->store_offset_ms = mq_clock_wall_ms() - b->started_ms;
-    b->gets = calloc(MQ_GETS_MAX, sizeof *b->gets);
     b->watches = calloc(MQ_WATCHES_MAX, sizeof *b->watches);
     b->context = zmq_ctx_new();
-    if (b->gets == NULL || b->watches == NULL || b->context == NULL) {
+    if (b->watches == NULL || b->context == NULL) {
         return mq_fail(err, MQ_E_LIMIT, "no memory for the broker's tables");
     }
     mq_code code = mq_curves_new(&b->curves, err);
+    if (code == MQ_OK) {
+        code = mq_gets_new(&b->gets, err);
+    }
     if (code == MQ_OK) {
         code = mq_pins_new(&b->pins, b->config->blobs, err);
     }
@@ -75,7 +77,7 @@ static void close_all(mq_broker *b)
     mq_curves_free(b->curves);
     mq_buf_release(&b->header);
     mq_buf_release(&b->payload);
-    free(b->gets);
+    mq_gets_free(b->gets);
     free(b->watches);
 }
 

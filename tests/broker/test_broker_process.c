@@ -445,6 +445,53 @@ static void a_job_goes_through_a_real_broker(void **unused)
     stop(&redis, &b);
 }
 
+static void gets_wait_for_the_end_or_for_their_time(void **unused)
+{
+    (void)unused;
+    mq_test_redis redis;
+    broker b;
+    peer client;
+    static echo_worker w;
+    char id[MQ_ULID_SIZE];
+    start(&redis, &b);
+    peer_open(&client, b.front);
+    hello(&client, "client");
+    mq_ulid_new(id);
+    submit_one(&client, id, "echo", "body");
+    await(&client, MQ_CMD_submitted);
+    for (uint64_t rid = 10; rid < 15; rid++) {
+        mq_msg_get get = {.rid = rid,
+                          .id = mq_str(id),
+                          .wait_ms = rid == 12 ? 200 : 30000,
+                          .want_result = rid != 14};
+        say(&client, MQ_CMD_get, &get, (mq_span){0});
+    }
+    await(&client, MQ_CMD_state);
+    assert_int_equal(client.as.state.rid, 12);
+    assert_true(mq_span_is(client.as.state.state, "queued"));
+    worker_open(&w, &b, 1);
+    unsigned answered = 0;
+    int64_t until_ms = mq_clock_mono_ms() + WAIT_MS;
+    while (answered != (1U << 10 | 1U << 11 | 1U << 13 | 1U << 14)) {
+        assert_true(mq_clock_mono_ms() < until_ms);
+        worker_turn(&w, 10);
+        while (hear(&client, 10)) {
+            if (client.command == MQ_CMD_state) {
+                assert_true(mq_span_is(client.as.state.state, "succeeded"));
+                assert_true(mq_span_is(client.payload, client.as.state.rid == 14 ? "" : "body"));
+                answered |= 1U << client.as.state.rid;
+            }
+        }
+    }
+    mq_msg_get unknown = {.rid = 20, .id = mq_str("01ARZ3NDEKTSV4RRFFQ69G5FAV")};
+    say(&client, MQ_CMD_get, &unknown, (mq_span){0});
+    await(&client, MQ_CMD_state);
+    assert_true(mq_span_is(client.as.state.verdict, "not_found"));
+    peer_close(&client);
+    peer_close(&w.peer);
+    stop(&redis, &b);
+}
+
 typedef struct tracked {
     char id[MQ_ULID_SIZE];
     bool is_acked;
@@ -774,6 +821,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_job_goes_through_a_real_broker),
+        cmocka_unit_test(gets_wait_for_the_end_or_for_their_time),
         cmocka_unit_test(acknowledged_jobs_survive_kills_of_broker_and_redis),
         cmocka_unit_test(garbage_is_refused_by_name_and_does_no_harm),
         cmocka_unit_test(an_empty_store_is_not_initialised_unless_told),

@@ -190,6 +190,41 @@ static void command(world *w, const char *verb, const char *a, const char *b, co
     w_turn(w);
 }
 
+static void online_slots_are_kept_for_transient_jobs(void **unused)
+{
+    (void)unused;
+    world w;
+    char id[MQ_ULID_SIZE];
+    w_open(&w);
+    mq_span kinds[] = {mq_str("echo"), mq_str("infer"), mq_str("train")};
+    mq_span tags[] = {mq_str("online=1")};
+    mq_msg_ready m = {.worker = mq_str(w_uuid(1)),
+                      .slots = 2,
+                      .kinds = kinds,
+                      .kinds_count = 3,
+                      .tags = tags,
+                      .tags_count = 1};
+    mq_input in = {.type = MQ_IN_READY, .conn = 101, .as.ready = &m};
+    w_step(&w, &in);
+    w_credit(&w, 1, 1, 4, 0); /* two slots, two in advance */
+    for (int i = 0; i < 3; i++) {
+        w_submit(&w, id, "echo", "batch");
+    }
+    w_turn(&w);
+    w_entry batch = *w_expect(&w, MQ_OUT_JOB, NULL);
+    w_expect_none(&w, MQ_OUT_JOB, NULL);
+    w_submit(&w, id, "infer", "online");
+    w_turn(&w);
+    w_expect(&w, MQ_OUT_JOB, id);
+    w_result(&w, 1, &batch, "ok", "y");
+    w_turn(&w);
+    w_credit(&w, 1, 2, 3, 2);
+    w_turn(&w);
+    w_expect(&w, MQ_OUT_JOB, NULL);
+    w_expect_none(&w, MQ_OUT_JOB, NULL);
+    w_close(&w);
+}
+
 static void a_drained_worker_gets_no_more(void **unused)
 {
     (void)unused;
@@ -642,6 +677,7 @@ int main(void)
         cmocka_unit_test(twenty_lapses_are_undeliverable),
         cmocka_unit_test(an_unknown_worker_is_asked_to_register),
         cmocka_unit_test(credit_is_absolute_and_counts_what_is_under_way),
+        cmocka_unit_test(online_slots_are_kept_for_transient_jobs),
         cmocka_unit_test(a_drained_worker_gets_no_more),
         cmocka_unit_test(a_paused_queue_waits_over_a_crash),
         cmocka_unit_test(a_child_runs_when_all_parents_are_stored_as_done),

@@ -10,6 +10,7 @@
 
 enum {
     JOBS_MAX = 160,
+    ALL_MAX = 2 * JOBS_MAX, /* with the children that results make */
     WORKERS = 4,
     HELD_MAX = 8,
     STEPS = 700,
@@ -23,6 +24,10 @@ typedef struct sim_job {
     char parent[MQ_ULID_SIZE]; /* "" = none */
     uint64_t priority, seats;
     bool is_acked, is_poison;
+    bool is_child;            /* made by a result, not submitted */
+    bool does_publish;        /* its result publishes a version of model "m" */
+    bool does_spawn;          /* its result makes a child ... */
+    char child[MQ_ULID_SIZE]; /* ... always this one */
     int ends, commits;
     char state[20];
 } sim_job;
@@ -48,9 +53,9 @@ typedef struct sim {
     mq_prng prng;
     uint64_t seed;
     uint32_t read; /* of the log */
-    uint32_t job_count, starts;
+    uint32_t job_count, submitted, starts;
     bool is_calm;
-    sim_job jobs[JOBS_MAX];
+    sim_job jobs[ALL_MAX];
     sim_worker workers[WORKERS];
     mq_job_record a, b;
 } sim;
@@ -104,7 +109,8 @@ static void send_submit(sim *s, const sim_job *job)
 
 static void submit(sim *s)
 {
-    if (s->job_count < JOBS_MAX && draw(s, 3) > 0) {
+    if (s->submitted < JOBS_MAX && draw(s, 3) > 0) {
+        s->submitted++;
         sim_job *job = &s->jobs[s->job_count];
         w_id(&s->w, job->id);
         bool is_gang = draw(s, 8) == 0;
@@ -112,6 +118,8 @@ static void submit(sim *s)
         job->seats = is_gang ? 1 + draw(s, 3) : 0;
         job->priority = draw(s, 10);
         job->is_poison = draw(s, 20) == 0;
+        job->does_publish = draw(s, 5) == 0;
+        job->does_spawn = draw(s, 5) == 0;
         if (s->job_count > 0 && draw(s, 4) == 0) {
             memcpy(job->parent, s->jobs[draw(s, s->job_count)].id, sizeof job->parent);
         }
@@ -121,7 +129,7 @@ static void submit(sim *s)
     }
     if (s->job_count > 0) { /* clients send again what has no answer, and sometimes what has */
         const sim_job *job = &s->jobs[draw(s, s->job_count)];
-        if (!job->is_acked || draw(s, 10) == 0) {
+        if (!job->is_child && (!job->is_acked || draw(s, 10) == 0)) {
             send_submit(s, job);
         }
     }
@@ -185,6 +193,30 @@ static void beat(sim *s, sim_worker *w)
     }
 }
 
+/* What a result brings besides its bytes; the same at every attempt. */
+static void add_effects(sim *s, sim_job *job, mq_msg_result_item *item, mq_msg_spawned *child,
+                        mq_msg_published *model)
+{
+    if (job->does_publish) {
+        item->publish = model;
+        item->publish_count = 1;
+    }
+    if (!job->does_spawn) {
+        return;
+    }
+    if (job->child[0] == '\0') {
+        sim_job *made = &s->jobs[s->job_count++];
+        w_id(&s->w, made->id);
+        made->is_child = true;
+        (void)snprintf(made->kind, sizeof made->kind, "echo");
+        memcpy(job->child, made->id, sizeof job->child);
+    }
+    *child = (mq_msg_spawned){
+        .id = mq_str(job->child), .kind = mq_str("echo"), .body = mq_str(job->child)};
+    item->spawn = child;
+    item->spawn_count = 1;
+}
+
 static void send_result(sim *s, sim_worker *w, sim_held *h)
 {
     mq_msg_result_item item = {.id = mq_str(h->id),
@@ -196,6 +228,11 @@ static void send_result(sim *s, sim_worker *w, sim_held *h)
     (void)snprintf(bytes, sizeof bytes, "%llu.%llu.%s", (unsigned long long)h->epoch,
                    (unsigned long long)h->grant, w_uuid(w->number));
     bool is_lead = strcmp(h->class, "ok") == 0 && h->is_lead;
+    mq_msg_spawned child = {0};
+    mq_msg_published model = {.type = mq_str("model"), .name = mq_str("m"), .meta = mq_str("{}")};
+    if (is_lead) {
+        add_effects(s, job_of(s, h->id), &item, &child, &model);
+    }
     if (!fault(s, 5)) {
         w_result_item(&s->w, w->number, &item, is_lead ? bytes : NULL);
     }
@@ -459,6 +496,67 @@ static void check_end(void *arg, mq_code code, mq_span record, mq_span result, c
           "job %s: the result is not that of the lease that committed it", job->id);
 }
 
+typedef struct found {
+    sim *s;
+    mq_state state;
+} found;
+
+static void on_found(void *arg, mq_code code, mq_span record, mq_span result, const mq_error *err)
+{
+    found *f = arg;
+    (void)result;
+    (void)err;
+    f->state = MQ_STATE_REFUSED;
+    if (code == MQ_OK && mq_job_record_read(record, &f->s->a, NULL) == MQ_OK) {
+        f->state = mq_state_parse(f->s->a.state);
+    }
+}
+
+static mq_state stored_state(sim *s, const char *id)
+{
+    mq_error err = {0};
+    found f = {.s = s};
+    assert_int_equal(s->w.store->ops->job(s->w.store, mq_str(id), on_found, &f, &err), MQ_OK);
+    w_process(&s->w);
+    return f.state;
+}
+
+/* Effects come with the commit or not at all: one version a publishing job, a child of each parent
+ * that succeeded and of no other. */
+static void check_effects(sim *s)
+{
+    uint32_t wanted = 0;
+    for (uint32_t i = 0; i < s->job_count; i++) {
+        const sim_job *job = &s->jobs[i];
+        bool has_succeeded = stored_state(s, job->id) == MQ_STATE_SUCCEEDED;
+        bool is_gang = job->seats > 0; /* may end by empty results of all seats */
+        if (job->child[0] != '\0' && !is_gang) {
+            bool is_there = mq_state_is_terminal(stored_state(s, job->child));
+            CHECK(s, is_there == has_succeeded, "child %s of job %s: %d", job->child, job->id,
+                  is_there);
+        }
+        wanted += job->does_publish && has_succeeded && !is_gang;
+    }
+    mq_entry_view view;
+    static mq_entry entry;
+    uint32_t versions = 0;
+    bool has_version[ALL_MAX] = {false};
+    for (uint32_t i = 0; i < s->w.config.registry_max; i++) {
+        if (!mq_core_entry(s->w.core, i, &view)) {
+            continue;
+        }
+        CHECK(s, mq_entry_read(view.value, &entry, NULL) == MQ_OK, "unreadable version");
+        char id[32];
+        w_copy(id, sizeof id, entry.job);
+        const sim_job *job = job_of(s, id);
+        uint32_t at = (uint32_t)(job - s->jobs);
+        CHECK(s, !has_version[at], "job %s made two versions", id);
+        has_version[at] = true;
+        versions += job->seats == 0;
+    }
+    CHECK(s, versions == wanted, "%u versions of %u jobs that published", versions, wanted);
+}
+
 static void check_ends(sim *s)
 {
     mq_error err = {0};
@@ -548,7 +646,7 @@ static void live(uint64_t seed)
     s->is_calm = true;
     s->w.is_held = false;
     for (uint32_t i = 0; i < s->job_count; i++) {
-        if (!s->jobs[i].is_acked) {
+        if (!s->jobs[i].is_acked && !s->jobs[i].is_child) {
             send_submit(s, &s->jobs[i]);
         }
     }
@@ -557,9 +655,11 @@ static void live(uint64_t seed)
     }
     CHECK(s, all_ended(s), "jobs are left after a long calm time");
     for (uint32_t i = 0; i < s->job_count; i++) {
-        CHECK(s, s->jobs[i].is_acked, "job %s was never acknowledged", s->jobs[i].id);
+        CHECK(s, s->jobs[i].is_acked || s->jobs[i].is_child, "job %s was never acknowledged",
+              s->jobs[i].id);
     }
     check_ends(s);
+    check_effects(s);
     w_close(&s->w);
     free(s);
 }
