@@ -144,7 +144,8 @@ $(B)/tests/gateway/test_%: $(B)/tests/gateway/test_%.o $(B)/gateway.a $(B)/clien
 	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(TEST_LIBS) $(LIBS_gateway)
 
 # End-to-end tests run the real programs, found next to the tests' build folder.
-$(B)/tests/e2e/test_%: $(B)/tests/e2e/test_%.o $(B)/tests/support/system.o $(B)/client.a $(B)/shared.a | $(PROGRAMS)
+SUPPORT := $(patsubst %.c,$(B)/%.o,$(wildcard tests/support/*.c))
+$(B)/tests/e2e/test_%: $(B)/tests/e2e/test_%.o $(SUPPORT) $(B)/client.a $(B)/shared.a | $(PROGRAMS)
 	$(call say,LINK)
 	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(TEST_LIBS) $(LIBS_client) -lz
 
@@ -171,6 +172,9 @@ test: deps ## install what is missing, build, run all tests in parallel
 check: all tests ## build and run the tests; ONLY="shared/ e2e/kill" picks some by name
 	@JOBS=$(JOBS) CC='$(CC)' tests/run.sh $(B) $(ONLY)
 tests: $(TEST_BIN)
+.PHONY: chaos
+chaos: all $(B)/tests/e2e/test_chaos ## kill, stop and cut off real processes; SECONDS=60 SEED=n
+	$(Q)MAASQ_CHAOS_SECONDS=$(or $(SECONDS),60) MAASQ_SEED=$(SEED) $(B)/tests/e2e/test_chaos
 asan: export ASAN_OPTIONS = detect_leaks=1
 asan: ## the tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(Q)+$(AGAIN) V=asan check

@@ -157,6 +157,11 @@ static void send_verdicts(mq_broker *b, const group *g)
     mq_msg_held_verdict items[MQ_GROUP_MAX];
     for (uint32_t i = 0; i < g->count; i++) {
         items[i] = b->out->items[g->at[i]].as.verdict;
+        if (mq_span_is(items[i].verdict, "stale")) {
+            mq_log(MQ_DEBUG, "stale result refused", "job=%.*s epoch=%llu grant=%llu",
+                   MQ_SPAN_ARG(items[i].id), (unsigned long long)items[i].epoch,
+                   (unsigned long long)items[i].grant);
+        }
     }
     mq_msg_verdict message = {.verdicts = items, .verdicts_count = g->count};
     mq_act_send(b, b->out->items[g->at[0]].conn, MQ_CMD_verdict, &message, (mq_span){0});

@@ -1,247 +1,343 @@
-/* The promise of the queue, with real processes: 2,000 jobs run while workers, slots, the broker
- * and redis-server are killed with SIGKILL at random moments. Every acknowledged job must reach one
- * terminal state with at most one commit, and none may be dead but the planted poison.
+/* The promise of the queue, with real processes: clients submit while brokers, workers, slots,
+ * clients and both redis-servers are killed with SIGKILL, stopped past their lease or tenure and
+ * cut off the network at random moments. Every acknowledged job must reach one terminal state with
+ * at most one commit, and none may be dead but the planted poison.
  *
- * MAASQ_SEED repeats a choice of victims; MAASQ_CHAOS_KILLS and MAASQ_CHAOS_JOBS make it longer. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
+ * The short form is a test; `make chaos SECONDS=n SEED=s` the long one, which has links of its own
+ * to cut where the machine allows network namespaces. MAASQ_CHAOS_SECONDS and MAASQ_SEED do the
+ * same. */
+#include "tests/e2e/chaos_check.h"
 
-#include <cmocka.h>
-#include <jansson.h>
-#include <signal.h>
-#include <stdatomic.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
-#include "client/include/maasq.h"
-#include "shared/base/clock.h"
 #include "shared/base/prng.h"
 #include "tests/support/system.h"
 
 enum {
-    JOBS = 2000,
-    KILLS = 14,
-    POISON_EVERY = 700, /* jobs 350, 1050, 1750: kill the slot that runs them, every time */
-    SLEEP_EVERY = 4,    /* jobs that take 5 to 60 ms, so that kills hit running ones */
-    END_MS = 120000,    /* everything must have ended by then */
-    BODY_MAX = 64,
+    SECONDS = 14,
+    LONG_SECONDS = 40, /* from here on with network namespaces */
+    WORKERS = 3,
+    CLIENTS = 3,
+    BROKERS = 2,
+    SLOTS = 2,
+    LEASE_MS = 2000,
+    TENURE_MS = 1500,
+    STEP_MS = 20,
+    PAUSE_MS = 600, /* mean time between two faults */
+    BUSY_MAX = 3,   /* processes that are away at a time */
+    END_MS = 240000,
 };
 
-typedef struct tally {
-    atomic_int callbacks; /* of one job: must end at 1 */
-} tally;
+typedef enum fault { KILL, STOP, CUT, BLOCK, FAULTS } fault;
+
+typedef enum victim { BROKER, WORKER, SLOT, CLIENT, STATE, BLOBS, VICTIMS } victim;
+
+static const char *const victim_names[] = {"broker", "worker", "slot", "client", "redis", "blobs"};
+
+/* Out of 100: how often a fault hits whom; how long it lasts, in ms. */
+static const struct {
+    victim who;
+    fault what;
+    int weight, from_ms, to_ms;
+    bool needs_net;
+} faults[] = {
+    {BROKER, KILL, 12, 0, 1500, false},   {WORKER, KILL, 16, 0, 1500, false},
+    {SLOT, KILL, 16, 0, 0, false},        {CLIENT, KILL, 14, 0, 1500, false},
+    {STATE, KILL, 9, 0, 1500, false},     {BLOBS, KILL, 3, 0, 1500, false},
+    {BROKER, STOP, 5, 1000, 4500, false}, /* past the tenure: the other one takes over */
+    {WORKER, STOP, 6, 1000, 6000, false}, /* past the lease: its results are stale */
+    {SLOT, STOP, 3, 500, 4000, false},    {CLIENT, STOP, 2, 500, 8000, false},
+    {STATE, STOP, 3, 500, 7000, false}, /* past what a commit is waited for */
+    {BROKER, CUT, 3, 1000, 5000, true},   {WORKER, CUT, 4, 1000, 6000, true},
+    {CLIENT, CUT, 2, 1000, 8000, true},   {BROKER, BLOCK, 2, 1000, 5000, true},
+};
+
+typedef struct away {
+    bool is_away;
+    fault what;
+    int64_t back_ms; /* monotonic */
+    sys_role role;
+    int index;
+    pid_t slot; /* STOP of one of a worker's children */
+} away;
+
+typedef struct chaos {
+    sys s;
+    net net;
+    bool has_net;
+    mq_prng prng;
+    away away[SYS_PLACES];
+    int counts[FAULTS][VICTIMS];
+    int kills, phases;
+} chaos;
 
 static int number_from(const char *name, int otherwise)
 {
     const char *text = getenv(name);
-    return text == NULL ? otherwise : (int)strtol(text, NULL, 10);
+    return text == NULL || text[0] == '\0' ? otherwise : (int)strtol(text, NULL, 10);
 }
 
-static void on_done(maasq_job *job, void *arg)
+static uint64_t draw(chaos *c, uint64_t n)
 {
-    (void)job;
-    atomic_fetch_add(&((tally *)arg)->callbacks, 1);
+    return mq_prng_below(&c->prng, n);
 }
 
-static bool is_poison(int i)
+static int count_away(const chaos *c)
 {
-    return i % POISON_EVERY == POISON_EVERY / 2;
+    int count = 0;
+    for (int i = 0; i < SYS_PLACES; i++) {
+        count += c->away[i].is_away;
+    }
+    return count;
 }
 
-static maasq_job *submit(maasq_client *client, int i, tally *t)
+/* ---- faults ---- */
+
+static void bring_back(chaos *c, away *a)
 {
-    char body[BODY_MAX];
-    maasq_spec spec = {.size = sizeof spec, .kind = "echo", .body = body};
-    if (is_poison(i)) {
-        spec.kind = "crash";
-        snprintf(body, sizeof body, "{\"signal\":9}");
-    } else if (i % SLEEP_EVERY == 0) {
-        spec.kind = "sleep";
-        snprintf(body, sizeof body, "{\"ms\":%d}", 5 + i % 56);
+    int node = sys_node(a->role, a->index);
+    a->is_away = false;
+    if (a->what == KILL) {
+        sys_spawn(&c->s, a->role, a->index);
+    } else if (a->what == STOP) {
+        kill(a->slot > 0 ? a->slot : sys_pid(&c->s, a->role, a->index), SIGCONT);
+    } else if (a->what == CUT) {
+        net_cut(&c->net, node, false);
     } else {
-        snprintf(body, sizeof body, "job number %d", i);
+        net_block(&c->net, node, 0, false);
     }
-    spec.body_bytes = strlen(body);
-    maasq_error err;
-    maasq_job *job = maasq_submit(client, &spec, on_done, t, &err);
-    if (job == NULL) {
-        fail_msg("job %d was not queued: %s", i, err.text);
-    }
-    return job;
 }
 
-/* Kills something and brings it back. Returns what it was. */
-static const char *kill_something(sys *s, mq_prng *prng)
+static void bring_back_due(chaos *c, int64_t now_ms)
+{
+    for (int i = 0; i < SYS_PLACES; i++) {
+        if (c->away[i].is_away && now_ms >= c->away[i].back_ms) {
+            bring_back(c, &c->away[i]);
+        }
+    }
+}
+
+/* A slot of a worker, or 0. */
+static pid_t some_slot(chaos *c, int worker)
 {
     pid_t slots[SYS_SLOTS_MAX];
-    int worker = (int)mq_prng_below(prng, (uint64_t)s->options.workers);
-    switch (mq_prng_below(prng, 5)) {
-    case 0:
-        sys_kill(s, SYS_BROKER, 0, SIGKILL);
-        sys_spawn(s, SYS_BROKER, 0);
-        return "broker";
-    case 1:
-        sys_kill(s, SYS_STATE_REDIS, 0, SIGKILL);
-        sys_spawn(s, SYS_STATE_REDIS, 0);
-        return "redis";
-    case 2: {
-        int count = sys_children(sys_pid(s, SYS_WORKER, worker), slots);
-        if (count > 0) {
-            kill(slots[mq_prng_below(prng, (uint64_t)count)], SIGKILL);
-        }
-        return "slot";
-    }
-    default:
-        sys_kill(s, SYS_WORKER, worker, SIGKILL);
-        sys_spawn(s, SYS_WORKER, worker);
-        return "worker";
-    }
+    int count = sys_children(sys_pid(&c->s, SYS_WORKER, worker), slots);
+    return count == 0 ? 0 : slots[draw(c, (uint64_t)count)];
 }
 
-/* How often the stored record of a job says that it was committed. */
-static int commits_of(maasq_client *client, const char *id)
+static void strike(chaos *c, size_t which)
 {
-    char *text = NULL;
-    maasq_error err;
-    if (maasq_query(client, "job", id, NULL, 0, 30000, &text, &err) != 0) {
-        fail_msg("job %s cannot be read back: %s", id, err.text);
-    }
-    json_t *json = json_loads(text, 0, NULL);
-    assert_non_null(json);
-    json_t *history = json_object_get(json, "history");
-    assert_true(json_is_array(history));
-    int commits = 0;
-    size_t at;
-    json_t *entry;
-    json_array_foreach(history, at, entry)
-    {
-        const char *event = json_string_value(json_object_get(entry, "event"));
-        commits += event != NULL && strcmp(event, "complete") == 0;
-    }
-    json_decref(json);
-    maasq_free(text);
-    return commits;
-}
-
-/* What the system knows of a job that ended wrongly, for the one who has to find out why. */
-static void show(maasq_client *client, const char *id)
-{
-    char *text = NULL;
-    maasq_error err;
-    int code = maasq_query(client, "job", id, NULL, 0, 30000, &text, &err);
-    fprintf(stderr, "%s\n", code == 0 ? text : err.text);
-    maasq_free(text);
-}
-
-static void check_end(maasq_client *client, maasq_job *job, int i, const tally *t)
-{
-    maasq_info info = {.size = sizeof info};
-    maasq_job_info(job, &info);
-    maasq_view view;
-    maasq_error err;
-    int callbacks = atomic_load(&t->callbacks);
-    if (callbacks != 1) {
-        fail_msg("job %d: %d callbacks", i, callbacks);
-    }
-    if (is_poison(i)) {
-        if (strcmp(info.state, "dead") != 0 || strcmp(info.why, "poison") != 0) {
-            show(client, info.id);
-            fail_msg("poison job %d is %s (%s)", i, info.state, info.why);
-        }
+    static const sys_role roles[] = {SYS_BROKER, SYS_WORKER,      SYS_WORKER,
+                                     SYS_CLIENT, SYS_STATE_REDIS, SYS_BLOB_REDIS};
+    static const int many[] = {BROKERS, WORKERS, WORKERS, CLIENTS, 1, 1};
+    victim who = faults[which].who;
+    fault what = faults[which].what;
+    sys_role role = roles[who];
+    int index = (int)draw(c, (uint64_t)many[who]);
+    int length_ms = faults[which].to_ms - faults[which].from_ms;
+    away *a = &c->away[sys_place(role, index)];
+    pid_t slot = who == SLOT && !a->is_away ? some_slot(c, index) : 0;
+    if (a->is_away || (who == SLOT && slot == 0)) {
         return;
     }
-    if (strcmp(info.state, "succeeded") != 0 || maasq_result(job, &view, &err) != 0) {
-        show(client, info.id);
-        fail_msg("job %d (%s) is %s: %s %s", i, info.id, info.state, info.why, info.error);
+    int64_t lasts_ms = faults[which].from_ms + (int64_t)draw(c, (uint64_t)length_ms + 1);
+    *a = (away){true, what, mq_clock_mono_ms() + lasts_ms, role, index, slot};
+    c->counts[what][who]++;
+    c->kills += what == KILL;
+    if (what == KILL && who == SLOT) {
+        kill(slot, SIGKILL);
+        a->is_away = false; /* its worker brings it back */
+    } else if (what == KILL) {
+        sys_kill(&c->s, role, index, SIGKILL);
+    } else if (what == STOP) {
+        kill(slot > 0 ? slot : sys_pid(&c->s, role, index), SIGSTOP);
+    } else if (what == CUT) {
+        net_cut(&c->net, sys_node(role, index), true);
+    } else {
+        net_block(&c->net, sys_node(role, index), 0, true);
     }
-    if (i % SLEEP_EVERY != 0) {
-        char body[BODY_MAX];
-        int len = snprintf(body, sizeof body, "job number %d", i);
-        assert_int_equal(view.bytes, len);
-        assert_memory_equal(view.data, body, view.bytes);
-    }
-    assert_int_equal(commits_of(client, info.id), 1);
 }
 
-/* The store's own counters must agree: a second commit of any job would show there. */
-static void check_counters(maasq_client *client, int jobs, int poison)
+static void strike_something(chaos *c)
 {
-    char *text = NULL;
-    maasq_error err;
-    assert_int_equal(maasq_query(client, "status", NULL, NULL, 0, 30000, &text, &err), 0);
-    json_t *json = json_loads(text, 0, NULL);
-    json_t *counters = json_object_get(json, "counters");
-    assert_true(json_is_object(counters));
-    assert_int_equal(json_integer_value(json_object_get(counters, "submitted")), jobs);
-    assert_int_equal(json_integer_value(json_object_get(counters, "succeeded")), jobs - poison);
-    assert_int_equal(json_integer_value(json_object_get(counters, "dead")), poison);
-    json_decref(json);
-    maasq_free(text);
+    int at = (int)draw(c, 100);
+    for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++) {
+        at -= faults[i].weight;
+        if (at < 0) {
+            if (c->has_net || !faults[i].needs_net) {
+                strike(c, i);
+            }
+            return;
+        }
+    }
+}
+
+/* Nothing may end by itself. */
+static void check_alive(chaos *c)
+{
+    static const struct {
+        sys_role role;
+        int count;
+        const char *name;
+    } all[] = {{SYS_STATE_REDIS, 1, "redis"},
+               {SYS_BLOB_REDIS, 1, "blobs"},
+               {SYS_BROKER, BROKERS, "broker"},
+               {SYS_WORKER, WORKERS, "worker"},
+               {SYS_CLIENT, CLIENTS, "client"}};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+        for (int k = 0; k < all[i].count; k++) {
+            int status = 0;
+            if (sys_has_ended(&c->s, all[i].role, k, &status)) {
+                sys_stop(&c->s, true);
+                fail_msg("%s %d ended by itself (wait status %d)", all[i].name, k, status);
+            }
+        }
+    }
+}
+
+static void run_for(chaos *c, int64_t length_ms, bool has_faults)
+{
+    int64_t now_ms = mq_clock_mono_ms();
+    int64_t until_ms = now_ms + length_ms;
+    int64_t strike_ms = now_ms + PAUSE_MS;
+    while ((now_ms = mq_clock_mono_ms()) < until_ms) {
+        bring_back_due(c, now_ms);
+        check_alive(c);
+        if (has_faults && now_ms >= strike_ms && count_away(c) < BUSY_MAX) {
+            strike_something(c);
+            strike_ms = now_ms + (int64_t)draw(c, 2 * PAUSE_MS);
+        }
+        mq_clock_sleep_ms(STEP_MS);
+    }
+}
+
+static void all_back(chaos *c)
+{
+    bring_back_due(c, INT64_MAX);
+}
+
+/* ---- the end ---- */
+
+/* Clients end once all their jobs have. */
+static void drain(chaos *c)
+{
+    int64_t until_ms = mq_clock_mono_ms() + END_MS;
+    for (int i = 0; i < CLIENTS; i++) {
+        kill(sys_pid(&c->s, SYS_CLIENT, i), SIGTERM);
+    }
+    for (int i = 0; i < CLIENTS; i++) {
+        int status = 0;
+        while (!sys_has_ended(&c->s, SYS_CLIENT, i, &status)) {
+            if (mq_clock_mono_ms() > until_ms) {
+                sys_stop(&c->s, true);
+                fail_msg("client %d does not end", i);
+            }
+            mq_clock_sleep_ms(STEP_MS);
+        }
+        if (status != 0) {
+            sys_stop(&c->s, true);
+            fail_msg("client %d has jobs that did not end in time (wait status %d)", i, status);
+        }
+    }
+}
+
+static int log_lines(const chaos *c, const char *text)
+{
+    char command[256];
+    int count = 0;
+    snprintf(command, sizeof command, "cat %s/broker*.log | grep -ac '%s'", c->s.dir, text);
+    FILE *pipe = popen(command, "r");
+    assert_non_null(pipe);
+    assert_int_equal(fscanf(pipe, "%d", &count), 1);
+    pclose(pipe);
+    return count;
+}
+
+static void print_counts(const chaos *c)
+{
+    static const char *const what[] = {"kills", "stops", "cuts", "cut off from redis"};
+    for (int f = 0; f < FAULTS; f++) {
+        int sum = 0;
+        for (int v = 0; v < VICTIMS; v++) {
+            sum += c->counts[f][v];
+        }
+        printf("%s %d (", what[f], sum);
+        for (int v = 0; v < VICTIMS; v++) {
+            printf("%s%s %d", v > 0 ? ", " : "", victim_names[v], c->counts[f][v]);
+        }
+        printf(")\n");
+    }
+}
+
+static void report(const chaos *c)
+{
+    static chaos_report r;
+    char url[160];
+    snprintf(url, sizeof url, "unix:%s/state.sock", c->s.dir);
+    chaos_check(&r, c->s.dir, CLIENTS, url);
+    print_counts(c);
+    printf("jobs acknowledged %ld, lost %ld, committed twice %ld, ended wrongly %ld, stale commits "
+           "refused %d, dead %ld (planted %ld)\n",
+           r.ended, r.lost, r.twice, r.bad, log_lines(c, "stale result refused"), r.dead,
+           r.planted);
+    printf("counters: submitted %ld of which known before %ld, succeeded %ld, dead %ld\n",
+           r.counted[0], r.counted[1], r.counted[2], r.counted[3]);
+    (void)fflush(stdout);
+    assert_true(r.jobs > 0);
+    assert_int_equal(r.ended, r.jobs);
+    assert_int_equal(r.lost, 0);
+    assert_int_equal(r.twice, 0);
+    assert_int_equal(r.bad, 0);
+    assert_int_equal(r.dead, r.planted);
+    assert_int_equal(r.counted[0] - r.counted[1], r.jobs);
+    assert_int_equal(r.counted[2], r.succeeded);
+    assert_int_equal(r.counted[3], r.dead);
+}
+
+static void start(chaos *c, bool is_long)
+{
+    char why[160] = "";
+    sys_options options = {.workers = WORKERS,
+                           .slots = SLOTS,
+                           .brokers = BROKERS,
+                           .lease_ms = LEASE_MS,
+                           .beat_ms = LEASE_MS / 5,
+                           .broker_args = {"--tenure-ms", "1500", "--log-level", "debug"}};
+    _Static_assert(TENURE_MS == 1500, "as the brokers are told");
+    if (is_long) {
+        c->has_net = net_enter(&c->net, why, sizeof why) &&
+                     net_make(&c->net, sys_node(SYS_CLIENT, CLIENTS - 1), why, sizeof why);
+        printf(c->has_net ? "links: each process in a network namespace of its own%s\n"
+                          : "links are not cut: %s\n",
+               why);
+        options.net = c->has_net ? &c->net : NULL;
+    }
+    sys_start(&c->s, &options);
+    for (int i = 0; i < CLIENTS; i++) {
+        sys_spawn(&c->s, SYS_CLIENT, i);
+    }
 }
 
 static void acknowledged_jobs_end_once_whatever_is_killed(void **state)
 {
     (void)state;
-    int jobs_count = number_from("MAASQ_CHAOS_JOBS", JOBS);
-    int kills_wanted = number_from("MAASQ_CHAOS_KILLS", KILLS);
-    mq_prng prng = {(uint64_t)number_from("MAASQ_SEED", (int)(mq_clock_wall_ms() & 0xffffff))};
-    printf("seed %llu\n", (unsigned long long)prng.state);
-    sys_options options = {.workers = 3, .slots = 2, .lease_ms = 2000, .beat_ms = 400};
-    sys s;
-    sys_start(&s, &options);
-
-    maasq_error err;
-    maasq_options client_options = {.size = sizeof client_options, .brokers = s.front};
-    maasq_client *client = maasq_client_new(&client_options, &err);
-    assert_non_null(client);
-    maasq_job **jobs = calloc((size_t)jobs_count, sizeof(maasq_job *));
-    tally *tallies = calloc((size_t)jobs_count, sizeof *tallies);
-    assert_true(jobs != NULL && tallies != NULL);
-
-    int kills = 0, poison = 0, counts[4] = {0};
-    for (int i = 0; i < jobs_count; i++) {
-        jobs[i] = submit(client, i, &tallies[i]);
-        poison += is_poison(i);
-        mq_clock_sleep_ms(i % 3 == 0 ? 6 : 2);
-        if (i * kills_wanted / jobs_count > kills) {
-            const char *what = kill_something(&s, &prng);
-            counts[what[0] == 'b' ? 0 : what[0] == 'r' ? 1 : what[0] == 's' ? 2 : 3]++;
-            kills++;
-        }
-    }
-    int64_t give_up_ms = mq_clock_mono_ms() + END_MS;
-    for (int i = 0; i < jobs_count; i++) {
-        int64_t left_ms = give_up_ms - mq_clock_mono_ms();
-        if (maasq_wait(jobs[i], left_ms > 0 ? left_ms : 0, &err) != 0) {
-            sys_stop(&s, true);
-            fail_msg("job %d (%s) has not ended: %s: %s", i, maasq_job_id(jobs[i]),
-                     maasq_state(jobs[i]), err.text);
-        }
-    }
-    while (mq_clock_mono_ms() < give_up_ms &&
-           atomic_load(&tallies[jobs_count - 1].callbacks) == 0) {
-        mq_clock_sleep_ms(5);
-    }
-    for (int i = 0; i < jobs_count; i++) {
-        check_end(client, jobs[i], i, &tallies[i]);
-        maasq_job_release(&jobs[i]);
-    }
-    check_counters(client, jobs_count, poison);
-    printf("jobs acknowledged %d, kills %d (broker %d, redis %d, slot %d, worker %d), lost 0, "
-           "committed twice 0, dead %d (planted %d)\n",
-           jobs_count, kills, counts[0], counts[1], counts[2], counts[3], poison, poison);
-    maasq_client_free(&client);
-    free(jobs);
-    free(tallies);
-    sys_stop(&s, false);
+    static chaos c;
+    int seconds = number_from("MAASQ_CHAOS_SECONDS", SECONDS);
+    c.prng.state = (uint64_t)number_from("MAASQ_SEED", (int)(mq_clock_wall_ms() & 0xffffff));
+    printf("seed %llu, %d seconds\n", (unsigned long long)c.prng.state, seconds);
+    (void)fflush(stdout);
+    start(&c, seconds >= LONG_SECONDS);
+    run_for(&c, seconds * INT64_C(1000), true);
+    all_back(&c);
+    drain(&c);
+    report(&c);
+    sys_stop(&c.s, false);
+    net_close(&c.net);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    if (argc == 5 && strcmp(argv[1], "--client") == 0) {
+        return chaos_client_main((int)strtol(argv[2], NULL, 10), argv[3], argv[4]);
+    }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(acknowledged_jobs_end_once_whatever_is_killed),
     };

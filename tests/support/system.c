@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -24,17 +25,30 @@
 
 enum { ARGS_MAX = 40, TEXT_MAX = 640, START_MS = 60000 };
 
-static int slot_of(sys_role role, int index)
+int sys_place(sys_role role, int index)
 {
-    return role == SYS_WORKER ? 3 + index : (int)role;
+    static const int first[] = {0, 1, 2, 2 + SYS_BROKERS_MAX,
+                                2 + SYS_BROKERS_MAX + SYS_WORKERS_MAX};
+    return first[role] + index;
+}
+
+/* Both servers are with the test itself. */
+int sys_node(sys_role role, int index)
+{
+    return role < SYS_BROKER ? 0 : sys_place(role, index) - 1;
 }
 
 pid_t sys_pid(const sys *s, sys_role role, int index)
 {
-    return s->pids[slot_of(role, index)];
+    return s->pids[sys_place(role, index)];
 }
 
-static pid_t spawn(const char *const argv[], const char *log_path)
+static int brokers_of(const sys *s)
+{
+    return s->options.brokers > 0 ? s->options.brokers : 1;
+}
+
+static pid_t spawn(const sys *s, int node, const char *const argv[], const char *log_path)
 {
     pid_t parent = getpid();
     pid_t pid = fork();
@@ -43,6 +57,9 @@ static pid_t spawn(const char *const argv[], const char *log_path)
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         if (getppid() != parent) {
             _exit(126);
+        }
+        if (s->options.net != NULL && !net_move(s->options.net, node)) {
+            _exit(125);
         }
         int log = open(log_path, O_WRONLY | O_CREAT | O_APPEND, 0600);
         dup2(log, STDOUT_FILENO);
@@ -74,12 +91,23 @@ static void redis_arguments(const sys *s, arguments *a, const char *name, bool i
 {
     char dir[256];
     snprintf(dir, sizeof dir, "%s/%s", s->dir, name);
+    if (is_durable) {
+        snprintf(dir, sizeof dir, "%s", s->data);
+    }
     mq_error err;
     assert_int_equal(mq_dir_make(dir, &err), MQ_OK);
     assert_int_equal(mq_aof_repair(dir, NULL, &err), MQ_OK); /* as `maasq redis serve` does */
     add(a, "redis-server");
     add(a, "--port");
-    add(a, "0");
+    if (s->options.net != NULL) {
+        add(a, "%d", NET_PORT + 10 + is_durable);
+        add(a, "--bind");
+        add(a, "10.77.0.1");
+        add(a, "--protected-mode");
+        add(a, "no");
+    } else {
+        add(a, "0");
+    }
     add(a, "--unixsocket");
     add(a, "%s/%s.sock", s->dir, name);
     add(a, "--dir");
@@ -96,15 +124,37 @@ static void redis_arguments(const sys *s, arguments *a, const char *name, bool i
     add(a, "yes");
 }
 
-static void broker_arguments(const sys *s, arguments *a)
+static void endpoint(const sys *s, int broker, bool is_back, char *out, size_t size)
 {
+    const char *name = is_back ? "back" : "front";
+    if (s->options.net != NULL) {
+        snprintf(out, size, "tcp://10.77.0.%d:%d", 1 + sys_node(SYS_BROKER, broker),
+                 NET_PORT + is_back);
+    } else if (broker == 0) {
+        snprintf(out, size, "ipc://%s/%s", s->dir, name);
+    } else {
+        snprintf(out, size, "ipc://%s/%s%d", s->dir, name, broker);
+    }
+}
+
+static void broker_arguments(const sys *s, arguments *a, int index)
+{
+    char at[160];
     add(a, "%s/maasq-broker", s->bin);
+    add(a, "--name");
+    add(a, "b%d", index);
     add(a, "--front");
-    add(a, "%s", s->front);
+    endpoint(s, index, false, at, sizeof at);
+    add(a, "%s", at);
     add(a, "--back");
-    add(a, "%s", s->back);
+    endpoint(s, index, true, at, sizeof at);
+    add(a, "%s", at);
     add(a, "--store");
-    add(a, "unix:%s/state.sock", s->dir);
+    if (s->options.net != NULL) {
+        add(a, "tcp:10.77.0.1:%d", NET_PORT + 11);
+    } else {
+        add(a, "unix:%s/state.sock", s->dir);
+    }
     add(a, "--blobs");
     add(a, "%s", s->blobs);
     add(a, "--init");
@@ -114,6 +164,22 @@ static void broker_arguments(const sys *s, arguments *a)
         add(a, "--beat-ms");
         add(a, "%d", s->options.beat_ms);
     }
+    for (int i = 0; i < 8 && s->options.broker_args[i] != NULL; i++) {
+        add(a, "%s", s->options.broker_args[i]);
+    }
+}
+
+static void client_arguments(const sys *s, arguments *a, int index)
+{
+    char self[512];
+    ssize_t len = readlink("/proc/self/exe", self, sizeof self - 1);
+    assert_true(len > 0);
+    self[len] = '\0';
+    add(a, "%s", self);
+    add(a, "--client");
+    add(a, "%d", index);
+    add(a, "%s", s->dir);
+    add(a, "%s", s->front);
 }
 
 static void worker_arguments(const sys *s, arguments *a, int index)
@@ -138,27 +204,39 @@ static void worker_arguments(const sys *s, arguments *a, int index)
 
 void sys_spawn(sys *s, sys_role role, int index)
 {
-    static const char *const names[] = {"state", "blob", "broker", "worker"};
-    int at = slot_of(role, index);
+    static const char *const names[] = {"state", "blob", "broker", "worker", "client"};
+    int at = sys_place(role, index);
     assert_int_equal(s->pids[at], 0);
     arguments *a = calloc(1, sizeof *a);
     assert_non_null(a);
     if (role == SYS_BROKER) {
-        broker_arguments(s, a);
+        broker_arguments(s, a, index);
     } else if (role == SYS_WORKER) {
         worker_arguments(s, a, index);
+    } else if (role == SYS_CLIENT) {
+        client_arguments(s, a, index);
     } else {
         redis_arguments(s, a, names[role], role == SYS_STATE_REDIS);
     }
     char log_path[256];
     snprintf(log_path, sizeof log_path, "%s/%s%d.log", s->dir, names[role], index);
-    s->pids[at] = spawn(a->argv, log_path);
+    s->pids[at] = spawn(s, sys_node(role, index), a->argv, log_path);
     free(a);
+}
+
+bool sys_has_ended(sys *s, sys_role role, int index, int *status)
+{
+    int at = sys_place(role, index);
+    if (s->pids[at] == 0 || waitpid(s->pids[at], status, WNOHANG) != s->pids[at]) {
+        return false;
+    }
+    s->pids[at] = 0;
+    return true;
 }
 
 void sys_kill(sys *s, sys_role role, int index, int signal_number)
 {
-    int at = slot_of(role, index);
+    int at = sys_place(role, index);
     if (s->pids[at] == 0) {
         return;
     }
@@ -195,6 +273,38 @@ static void await_workers(sys *s)
     }
 }
 
+static void name_endpoints(sys *s)
+{
+    char at[160];
+    for (int i = 0; i < brokers_of(s); i++) {
+        size_t front = strlen(s->front), back = strlen(s->back);
+        endpoint(s, i, false, at, sizeof at);
+        snprintf(s->front + front, sizeof s->front - front, "%s%s", i > 0 ? "," : "", at);
+        endpoint(s, i, true, at, sizeof at);
+        snprintf(s->back + back, sizeof s->back - back, "%s%s", i > 0 ? "," : "", at);
+    }
+    snprintf(s->blobs, sizeof s->blobs, "unix:%s/blob.sock", s->dir);
+    if (s->options.net != NULL) {
+        snprintf(s->blobs, sizeof s->blobs, "tcp:10.77.0.1:%d", NET_PORT + 10);
+    }
+}
+
+static void make_disk(sys *s)
+{
+    char why[160] = "", disk[128];
+    snprintf(s->data, sizeof s->data, "%s/state", s->dir);
+    if (s->options.disk_bytes == 0) {
+        return;
+    }
+    snprintf(disk, sizeof disk, "%s/disk", s->dir);
+    mq_error err;
+    assert_int_equal(mq_dir_make(disk, &err), MQ_OK);
+    if (!net_disk(disk, s->options.disk_bytes, why, sizeof why)) {
+        fail_msg("%s", why);
+    }
+    snprintf(s->data, sizeof s->data, "%s/disk/state", s->dir);
+}
+
 void sys_start(sys *s, const sys_options *options)
 {
     *s = (sys){.options = *options};
@@ -207,12 +317,13 @@ void sys_start(sys *s, const sys_options *options)
     for (int up = 0; up < 3; up++) { /* build/V/tests/e2e/test_x -> build/V */
         *strrchr(s->bin, '/') = '\0';
     }
-    snprintf(s->front, sizeof s->front, "ipc://%s/front", s->dir);
-    snprintf(s->back, sizeof s->back, "ipc://%s/back", s->dir);
-    snprintf(s->blobs, sizeof s->blobs, "unix:%s/blob.sock", s->dir);
+    name_endpoints(s);
+    make_disk(s);
     sys_spawn(s, SYS_STATE_REDIS, 0);
     sys_spawn(s, SYS_BLOB_REDIS, 0);
-    sys_spawn(s, SYS_BROKER, 0);
+    for (int i = 0; i < brokers_of(s); i++) {
+        sys_spawn(s, SYS_BROKER, i);
+    }
     for (int i = 0; i < options->workers; i++) {
         sys_spawn(s, SYS_WORKER, i);
     }
@@ -232,10 +343,15 @@ static bool has_reports(const sys *s)
 
 void sys_stop(sys *s, bool is_failed)
 {
+    for (int i = 0; i < SYS_CLIENTS_MAX; i++) {
+        sys_kill(s, SYS_CLIENT, i, SIGKILL);
+    }
     for (int i = s->options.workers - 1; i >= 0; i--) {
         sys_kill(s, SYS_WORKER, i, is_failed ? SIGKILL : SIGTERM);
     }
-    sys_kill(s, SYS_BROKER, 0, is_failed ? SIGKILL : SIGTERM);
+    for (int i = 0; i < brokers_of(s); i++) {
+        sys_kill(s, SYS_BROKER, i, is_failed ? SIGKILL : SIGTERM);
+    }
     sys_kill(s, SYS_BLOB_REDIS, 0, SIGTERM);
     sys_kill(s, SYS_STATE_REDIS, 0, SIGTERM);
     char command[256];
@@ -246,6 +362,10 @@ void sys_stop(sys *s, bool is_failed)
         }
     }
     bool is_clean = !has_reports(s);
+    if (s->options.disk_bytes > 0) {
+        snprintf(command, sizeof command, "%s/disk", s->dir);
+        umount2(command, MNT_DETACH);
+    }
     snprintf(command, sizeof command, "rm -rf %s", s->dir);
     assert_int_equal(system(command), 0);
     if (!is_clean && !is_failed) { /* else the test fails already, with its own reason */
