@@ -31,6 +31,8 @@ static const mq_option options[] = {
      "request bodies held in memory (2G)"},
     {"retention-ms", "MS", INT(retention_ms), 1000, INT64_C(365) * DAY_MS,
      "how long finished jobs stay readable (86400000)"},
+    {"dead-retention-ms", "MS", INT(dead_retention_ms), 1000, INT64_C(365) * DAY_MS,
+     "how long dead letters stay, then they go (604800000)"},
     {"workers-max", "N", INT(workers_max), 1, 100000, "workers connected at a time (4096)"},
     {"endpoint-file", "PATH", TEXT(endpoint_file), "write the bound endpoints here once ready"},
     {"init", "", FLAG(may_init), "an empty store may become a new deployment"},
@@ -56,6 +58,7 @@ static const mq_broker_config defaults = {
     .jobs_max = 1000000,
     .body_bytes_max = INT64_C(2) << 30,
     .retention_ms = DAY_MS,
+    .dead_retention_ms = INT64_C(7) * DAY_MS,
     .workers_max = 4096,
 };
 

@@ -17,14 +17,15 @@ typedef struct mq_broker_config {
     const char *name;          /* shown to operators */
     const char *endpoint_file; /* where the bound endpoints are written once ready, "" = nowhere */
     const char *log_level_text;
-    int64_t shard;           /* which shard this broker owns */
-    int64_t lease_ms;        /* default lease of a job */
-    int64_t beat_ms;         /* workers beat this often; at most lease / 2 */
-    int64_t tenure_ms;       /* ownership lease in the store */
-    int64_t jobs_max;        /* live jobs held */
-    int64_t tenant_jobs_max; /* live jobs of one tenant */
-    int64_t body_bytes_max;  /* bodies held in memory, all jobs together */
-    int64_t retention_ms;    /* finished jobs stay readable that long */
+    int64_t shard;             /* which shard this broker owns */
+    int64_t lease_ms;          /* default lease of a job */
+    int64_t beat_ms;           /* workers beat this often; at most lease / 2 */
+    int64_t tenure_ms;         /* ownership lease in the store */
+    int64_t jobs_max;          /* live jobs held */
+    int64_t tenant_jobs_max;   /* live jobs of one tenant */
+    int64_t body_bytes_max;    /* bodies held in memory, all jobs together */
+    int64_t retention_ms;      /* finished jobs stay readable that long */
+    int64_t dead_retention_ms; /* dead letters stay that long, then go */
     int64_t workers_max;
     bool may_init;   /* an empty store may become a new deployment */
     bool is_prepare; /* load the function library as the store's user, then end */

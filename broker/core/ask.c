@@ -147,7 +147,8 @@ static void found_cancel(const mq_ask *ask, const mq_job_record *r, mq_outputs *
 static void found_retry(mq_core *core, const mq_ask *ask, const mq_job_record *r, mq_outputs *out)
 {
     mq_span id = mq_span_of(ask->id, MQ_ULID_LEN);
-    if (r == NULL || mq_state_parse(r->state) != MQ_STATE_DEAD || mq_job_find(core, id) != NULL) {
+    if (r == NULL || mq_state_parse(r->state) != MQ_STATE_DEAD || mq_job_find(core, id) != NULL ||
+        (r->flags & MQ_REC_DISCARDED) != 0) {
         mq_say_reply(out, ask->conn, ask->rid, "not_found", "", "id: no dead job has it");
         return;
     }
@@ -221,6 +222,9 @@ void mq_ask_found(mq_core *core, const mq_input *in, mq_outputs *out)
         break;
     case MQ_ASK_RETRY:
         found_retry(core, ask, r, out);
+        break;
+    case MQ_ASK_DISCARD:
+        mq_discard_found(core, ask, r, out);
         break;
     case MQ_ASK_NONE:
         MQ_ASSERT(false);

@@ -116,6 +116,12 @@ void mq_ask_found(mq_core *core, const mq_input *in, mq_outputs *out);
 void mq_recent_add(mq_core *core, const mq_job *job);
 const mq_recent *mq_recent_find(const mq_core *core, mq_span id);
 
+/* ---- dead.c ---- */
+
+/* Answer to MQ_ASK_DISCARD; r NULL: the store has none. */
+void mq_discard_found(mq_core *core, const mq_ask *ask, const mq_job_record *r, mq_outputs *out);
+void mq_discard_stored(mq_core *core, mq_job *job, mq_outputs *out);
+
 /* ---- lane.c ---- */
 
 void mq_lane_init(mq_core *core);

@@ -131,21 +131,32 @@ static void do_undrain(mq_core *core, const mq_input *in, mq_outputs *out)
     mq_say_reply(out, in->conn, in->rid, "ok", "", "");
 }
 
-static void do_retry(mq_core *core, const mq_input *in, mq_outputs *out)
+/* Asks the store for the dead job of the first argument. */
+static void ask_for_dead(mq_core *core, const mq_input *in, mq_ask_type type, mq_outputs *out)
 {
     mq_span id = in->as.command->args[0];
     const mq_job *job = mq_job_find(core, id);
     if (mq_ulid_ms(id) < 0 || (job != NULL && !mq_job_ended(job))) {
-        refuse(in, MQ_E_NOT_FOUND, "retry: no dead job has this id", out);
+        refuse(in, MQ_E_NOT_FOUND, "no dead job has this id", out);
         return;
     }
-    mq_ask *ask = job == NULL ? mq_ask_new(core, MQ_ASK_RETRY, id, out) : NULL;
+    mq_ask *ask = job == NULL ? mq_ask_new(core, type, id, out) : NULL;
     if (ask == NULL) {
         refuse(in, MQ_E_BUSY, "its end is not stored yet, or too many questions; ask again", out);
         return;
     }
     ask->conn = in->conn;
     ask->rid = in->rid;
+}
+
+static void do_retry(mq_core *core, const mq_input *in, mq_outputs *out)
+{
+    ask_for_dead(core, in, MQ_ASK_RETRY, out);
+}
+
+static void do_discard(mq_core *core, const mq_input *in, mq_outputs *out)
+{
+    ask_for_dead(core, in, MQ_ASK_DISCARD, out);
 }
 
 static bool has_alias(const mq_core *core, const mq_entry_key *key)
@@ -202,13 +213,10 @@ static const struct {
     uint32_t args_min;
     command_fn *run;
 } commands[] = {
-    {"alias", 3, do_alias},
-    {"pause", 1, do_pause},
-    {"resume", 1, do_resume},
-    {"drain", 1, do_drain},
-    {"undrain", 1, do_undrain},
-    {"retry", 1, do_retry},
-    {"delete-version", 2, do_delete_version},
+    {"alias", 3, do_alias},     {"pause", 1, do_pause},
+    {"resume", 1, do_resume},   {"drain", 1, do_drain},
+    {"undrain", 1, do_undrain}, {"retry", 1, do_retry},
+    {"discard", 1, do_discard}, {"delete-version", 2, do_delete_version},
 };
 
 void mq_command_do(mq_core *core, const mq_input *in, mq_outputs *out)
@@ -220,7 +228,8 @@ void mq_command_do(mq_core *core, const mq_input *in, mq_outputs *out)
         }
         if (m->args_count < commands[i].args_min) {
             refuse(in, MQ_E_ARG, "command: too few args for this verb", out);
-        } else if (core->is_loading && commands[i].run == do_retry) {
+        } else if (core->is_loading &&
+                   (commands[i].run == do_retry || commands[i].run == do_discard)) {
             refuse(in, MQ_E_BUSY, "the broker is still loading; ask again", out);
         } else {
             commands[i].run(core, in, out);
@@ -228,5 +237,6 @@ void mq_command_do(mq_core *core, const mq_input *in, mq_outputs *out)
         return;
     }
     refuse(in, MQ_E_ARG,
-           "verb: must be alias, pause, resume, drain, undrain, retry or delete-version", out);
+           "verb: must be alias, pause, resume, drain, undrain, retry, discard or delete-version",
+           out);
 }

@@ -142,6 +142,20 @@ static void add_finish(mq_core *core, mq_flight *f, mq_job *job)
     }
 }
 
+/* A dead letter goes to the finished ones, without its request. */
+static void add_discard(mq_core *core, mq_flight *f, mq_job *job)
+{
+    mq_assembly *a = core->assembly;
+    a->finishes[a->batch.finish_count++] =
+        (mq_store_finish){.id = mq_span_of(job->id, MQ_ULID_LEN),
+                          .number = job->number,
+                          .record = pack(core, job, false),
+                          .retention_ms = core->config.retention_ms,
+                          .was_dead = true};
+    note(f, core, job, MQ_OP_DISCARD);
+    job->is_ending = true;
+}
+
 static void add_job(mq_core *core, mq_flight *f, mq_job *job)
 {
     mq_assembly *a = core->assembly;
@@ -158,6 +172,8 @@ static void add_job(mq_core *core, mq_flight *f, mq_job *job)
         note(f, core, job, MQ_OP_REVIVE);
         job->create = MQ_CREATE_SENT;
         job->is_held_dirty = mq_job_ended(job);
+    } else if (job->create == MQ_CREATE_DISCARD) {
+        add_discard(core, f, job);
     } else if (mq_job_ended(job)) {
         add_finish(core, f, job);
     } else {
@@ -430,6 +446,8 @@ void mq_commit_stored(mq_core *core, const mq_input *in, mq_outputs *out)
             created(core, job, out);
         } else if (op == MQ_OP_FINISH) {
             finished(core, job, out);
+        } else if (op == MQ_OP_DISCARD) {
+            mq_discard_stored(core, job, out);
         }
     }
     core->wants_turn = true;

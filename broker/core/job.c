@@ -268,6 +268,7 @@ static uint64_t flags_of(const mq_job *job)
     flags |= job->is_cancelling ? MQ_REC_CANCELLING : 0;
     flags |= job->is_spent ? MQ_REC_SPENT : 0;
     flags |= job->has_result ? MQ_REC_HAS_RESULT : 0;
+    flags |= job->create == MQ_CREATE_DISCARD ? MQ_REC_DISCARDED : 0;
     return flags;
 }
 

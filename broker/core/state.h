@@ -33,7 +33,8 @@ typedef enum mq_create {
     MQ_CREATE_NEW,  /* the store does not know it yet */
     MQ_CREATE_SENT, /* its create is under way */
     MQ_CREATE_STORED,
-    MQ_CREATE_REVIVE, /* it is in dead, to be brought back */
+    MQ_CREATE_REVIVE,  /* it is in dead, to be brought back */
+    MQ_CREATE_DISCARD, /* it is in dead, to be put away for good */
 } mq_create;
 
 typedef struct mq_job {
@@ -184,7 +185,8 @@ typedef enum mq_ask_type {
     MQ_ASK_SUBMIT, /* a create was a dup: how does the job stand? */
     MQ_ASK_RESULT, /* result of a job that is not in memory */
     MQ_ASK_CANCEL,
-    MQ_ASK_RETRY, /* operator's retry of a dead job */
+    MQ_ASK_RETRY,   /* operator's retry of a dead job */
+    MQ_ASK_DISCARD, /* a dead job is to go for good */
 } mq_ask_type;
 
 typedef struct mq_ask {
@@ -245,7 +247,7 @@ typedef struct mq_recent {
 
 /* ---- commits ---- */
 
-typedef enum mq_op { MQ_OP_CREATE, MQ_OP_PUT, MQ_OP_FINISH, MQ_OP_REVIVE } mq_op;
+typedef enum mq_op { MQ_OP_CREATE, MQ_OP_PUT, MQ_OP_FINISH, MQ_OP_REVIVE, MQ_OP_DISCARD } mq_op;
 
 typedef struct mq_flight {
     uint64_t sequence; /* 0 = free */

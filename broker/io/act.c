@@ -4,6 +4,7 @@
 
 #include "broker/io/body.h"
 #include "broker/io/broker.h"
+#include "broker/io/dead.h"
 #include "shared/base/assert.h"
 #include "shared/base/log.h"
 
@@ -336,7 +337,11 @@ static void act_single(mq_broker *b, const mq_output *o)
     static const mq_span none = {0};
     switch (o->type) {
     case MQ_OUT_REPLY:
-        mq_act_send(b, o->conn, MQ_CMD_reply, &o->as.reply, none);
+        if (o->conn == MQ_CONN_SELF) {
+            mq_dead_replied(b, o->rid, o->as.reply.verdict);
+        } else {
+            mq_act_send(b, o->conn, MQ_CMD_reply, &o->as.reply, none);
+        }
         break;
     case MQ_OUT_CHANGED:
         mq_gets_changed(b, o->as.changed.id, o->as.changed.state);

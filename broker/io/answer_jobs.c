@@ -5,89 +5,16 @@
 #include <stdlib.h>
 
 #include "broker/io/answers.h"
+#include "broker/io/dead.h"
+#include "broker/io/filter.h"
 #include "shared/base/assert.h"
 #include "shared/base/json.h"
 #include "shared/base/ulid.h"
+#include "shared/job/fingerprint.h"
 
-enum {
-    FILTER_TERMS = 8,
-    SCAN_MAX = 200000, /* jobs looked at for one answer: the loop must not stand still */
-};
+enum { SCAN_MAX = 200000 /* jobs looked at for one answer: the loop must not stand still */ };
 
-/* A job as a filter sees it. */
-typedef struct facts {
-    mq_span id, kind, queue, model, tenant, state, worker, why;
-} facts;
-
-typedef struct filter {
-    uint32_t count;
-    mq_span keys[FILTER_TERMS], values[FILTER_TERMS];
-} filter;
-
-static mq_span word(mq_span *rest, uint8_t end)
-{
-    size_t n = 0;
-    while (n < rest->len && rest->data[n] != end) {
-        n++;
-    }
-    mq_span out = mq_span_of(rest->data, n);
-    n += n < rest->len;
-    *rest = mq_span_of(rest->data + n, rest->len - n);
-    return out;
-}
-
-/* "state=dead kind=train": all terms must hold. */
-static mq_code filter_read(mq_span text, filter *out, mq_error *err)
-{
-    static const char *const known[] = {"state",  "kind",   "queue", "model",
-                                        "tenant", "worker", "why"};
-    *out = (filter){0};
-    while (text.len > 0) {
-        mq_span term = word(&text, ' ');
-        if (term.len == 0) {
-            continue;
-        }
-        if (out->count == FILTER_TERMS) {
-            return mq_fail(err, MQ_E_ARG, "filter: more than %d terms", FILTER_TERMS);
-        }
-        mq_span value = term;
-        mq_span key = word(&value, '=');
-        bool is_known = false;
-        for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
-            is_known |= mq_span_is(key, known[i]);
-        }
-        if (!is_known || value.len == 0) {
-            return mq_fail(
-                err, MQ_E_ARG,
-                "filter: \"%.*s\" is not state=, kind=, queue=, model=, tenant=, worker= "
-                "or why= with a value",
-                MQ_SPAN_ARG(term));
-        }
-        out->keys[out->count] = key;
-        out->values[out->count++] = value;
-    }
-    return MQ_OK;
-}
-
-static bool matches(const filter *f, const facts *j)
-{
-    for (uint32_t i = 0; i < f->count; i++) {
-        mq_span k = f->keys[i];
-        mq_span have = mq_span_is(k, "state")    ? j->state
-                       : mq_span_is(k, "kind")   ? j->kind
-                       : mq_span_is(k, "queue")  ? j->queue
-                       : mq_span_is(k, "model")  ? j->model
-                       : mq_span_is(k, "tenant") ? j->tenant
-                       : mq_span_is(k, "worker") ? j->worker
-                                                 : j->why;
-        if (!mq_span_eq(have, f->values[i])) {
-            return false;
-        }
-    }
-    return true;
-}
-
-static void add_facts(mq_buf *out, const facts *j)
+static void add_facts(mq_buf *out, const mq_facts *j)
 {
     mq_json_text(out, "id", j->id);
     mq_json_text(out, "kind", j->kind);
@@ -99,7 +26,7 @@ static void add_facts(mq_buf *out, const facts *j)
     mq_json_text(out, "why", j->why);
 }
 
-static uint32_t add_live(mq_broker *b, const filter *f, uint32_t limit, mq_buf *out)
+static uint32_t add_live(mq_broker *b, const mq_filter *f, uint32_t limit, mq_buf *out)
 {
     uint32_t rows = 0;
     mq_job_view v;
@@ -110,9 +37,14 @@ static uint32_t add_live(mq_broker *b, const filter *f, uint32_t limit, mq_buf *
             continue;
         }
         seen++;
-        facts j = {v.id,     v.kind, v.queue, v.model, v.tenant, mq_str(mq_state_name(v.state)),
-                   v.worker, {0}};
-        if (mq_state_is_terminal(v.state) || !matches(f, &j)) {
+        mq_facts j = {.id = v.id,
+                      .kind = v.kind,
+                      .queue = v.queue,
+                      .model = v.model,
+                      .tenant = v.tenant,
+                      .state = mq_str(mq_state_name(v.state)),
+                      .worker = v.worker};
+        if (mq_state_is_terminal(v.state) || !mq_filter_matches(f, &j)) {
             continue;
         }
         mq_json_comma(out);
@@ -132,13 +64,18 @@ static uint32_t add_live(mq_broker *b, const filter *f, uint32_t limit, mq_buf *
     return rows;
 }
 
-static void add_recent(mq_broker *b, const filter *f, uint32_t limit, mq_buf *out)
+static void add_recent(mq_broker *b, const mq_filter *f, uint32_t limit, mq_buf *out)
 {
     mq_recent_view v;
     uint32_t rows = 0;
     for (uint32_t back = 0; rows < limit && mq_core_recent(b->core, back, &v); back++) {
-        facts j = {v.id, v.kind, v.queue, v.model, {0}, mq_str(mq_state_name(v.state)), {0}, v.why};
-        if (v.id.len == 0 || !matches(f, &j)) { /* empty: brought back by an operator */
+        mq_facts j = {.id = v.id,
+                      .kind = v.kind,
+                      .queue = v.queue,
+                      .model = v.model,
+                      .state = mq_str(mq_state_name(v.state)),
+                      .why = v.why};
+        if (v.id.len == 0 || !mq_filter_matches(f, &j)) { /* empty: brought back by an operator */
             continue;
         }
         mq_json_comma(out);
@@ -162,7 +99,7 @@ typedef struct waiting {
     uint32_t limit, rows;
     mq_buf out;
     char filter_text[256];
-    filter filter;
+    mq_filter filter;
 } waiting;
 
 static waiting *waiting_new(mq_broker *b, uint64_t conn, const mq_msg_query *query)
@@ -232,8 +169,10 @@ static void add_progress(mq_broker *b, mq_buf *out, mq_span id)
 
 static void add_record(mq_broker *b, mq_buf *out, const mq_job_record *r)
 {
-    facts j = {r->id, r->kind, r->queue, r->model, r->tenant, r->state, r->worker, r->why};
+    char print[MQ_FINGERPRINT_SIZE];
+    mq_facts j = mq_facts_of(r, print);
     add_facts(out, &j);
+    mq_json_text(out, "fingerprint", j.fingerprint);
     mq_json_text(out, "code", r->code);
     mq_json_text(out, "error", r->error);
     mq_json_text(out, "trace", r->trace);
@@ -314,8 +253,9 @@ static void on_dead(void *arg, mq_code code, mq_span field, mq_span value, const
     mq_error why;
     if (code == MQ_OK && field.data != NULL) {
         if (w->rows < w->limit && mq_job_record_read(value, &r, &why) == MQ_OK) {
-            facts j = {r.id, r.kind, r.queue, r.model, r.tenant, r.state, r.worker, r.why};
-            if (matches(&w->filter, &j)) {
+            char print[MQ_FINGERPRINT_SIZE];
+            mq_facts j = mq_facts_of(&r, print);
+            if (mq_filter_matches(&w->filter, &j)) {
                 mq_json_comma(&w->out);
                 mq_buf_add_str(&w->out, "{");
                 add_record(w->b, &w->out, &r);
@@ -353,14 +293,12 @@ static void answer_list(mq_broker *b, uint64_t conn, const mq_msg_query *query)
         return;
     }
     mq_span_copy(query->filter, w->filter_text, sizeof w->filter_text);
-    mq_code code = filter_read(mq_str(w->filter_text), &w->filter, &err);
+    mq_code code = mq_filter_read(mq_str(w->filter_text), &w->filter, &err);
     if (code != MQ_OK) {
         waiting_end(w, code, err.text);
         return;
     }
-    for (uint32_t i = 0; i < w->filter.count; i++) {
-        state = mq_span_is(w->filter.keys[i], "state") ? w->filter.values[i] : state;
-    }
+    state = mq_filter_value(&w->filter, "state");
     if (state.len > 0 && mq_state_parse(state) == MQ_STATE_REFUSED) {
         mq_fail(&err, MQ_E_ARG, "filter: there is no state \"%.*s\"", MQ_SPAN_ARG(state));
         waiting_end(w, MQ_E_ARG, err.text);
@@ -388,5 +326,5 @@ bool mq_answer_jobs(mq_broker *b, uint64_t conn, const mq_msg_query *query)
         answer_list(b, conn, query);
         return true;
     }
-    return false;
+    return mq_dead_query(b, conn, query);
 }

@@ -35,6 +35,7 @@ enum {
 };
 
 typedef struct mq_late mq_late; /* late.c */
+typedef struct mq_dead mq_dead; /* dead.c */
 
 /* Life of the ownership of the shard. */
 typedef enum mq_own_state {
@@ -132,6 +133,7 @@ typedef struct mq_broker {
     mq_watch *watches;
     uint32_t watch_end;
     uint32_t lookups, scans;
+    mq_dead *dead; /* bulk actions; NULL before the first */
 
     /* answer.c */
     mq_curves *curves;

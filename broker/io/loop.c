@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "broker/io/broker.h"
+#include "broker/io/dead.h"
 #include "shared/base/assert.h"
 #include "shared/base/clock.h"
 #include "shared/base/file.h"
@@ -66,6 +67,7 @@ static mq_code open_all(mq_broker *b, mq_error *err)
 static void close_all(mq_broker *b)
 {
     mq_own_release(b);
+    mq_dead_release(b);
     mq_receive_release(b);
     mq_late_release(b);
     mq_pins_free(b->pins);
@@ -164,6 +166,7 @@ static void turn(mq_broker *b, short store_events)
         mq_input in = {.type = MQ_IN_TURN};
         mq_act_step(b, &in);
         mq_gets_tick(b);
+        mq_dead_tick(b);
     }
     mq_late_turn(b);
     mq_asks_turn(b->asks);

@@ -55,6 +55,9 @@ int mq_cli_connect(mq_cli *cli);
 int mq_cli_query(mq_cli *cli, const char *what, const char *name, const char *filter,
                  uint32_t limit, json_t **out);
 
+/* A table of the jobs that a filter fits (job.c); --limit of args. */
+int mq_job_list(mq_cli *cli, const mq_argv *args, const char *filter);
+
 int mq_cli_command(mq_cli *cli, const char *verb, const char *const *args, size_t count);
 
 /* Default data directory: $MAASQ_DATA, else $XDG_DATA_HOME/maasq, else ~/.local/share/maasq. */

@@ -272,7 +272,7 @@ static void print_job_row(mq_table *table, const json_t *job)
     mq_table_cell(table, "%.80s", error);
 }
 
-static int list(mq_cli *cli, const mq_argv *args, const char *filter)
+int mq_job_list(mq_cli *cli, const mq_argv *args, const char *filter)
 {
     int64_t limit = 50;
     mq_error err;
@@ -301,12 +301,7 @@ static int list(mq_cli *cli, const mq_argv *args, const char *filter)
 
 int mq_cmd_job_list(mq_cli *cli, const mq_argv *args)
 {
-    return list(cli, args, mq_argv_text(args, "filter", ""));
-}
-
-int mq_cmd_queue_dead(mq_cli *cli, const mq_argv *args)
-{
-    return list(cli, args, "state=dead");
+    return mq_job_list(cli, args, mq_argv_text(args, "filter", ""));
 }
 
 static void print_history(const json_t *job)
@@ -403,20 +398,4 @@ int mq_cmd_job_cancel(mq_cli *cli, const mq_argv *args)
     }
     maasq_job_release(&job);
     return status;
-}
-
-int mq_cmd_job_retry(mq_cli *cli, const mq_argv *args)
-{
-    const char *id = NULL;
-    size_t i = 0;
-    for (; (id = mq_argv_word(args, i)) != NULL; i++) {
-        if (mq_cli_command(cli, "retry", &id, 1) != MQ_EXIT_OK) {
-            return MQ_EXIT_FAILED;
-        }
-    }
-    if (cli->is_json) {
-        return mq_cli_json(json_pack("{s:I}", "retried", (json_int_t)i));
-    }
-    printf("%zu job%s queued again\n", i, i == 1 ? "" : "s");
-    return MQ_EXIT_OK;
 }

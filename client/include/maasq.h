@@ -277,7 +277,7 @@ MAASQ_API void maasq_cancel(maasq_job *job, int hard);
 /* ------------------------------------------------------------------ questions and commands */
 
 /* Asks the system: what = "status", "workers", "queues", "jobs", "job", "models", "model",
- * "datasets", "dataset", "memo" or "events"; name, filter: see client/README.md; NULL = "".
+ * "datasets", "dataset", "memo", "dead" or "events"; name, filter: see client/README.md; NULL = "".
  * limit: 0 = the broker's default. On success *json is the answer, a JSON text, owned (maasq_free).
  * MAASQ_E_NOT_FOUND, MAASQ_E_TIMEOUT, MAASQ_E_ARG. */
 MAASQ_API int maasq_query(maasq_client *client, const char *what, const char *name,
@@ -290,6 +290,14 @@ MAASQ_API int maasq_query(maasq_client *client, const char *what, const char *na
  * was so. Resent when no answer came. */
 MAASQ_API int maasq_command(maasq_client *client, const char *verb, const char *const *args,
                             size_t count, int64_t timeout_ms, maasq_error *err);
+
+/* The same with a body for the verbs that take one (at most 1 MiB; borrowed, copied by the system
+ * only), and with the broker's answer: *text, unless text is NULL, is owned (maasq_free), never
+ * NULL on success. More verbs: "discard" (dead job), "retry-all" and "purge" (filter over dead
+ * jobs; answer {"matched":n,"done":n,"skipped":n,"left":n}). */
+MAASQ_API int maasq_act(maasq_client *client, const char *verb, const char *const *args,
+                        size_t count, const void *body, size_t body_bytes, int64_t timeout_ms,
+                        char **text, maasq_error *err);
 
 /* Frees what this library returned as owned memory. NULL is ignored. */
 MAASQ_API void maasq_free(void *memory);

@@ -4,7 +4,13 @@
 #include "client/src/client.h"
 #include "shared/base/clock.h"
 
-enum { ARGS_MAX = 8, ARG_BYTES_MAX = 192, VERB_BYTES_MAX = 32, FILTER_BYTES_MAX = 256 };
+enum {
+    ARGS_MAX = 8,
+    ARG_BYTES_MAX = 192,
+    VERB_BYTES_MAX = 32,
+    FILTER_BYTES_MAX = 256,
+    BODY_BYTES_MAX = 1 << 20
+};
 
 static bool call_is_done(const void *arg)
 {
@@ -82,6 +88,13 @@ int maasq_query(maasq_client *client, const char *what, const char *name, const 
 int maasq_command(maasq_client *client, const char *verb, const char *const *args, size_t count,
                   int64_t timeout_ms, maasq_error *err)
 {
+    return maasq_act(client, verb, args, count, NULL, 0, timeout_ms, NULL, err);
+}
+
+int maasq_act(maasq_client *client, const char *verb, const char *const *args, size_t count,
+              const void *body, size_t body_bytes, int64_t timeout_ms, char **text,
+              maasq_error *err)
+{
     mq_span spans[ARGS_MAX];
     bool is_good = verb != NULL && fits(verb, VERB_BYTES_MAX) && count <= ARGS_MAX;
     for (size_t i = 0; is_good && i < count; i++) {
@@ -94,8 +107,18 @@ int maasq_command(maasq_client *client, const char *verb, const char *const *arg
                               "arguments of at most %d bytes",
                               VERB_BYTES_MAX, ARGS_MAX, ARG_BYTES_MAX);
     }
+    if (body_bytes > BODY_BYTES_MAX) {
+        return mq_client_fail(err, MQ_E_ARG, "%s: a body of %zu bytes, at most %d", verb,
+                              body_bytes, BODY_BYTES_MAX);
+    }
     mq_call call = {
         .command = MQ_CMD_command,
+        .body = mq_span_of(body, body_bytes),
         .request = {.verb = mq_str(verb), .args = spans, .args_count = (uint32_t)count}};
-    return run(client, &call, verb, timeout_ms, err);
+    int code = run(client, &call, verb, timeout_ms, err);
+    if (code == MAASQ_OK && text != NULL) {
+        *text = strdup(call.text);
+        return *text != NULL ? code : mq_client_fail(err, MQ_E_LIMIT, "no memory for an answer");
+    }
+    return code;
 }

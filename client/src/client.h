@@ -64,6 +64,7 @@ typedef struct mq_call {
     mq_command command;
     mq_msg_query query;
     mq_msg_command request;
+    mq_span body; /* of the request; borrowed */
     bool is_done;
     int code;
     char text[MAASQ_ERROR_TEXT_MAX];

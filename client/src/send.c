@@ -99,7 +99,7 @@ static void call(maasq_client *client, const mq_ccore_action *action)
         (void)mq_io_send(&client->io, MQ_CMD_query, &call->query, (mq_span){0});
     } else {
         call->request.rid = action->rid;
-        (void)mq_io_send(&client->io, MQ_CMD_command, &call->request, (mq_span){0});
+        (void)mq_io_send(&client->io, MQ_CMD_command, &call->request, call->body);
     }
 }
 

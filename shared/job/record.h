@@ -21,6 +21,7 @@ enum {
     MQ_REC_SPENT = 4,       /* the token's failure has been counted; only a repeat can come */
     MQ_REC_ACCEPTED = 8,    /* the holder has beaten for the lease */
     MQ_REC_HAS_RESULT = 16, /* a result (maybe of 0 bytes) was committed */
+    MQ_REC_DISCARDED = 32,  /* its dead letter was put away: it cannot be brought back */
 };
 
 /* One step of the life, packed into 64 bits: ms << 20 | grant number << 8 | event << 4 | state. The
