@@ -53,6 +53,7 @@ field() { jq -r "$1" "$T/out"; }
 json '.broker and .gateway and .workers == 2 and (.processes | length) == 6' \
     maasq up --workers 2 --slots 1 --data "$DATA" --detach
 MAASQ_BROKER=$(field .broker)
+SUPERVISORS=$(field .supervisor.pid)
 export MAASQ_BROKER
 json '.status.broker.name and (.workers | length) == 2' maasq status
 json '.status.broker.name and .models == []' maasq top --once

@@ -46,7 +46,7 @@ done
 says "the model is still there" maasq model show kept
 
 says "down stops it" maasq down --data "$DATA"
-if pgrep -f "$DATA" >"$T/out"; then bad "down left processes" "$(cat "$T/out")"; else good "down leaves no process"; fi
+if left_over >"$T/out"; then bad "down left processes" "$(cat "$T/out")"; else good "down leaves no process"; fi
 says "down again is no failure" maasq down --data "$DATA"
 
 up --workers 2 --slots 1
@@ -67,10 +67,10 @@ says "jobs run without it" maasq job submit echo --param a=1 --wait --timeout 60
 # Whatever ends the supervisor: its children do not outlive it, and up works again.
 kill -9 "$(jq -r .supervisor.pid "$DATA/maasq.json")"
 for _ in $(seq 1 300); do
-    pgrep -f "$DATA" >/dev/null || break
+    left_over >/dev/null || break
     sleep 0.1
 done
-if pgrep -af "$DATA" >"$T/out"; then bad "children outlive a killed supervisor" "$(cat "$T/out")"; else good "children die with the supervisor"; fi
+if left_over >"$T/out"; then bad "children outlive a killed supervisor" "$(cat "$T/out")"; else good "children die with the supervisor"; fi
 up --workers 1 --slots 1
 says "up after that finds the data" maasq model show kept
 mode=$(stat -c %a "$DATA"/secret/* | sort -u)

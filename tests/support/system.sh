@@ -6,6 +6,7 @@ T=$(mktemp -d "${TMPDIR:-/tmp}/maasq-sh-XXXXXX")
 DATA=$T/data
 passed=0
 failed=0
+SUPERVISORS= # of every system that this script started
 
 good() {
     passed=$((passed + 1))
@@ -23,14 +24,21 @@ up() {
     fi
     MAASQ_BROKER=$(jq -r .broker "$DATA/maasq.json")
     export MAASQ_BROKER
+    SUPERVISORS="$SUPERVISORS $(jq -r .supervisor.pid "$DATA/maasq.json")"
+}
+# left_over: processes of those systems: all of their sessions (slots too, whose command line does not
+# name the folder), and whatever names the folder.
+left_over() {
+    {
+        for supervisor in $SUPERVISORS; do pgrep -as "$supervisor"; done
+        pgrep -af "$DATA"
+    } | grep -v '<defunct>'
 }
 # finish: stops what was started, prints the tally, exits.
 finish() {
     [ ! -f "$DATA/maasq.json" ] || maasq down --data "$DATA" >"$T/down.log" 2>&1 ||
         bad "maasq down" "$(cat "$T/down.log")"
-    if pgrep -f "$DATA" >/dev/null 2>&1; then
-        bad "processes were left behind" "$(pgrep -af "$DATA")"
-    fi
+    if left_over >"$T/left"; then bad "processes were left behind" "$(cat "$T/left")"; fi
     if grep -raE -A 30 'ERROR: AddressSanitizer|runtime error:|LeakSanitizer|WARNING: ThreadSanitizer' "$T"; then
         bad "a process printed a sanitizer's report"
     fi
