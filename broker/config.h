@@ -27,8 +27,10 @@ typedef struct mq_broker_config {
     int64_t retention_ms;      /* finished jobs stay readable that long */
     int64_t dead_retention_ms; /* dead letters stay that long, then go */
     int64_t workers_max;
-    bool may_init;   /* an empty store may become a new deployment */
-    bool is_prepare; /* load the function library as the store's user, then end */
+    const char *witness; /* folder of what was seen of the store; "" = none */
+    bool must_adopt;     /* what the store holds is right, whatever was seen before */
+    bool may_init;       /* an empty store may become a new deployment */
+    bool is_prepare;     /* load the function library as the store's user, then end */
     bool is_log_json;
     mq_log_level log_level;
 } mq_broker_config;

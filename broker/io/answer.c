@@ -130,7 +130,7 @@ static void status_broker(const mq_broker *b, const mq_core_stats *s, mq_buf *ou
     mq_buf_add_str(out, "{");
     mq_json_text(out, "name", mq_str(b->config->name));
     mq_json_text(out, "version", mq_str(MQ_VERSION));
-    mq_json_text(out, "instance", mq_str(b->instance));
+    mq_json_text(out, "instance", mq_str(b->witness.instance));
     mq_json_text(out, "front", mq_str(b->front.endpoint));
     mq_json_text(out, "back", mq_str(b->back.endpoint));
     mq_json_int(out, "shard", b->config->shard);

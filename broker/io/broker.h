@@ -14,6 +14,7 @@
 #include "broker/io/curves.h"
 #include "broker/io/pin.h"
 #include "broker/io/sockets.h"
+#include "broker/io/witness.h"
 #include "shared/base/arena.h"
 #include "shared/base/buf.h"
 
@@ -95,7 +96,8 @@ typedef struct mq_broker {
 
     /* own.c */
     mq_own_state own;
-    char instance[64];   /* of the deployment seen first; another one is refused */
+    mq_witness witness;  /* of what the store has held; less is refused */
+    int64_t served_ms;   /* monotonic: when the shard was last served */
     uint64_t generation; /* of the core: answers to an older one are dropped */
     void *core_memory;
     size_t core_bytes;
@@ -172,6 +174,8 @@ void mq_late_release(mq_broker *b);
 int mq_receive(mq_broker *b, mq_side *side, int limit);
 /* The same while another broker owns the shard: each message is answered with its endpoint. */
 void mq_receive_moved(mq_broker *b, int limit);
+/* The same while the shard cannot be served: clients are told why, and to come again. */
+void mq_receive_refused(mq_broker *b, int limit);
 /* Answers of the pin thread. */
 void mq_receive_pinned(mq_broker *b);
 /* True while a message waits for a pin of this blob: it must not be unpinned now. */
@@ -189,6 +193,8 @@ void mq_own_trouble(mq_broker *b, const char *text);
 /* True when messages may be taken: the shard is ours and our tenure has not run out. */
 /* Another broker owns the shard: clients are sent to it. */
 bool mq_own_has_moved(const mq_broker *b);
+/* It has not been served for so long that clients are told. */
+bool mq_own_is_refusing(const mq_broker *b);
 bool mq_own_is_serving(const mq_broker *b);
 int64_t mq_own_deadline(const mq_broker *b); /* monotonic */
 /* Gives the shard back when nothing is under way; true once that is done. */

@@ -128,7 +128,7 @@ static void wait(mq_broker *b, int signal_fd, short *store_events)
     short in = is_serving ? ZMQ_POLLIN : 0;
     int store_fd = b->store->ops->fd(b->store);
     zmq_pollitem_t items[] = {
-        {b->front.socket, 0, mq_own_has_moved(b) ? ZMQ_POLLIN : in, 0},
+        {b->front.socket, 0, mq_own_has_moved(b) || mq_own_is_refusing(b) ? ZMQ_POLLIN : in, 0},
         {b->back.socket, 0, in, 0},
         {NULL, signal_fd, ZMQ_POLLIN, 0},
         {NULL, mq_pins_fd(b->pins), in, 0},
@@ -156,11 +156,14 @@ static void turn(mq_broker *b, short store_events)
     b->store->ops->process(b->store, store_events, mq_clock_mono_ms());
     mq_own_tick(b);
     if (mq_own_is_serving(b)) {
+        b->served_ms = mq_clock_mono_ms();
         mq_receive_pinned(b);
         mq_receive(b, &b->back, BACK_PER_TURN);
         mq_receive(b, &b->front, FRONT_PER_TURN);
     } else if (mq_own_has_moved(b)) {
         mq_receive_moved(b, FRONT_PER_TURN);
+    } else if (mq_own_is_refusing(b)) {
+        mq_receive_refused(b, FRONT_PER_TURN);
     }
     if (mq_own_is_serving(b)) {
         mq_input in = {.type = MQ_IN_TURN};

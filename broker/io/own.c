@@ -20,6 +20,7 @@
 
 enum {
     RETRY_MS = 250,       /* between attempts to get the shard */
+    REFUSE_MS = 3000,     /* not served for so long: clients are told why */
     DAMAGED_MS = 5000,    /* the same when what is stored could not be read */
     SEGMENTS_MAX = 65536, /* live segments at a takeover must be fewer */
     FULL_PERCENT = 80,    /* of the store's memory: above, new jobs are answered busy */
@@ -319,19 +320,16 @@ static void note_time(mq_broker *b, const mq_store_owner *owner)
     b->store_max_bytes = owner->max_bytes;
 }
 
-/* An empty or foreign store stops the service until an operator has looked at it. */
+/* An empty, foreign or older store stops the service until an operator has looked at it. */
 static bool is_our_deployment(mq_broker *b, const mq_store_owner *owner)
 {
-    if (b->instance[0] == '\0') {
-        snprintf(b->instance, sizeof b->instance, "%s", owner->instance);
+    mq_error why;
+    if (mq_witness_check(&b->witness, owner->instance, owner->sequence, &why) != MQ_OK) {
+        mq_own_trouble(b, why.text);
+        return false;
     }
-    if (strcmp(b->instance, owner->instance) == 0) {
-        return true;
-    }
-    mq_own_trouble(b,
-                   "the store is another deployment's (its instance id changed): restore the right "
-                   "data, or restart the broker to accept this one");
-    return false;
+    mq_witness_note(&b->witness, owner->instance, owner->sequence, mq_clock_mono_ms());
+    return true;
 }
 
 static void on_acquired(void *arg, mq_code code, const mq_store_owner *owner, const mq_error *err)
@@ -347,6 +345,10 @@ static void on_acquired(void *arg, mq_code code, const mq_store_owner *owner, co
         mq_own_trouble(b, err->text);
         return;
     }
+    if (!is_our_deployment(b, owner)) {
+        b->retry_ms = mq_clock_mono_ms() + DAMAGED_MS;
+        return;
+    }
     if (!owner->is_ours) {
         char text[256];
         snprintf(text, sizeof text, "broker %.40s at %.100s owns the shard", owner->owner,
@@ -355,7 +357,7 @@ static void on_acquired(void *arg, mq_code code, const mq_store_owner *owner, co
         mq_own_trouble(b, text);
         return;
     }
-    if (!is_our_deployment(b, owner) || !make_core(b)) {
+    if (!make_core(b)) {
         return;
     }
     note_time(b, owner);
@@ -398,10 +400,12 @@ static void on_renewed(void *arg, mq_code code, const mq_store_owner *owner, con
     b->is_renewing = false;
     if (code != MQ_OK) {
         mq_own_drop(b, err->text);
+    } else if (!is_our_deployment(b, owner)) {
+        char why[sizeof b->trouble];
+        snprintf(why, sizeof why, "%s", b->trouble);
+        mq_own_drop(b, why);
     } else if (!owner->is_ours || owner->epoch != b->epoch) {
         mq_own_drop(b, "another broker took the shard over");
-    } else if (!is_our_deployment(b, owner)) {
-        mq_own_drop(b, b->trouble);
     } else {
         note_time(b, owner);
         b->renewed_ms = b->renew_sent_ms;
@@ -412,7 +416,7 @@ static void on_renewed(void *arg, mq_code code, const mq_store_owner *owner, con
 static void ask_for_shard(mq_broker *b, bool is_takeover)
 {
     mq_error err;
-    bool may_init = b->config->may_init && b->instance[0] == '\0';
+    bool may_init = b->config->may_init && b->witness.instance[0] == '\0';
     b->renew_sent_ms = mq_clock_mono_ms();
     mq_code code = b->store->ops->acquire(b->store, mq_str(b->owner_id), mq_str(b->front.endpoint),
                                           b->config->tenure_ms, is_takeover, may_init,
@@ -457,7 +461,12 @@ mq_code mq_own_open(mq_broker *b, mq_error *err)
         return mq_fail(err, MQ_E_LIMIT, "no memory for the broker's tables");
     }
     snprintf(b->trouble, sizeof b->trouble, "starting");
-    mq_code code = mq_store_redis_new(&b->store, b->config->store, (uint32_t)b->config->shard, err);
+    b->served_ms = mq_clock_mono_ms();
+    mq_code code = mq_witness_open(&b->witness, b->config->witness, b->config->shard,
+                                   b->config->must_adopt, err);
+    if (code == MQ_OK) {
+        code = mq_store_redis_new(&b->store, b->config->store, (uint32_t)b->config->shard, err);
+    }
     return code == MQ_OK ? mq_asks_new(&b->asks, b->store, err) : code;
 }
 
@@ -493,6 +502,12 @@ void mq_own_tick(mq_broker *b)
 bool mq_own_has_moved(const mq_broker *b)
 {
     return b->core == NULL && b->own != MQ_OWN_STOPPED && b->moved_to[0] != '\0';
+}
+
+bool mq_own_is_refusing(const mq_broker *b)
+{
+    return b->core == NULL && !mq_own_has_moved(b) && b->own != MQ_OWN_STOPPED &&
+           mq_clock_mono_ms() > b->served_ms + REFUSE_MS;
 }
 
 bool mq_own_is_serving(const mq_broker *b)
@@ -555,6 +570,7 @@ bool mq_own_leave(mq_broker *b)
 void mq_own_release(mq_broker *b)
 {
     free_core(b);
+    mq_witness_close(&b->witness);
     if (b->store != NULL) {
         b->store->ops->free(b->store);
     }

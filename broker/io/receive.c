@@ -1,5 +1,6 @@
 /* Messages in: decodes them, checks that their payload adds up, and feeds the core one input for
  * each job in them. */
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "broker/io/body.h"
@@ -11,6 +12,7 @@
 
 enum {
     ARENA_BYTES = 16 << 20,
+    REFUSED_RETRY_MS = 1000,
     TURN_MS = 50, /* of one side: the tenure is renewed and commits go out between turns */
 };
 
@@ -87,7 +89,7 @@ static void on_hello(const mq_incoming *m)
     const mq_broker *b = m->b;
     mq_msg_welcome welcome = {.version = MQ_WIRE_VERSION,
                               .broker = mq_str(b->config->name),
-                              .instance = mq_str(b->instance),
+                              .instance = mq_str(b->witness.instance),
                               .blobs = mq_str(b->config->blobs_told),
                               .now_ms = mq_broker_now(b),
                               .beat_ms = (uint64_t)b->config->beat_ms,
@@ -319,6 +321,47 @@ void mq_receive_moved(mq_broker *b, int limit)
     mq_frames frames;
     for (int i = 0; i < limit && mq_side_receive(&b->front, &frames); i++) {
         mq_act_error(b, frames.conn, 0, MQ_E_MOVED, b->moved_to, 0);
+        mq_frames_release(&frames);
+    }
+}
+
+/* The request that a message is, so that its sender knows what to send again; 0 for none. */
+static uint64_t rid_of(mq_broker *b, const mq_frames *frames)
+{
+    union {
+        mq_msg_submit submit;
+        mq_msg_get get;
+        mq_msg_cancel cancel;
+        mq_msg_query query;
+        mq_msg_command command;
+    } m;
+    mq_error err;
+    mq_command command = frames->command;
+    bool has_rid = command == MQ_CMD_submit || command == MQ_CMD_get || command == MQ_CMD_cancel ||
+                   command == MQ_CMD_query || command == MQ_CMD_command;
+    mq_arena_reset(&b->arena);
+    if (frames->bad != MQ_OK || !has_rid ||
+        mq_wire_decode(command, frames->header, &m, &b->arena, &err) != MQ_OK) {
+        return 0;
+    }
+    return command == MQ_CMD_submit   ? m.submit.rid
+           : command == MQ_CMD_get    ? m.get.rid
+           : command == MQ_CMD_cancel ? m.cancel.rid
+           : command == MQ_CMD_query  ? m.query.rid
+                                      : m.command.rid;
+}
+
+void mq_receive_refused(mq_broker *b, int limit)
+{
+    mq_frames frames;
+    char text[sizeof b->trouble + 64];
+    snprintf(text, sizeof text, "shard %lld is not served: %s", (long long)b->config->shard,
+             b->trouble);
+    if (b->arena.limit_bytes == 0) {
+        mq_arena_init(&b->arena, ARENA_BYTES);
+    }
+    for (int i = 0; i < limit && mq_side_receive(&b->front, &frames); i++) {
+        mq_act_error(b, frames.conn, rid_of(b, &frames), MQ_E_BUSY, text, REFUSED_RETRY_MS);
         mq_frames_release(&frames);
     }
 }

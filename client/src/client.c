@@ -412,6 +412,7 @@ int maasq_connect(maasq_client *client, int64_t timeout_ms, maasq_error *err)
         mq_ccore_drop(&client->core, slot);
     }
     bool is_version = !client->is_welcome && client->refusal.code == MQ_E_VERSION;
+    bool is_refused = client->refusal.code == MQ_E_BUSY;
     char text[MAASQ_ERROR_TEXT_MAX];
     memcpy(text, client->refusal.text, sizeof text);
     pthread_mutex_unlock(&client->lock);
@@ -420,6 +421,9 @@ int maasq_connect(maasq_client *client, int64_t timeout_ms, maasq_error *err)
     }
     if (is_version) {
         return mq_client_fail(err, MQ_E_VERSION, "%s", text);
+    }
+    if (code != MQ_OK && is_refused) {
+        return mq_client_fail(err, code, "no broker can serve: %.400s", text);
     }
     if (code != MQ_OK) {
         brokers_text(client, text, sizeof text);

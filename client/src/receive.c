@@ -63,6 +63,11 @@ static void on_error(maasq_client *client, int64_t now_ms, mq_msg_error *m, mq_s
 {
     (void)payload;
     mq_code code = mq_code_parse((const char *)m->code.data, m->code.len);
+    /* A broker that cannot serve says busy: another one may be able to, so that counts as silence.
+     */
+    if (code != MQ_E_BUSY) {
+        mq_ccore_heard(&client->core, now_ms);
+    }
     client->refusal.code = code;
     (void)mq_span_copy(m->text, client->refusal.text, sizeof client->refusal.text);
     uint32_t slot = mq_ccore_error(&client->core, now_ms, m->rid, code, m->retry_ms);
@@ -226,7 +231,9 @@ void mq_client_receive(maasq_client *client, int64_t now_ms, mq_span head, mq_sp
     if (mq_wire_command(head, &command, NULL) != MQ_OK) {
         return;
     }
-    mq_ccore_heard(&client->core, now_ms);
+    if (command != MQ_CMD_error) {
+        mq_ccore_heard(&client->core, now_ms);
+    }
     mq_arena_reset(&client->io.arena);
     switch ((int)command) {
 #define CASE(name)                                                                                 \

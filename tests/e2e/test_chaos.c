@@ -10,6 +10,7 @@
 
 #include "shared/base/prng.h"
 #include "tests/support/system.h"
+#include "tests/support/volume.h"
 
 enum {
     SECONDS = 14,
@@ -24,6 +25,10 @@ enum {
     PAUSE_MS = 600, /* mean time between two faults */
     BUSY_MAX = 3,   /* processes that are away at a time */
     END_MS = 240000,
+    GROW_JOBS = 30,    /* ended jobs that show that the service runs */
+    GROW_MS = 600,     /* and at least so long, so that a broker that stands by has seen them */
+    REFUSED_MS = 2500, /* nothing may be acknowledged for so long */
+    DISK_BYTES = 96 << 20,
 };
 
 typedef enum fault { KILL, STOP, CUT, BLOCK, FAULTS } fault;
@@ -214,6 +219,132 @@ static void all_back(chaos *c)
     bring_back_due(c, INT64_MAX);
 }
 
+/* ---- what an operator does wrong ---- */
+
+static void fail_with_logs(chaos *c, const char *what)
+{
+    sys_stop(&c->s, true);
+    fail_msg("%s", what);
+}
+
+/* The service runs: jobs end. */
+static void await_growth(chaos *c)
+{
+    long before = chaos_lines(c->s.dir, CLIENTS, 'e');
+    int64_t until_ms = mq_clock_mono_ms() + END_MS;
+    run_for(c, GROW_MS, false);
+    while (chaos_lines(c->s.dir, CLIENTS, 'e') < before + GROW_JOBS) {
+        if (mq_clock_mono_ms() > until_ms) {
+            fail_with_logs(c, "the service does not come back");
+        }
+        run_for(c, 5 * STEP_MS, false);
+    }
+}
+
+static int count_log(const chaos *c, int broker, const char *text)
+{
+    char command[256];
+    int count = 0;
+    snprintf(command, sizeof command, "grep -acE '%s' %s/broker%d.log", text, c->s.dir, broker);
+    FILE *pipe = popen(command, "r");
+    assert_non_null(pipe);
+    assert_int_equal(fscanf(pipe, "%d", &count), 1);
+    pclose(pipe);
+    return count;
+}
+
+static void await_refusal(chaos *c, int broker, int before, const char *text)
+{
+    int64_t until_ms = mq_clock_mono_ms() + END_MS;
+    while (count_log(c, broker, text) <= before) {
+        if (mq_clock_mono_ms() > until_ms) {
+            fail_with_logs(c, "a broker does not say that the store is not the right one");
+        }
+        run_for(c, 5 * STEP_MS, false);
+    }
+}
+
+/* Redis comes back with older data or none: no broker serves it, be it one that was started after
+ * that. With the right data everything goes on. */
+static void bring_wrong_data(chaos *c, bool is_empty)
+{
+    static const char text[] = "store is older|store: it is empty|another deployment";
+    int before[BROKERS];
+    all_back(c);
+    await_growth(c);
+    sys_kill(&c->s, SYS_STATE_REDIS, 0, SIGKILL);
+    volume_copy(&c->s);
+    sys_spawn(&c->s, SYS_STATE_REDIS, 0);
+    await_growth(c);
+    for (int i = 0; i < BROKERS; i++) {
+        before[i] = count_log(c, i, text);
+    }
+    sys_kill(&c->s, SYS_STATE_REDIS, 0, SIGKILL);
+    volume_exchange(&c->s, is_empty);
+    sys_spawn(&c->s, SYS_STATE_REDIS, 0);
+    for (int i = 0; i < BROKERS; i++) {
+        await_refusal(c, i, before[i], text);
+    }
+    before[0] = count_log(c, 0, text);
+    sys_kill(&c->s, SYS_BROKER, 0, SIGKILL);
+    sys_spawn(&c->s, SYS_BROKER, 0);
+    await_refusal(c, 0, before[0], text);
+    long acks = chaos_lines(c->s.dir, CLIENTS, 'a');
+    run_for(c, REFUSED_MS, false);
+    if (chaos_lines(c->s.dir, CLIENTS, 'a') != acks) {
+        fail_with_logs(c, "jobs were acknowledged by a store that had forgotten others");
+    }
+    sys_kill(&c->s, SYS_STATE_REDIS, 0, SIGKILL);
+    volume_restore(&c->s);
+    sys_spawn(&c->s, SYS_STATE_REDIS, 0);
+    await_growth(c);
+    c->kills += 4;
+    c->counts[KILL][STATE] += 3;
+    c->counts[KILL][BROKER]++;
+    printf("%s data brought back: refused by every broker\n", is_empty ? "no" : "older");
+    (void)fflush(stdout);
+}
+
+/* The disk runs full: Redis ends rather than acknowledge what it cannot write, again at each start,
+ * and nothing is acknowledged until there is room. */
+static void fill_disk(chaos *c)
+{
+    int status, ends = 0;
+    all_back(c);
+    await_growth(c);
+    volume_fill(&c->s);
+    int64_t until_ms = mq_clock_mono_ms() + END_MS;
+    while (ends < 3) {
+        if (sys_has_ended(&c->s, SYS_STATE_REDIS, 0, &status)) {
+            ends++;
+            sys_spawn(&c->s, SYS_STATE_REDIS, 0);
+        }
+        if (mq_clock_mono_ms() > until_ms) {
+            fail_with_logs(c, "Redis goes on although its disk is full");
+        }
+        mq_clock_sleep_ms(STEP_MS);
+    }
+    long acks = chaos_lines(c->s.dir, CLIENTS, 'a');
+    until_ms = mq_clock_mono_ms() + REFUSED_MS;
+    while (mq_clock_mono_ms() < until_ms) {
+        if (sys_has_ended(&c->s, SYS_STATE_REDIS, 0, &status)) {
+            ends++;
+            sys_spawn(&c->s, SYS_STATE_REDIS, 0);
+        }
+        mq_clock_sleep_ms(STEP_MS);
+    }
+    if (chaos_lines(c->s.dir, CLIENTS, 'a') != acks) {
+        fail_with_logs(c, "jobs were acknowledged with a full disk");
+    }
+    volume_free(&c->s);
+    sys_kill(&c->s, SYS_STATE_REDIS, 0, SIGKILL);
+    sys_spawn(&c->s, SYS_STATE_REDIS, 0);
+    await_growth(c);
+    printf("disk full: Redis ended %d times, nothing was acknowledged until there was room\n",
+           ends);
+    (void)fflush(stdout);
+}
+
 /* ---- the end ---- */
 
 /* Clients end once all their jobs have. */
@@ -309,6 +440,7 @@ static void start(chaos *c, bool is_long)
                           : "links are not cut: %s\n",
                why);
         options.net = c->has_net ? &c->net : NULL;
+        options.disk_bytes = c->has_net ? DISK_BYTES : 0;
     }
     sys_start(&c->s, &options);
     for (int i = 0; i < CLIENTS; i++) {
@@ -325,7 +457,15 @@ static void acknowledged_jobs_end_once_whatever_is_killed(void **state)
     printf("seed %llu, %d seconds\n", (unsigned long long)c.prng.state, seconds);
     (void)fflush(stdout);
     start(&c, seconds >= LONG_SECONDS);
-    run_for(&c, seconds * INT64_C(1000), true);
+    int64_t part_ms = seconds * INT64_C(250);
+    for (int part = 0; part < 4; part++) {
+        run_for(&c, part_ms, true);
+        if (seconds >= LONG_SECONDS && part < 2) {
+            bring_wrong_data(&c, part == 1);
+        } else if (part == 2 && c.has_net) {
+            fill_disk(&c);
+        }
+    }
     all_back(&c);
     drain(&c);
     report(&c);

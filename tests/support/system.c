@@ -158,6 +158,8 @@ static void broker_arguments(const sys *s, arguments *a, int index)
     add(a, "--blobs");
     add(a, "%s", s->blobs);
     add(a, "--init");
+    add(a, "--witness");
+    add(a, "%s/witness%d", s->dir, index);
     if (s->options.lease_ms > 0) {
         add(a, "--lease-ms");
         add(a, "%d", s->options.lease_ms);

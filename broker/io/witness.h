@@ -1,0 +1,41 @@
+/* What this broker has seen the store hold, kept beside the store: the deployment's identity and
+ * the last commit of a shard. A store that comes back empty, as another deployment's, or with fewer
+ * commits than were acknowledged (a wrong volume, a restored copy, a replica that was behind) is
+ * not served until an operator says so (--adopt): acknowledged jobs would be forgotten silently.
+ *
+ * Without a folder the memory is the process's own. With one it is a file of one line,
+ * DIR/shard-N: "INSTANCE SEQUENCE", rewritten in place at most every MQ_WITNESS_WRITE_MS, which
+ * survives a kill of the process; so commits of that last moment can be forgotten unnoticed only
+ * when every broker dies in the moment in which the store is exchanged. One thread. */
+#ifndef MQ_BROKER_IO_WITNESS_H
+#define MQ_BROKER_IO_WITNESS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "shared/base/error.h"
+
+enum { MQ_WITNESS_WRITE_MS = 200 };
+
+typedef struct mq_witness {
+    char instance[64]; /* "" = none seen yet */
+    uint64_t sequence;
+    uint64_t written; /* sequence in the file */
+    int64_t write_ms; /* monotonic: not before */
+    int fd;           /* -1 = no file */
+} mq_witness;
+
+/* dir: "" = no file; else it is made when missing. must_adopt: what the file says is forgotten.
+ * MQ_E_IO; MQ_E_FORMAT for a file that is not one of ours. */
+MQ_MUST_USE mq_code mq_witness_open(mq_witness *w, const char *dir, int64_t shard, bool must_adopt,
+                                    mq_error *err);
+void mq_witness_close(mq_witness *w);
+
+/* MQ_OK, or MQ_E_CONFLICT with what is wrong and what to do. */
+MQ_MUST_USE mq_code mq_witness_check(const mq_witness *w, const char *instance, uint64_t sequence,
+                                     mq_error *err);
+
+/* The store holds this, and it has been checked. now_ms: monotonic. */
+void mq_witness_note(mq_witness *w, const char *instance, uint64_t sequence, int64_t now_ms);
+
+#endif
