@@ -43,7 +43,7 @@ LIBS_gateway := $(call pc,--libs libmicrohttpd) $(LIBS_client)
 sources = $(filter-out %/main.c,$(shell find $(1) -name '*.c' 2>/dev/null | sort))
 SRC_shared := $(call sources,shared)
 SRC_broker := $(call sources,broker)
-SRC_worker := $(call sources,worker)
+SRC_worker := $(filter-out worker/examples/%,$(call sources,worker))
 SRC_client := $(call sources,client/src)
 SRC_cli := $(call sources,client/cli)
 SRC_gateway := $(call sources,client/gateway)
@@ -149,6 +149,13 @@ $(B)/tests/e2e/test_%: $(B)/tests/e2e/test_%.o $(SUPPORT) $(B)/client.a $(B)/sha
 	$(call say,LINK)
 	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(TEST_LIBS) $(LIBS_client) -lz
 
+# Handlers of users' own kinds: the example, and wrong ones.
+HANDLERS := $(patsubst %.c,$(B)/%.so,$(wildcard worker/examples/*.c tests/handlers/*.c))
+$(B)/%.so: %.c worker/include/maasq_worker.h $(FLAGS_STAMP)
+	@mkdir -p $(@D)
+	$(call say,SO)
+	$(Q)$(CC) $(CFLAGS_ALL) -Iworker/include -fvisibility=hidden $(LDFLAGS_ALL) -shared -o $@ $<
+$(B)/tests/e2e/test_own_kinds: | $(HANDLERS)
 
 # What a newcomer runs. The second make sees the packages that the first one installed.
 JOBS ?= $(shell nproc)
@@ -216,6 +223,7 @@ PREFIX ?= /usr/local
 UNITDIR ?= $(PREFIX)/lib/systemd/system
 install_to = install -d '$(DESTDIR)$(2)' && install -m $(1) $(3) '$(DESTDIR)$(2)/'
 MAN := $(patsubst deploy/man/%.in,$(B)/man/%,$(wildcard deploy/man/*.in))
+HEADERS_PUBLIC := $(wildcard client/include/*.h worker/include/*.h)
 UNITS := $(wildcard deploy/systemd/*.service deploy/systemd/*.target)
 $(B)/man/%: deploy/man/%.in deploy/man/fill.sh $(PROGRAMS)
 	@mkdir -p $(@D)
@@ -227,11 +235,13 @@ install: all $(MAN) ## install below PREFIX (default /usr/local), staged below D
 	install -m 755 $(B)/libmaasq.so '$(DESTDIR)$(PREFIX)/lib/libmaasq.so.$(VERSION)'
 	ln -sf libmaasq.so.$(VERSION) '$(DESTDIR)$(PREFIX)/lib/libmaasq.so.0'
 	ln -sf libmaasq.so.0 '$(DESTDIR)$(PREFIX)/lib/libmaasq.so'
-	$(call install_to,644,$(PREFIX)/include,$(wildcard client/include/*.h))
+	$(call install_to,644,$(PREFIX)/include,$(HEADERS_PUBLIC))
 	install -d '$(DESTDIR)$(PREFIX)/lib/pkgconfig'
 	sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|' deploy/libmaasq.pc.in \
 	  >'$(DESTDIR)$(PREFIX)/lib/pkgconfig/libmaasq.pc'
 	ln -sf libmaasq.pc '$(DESTDIR)$(PREFIX)/lib/pkgconfig/maasq.pc'
+	sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|' deploy/maasq-worker.pc.in \
+	  >'$(DESTDIR)$(PREFIX)/lib/pkgconfig/maasq-worker.pc'
 	$(call install_to,644,$(PREFIX)/share/man/man1,$(filter %.1,$(MAN)))
 	$(call install_to,644,$(PREFIX)/share/man/man3,$(filter %.3,$(MAN)))
 	$(call install_to,644,$(PREFIX)/share/man/man8,$(filter %.8,$(MAN)))
@@ -244,7 +254,8 @@ install: all $(MAN) ## install below PREFIX (default /usr/local), staged below D
 	$(call install_to,644,$(PREFIX)/share/maasq/redis,$(wildcard deploy/redis/*.conf deploy/redis/*.acl))
 uninstall: ## remove what install put below PREFIX
 	cd '$(DESTDIR)$(PREFIX)' && rm -f $(addprefix bin/,$(notdir $(PROGRAMS))) lib/libmaasq.* \
-	  lib/pkgconfig/libmaasq.pc lib/pkgconfig/maasq.pc $(addprefix include/,$(notdir $(wildcard client/include/*.h))) \
+	  lib/pkgconfig/libmaasq.pc lib/pkgconfig/maasq.pc lib/pkgconfig/maasq-worker.pc \
+	  $(addprefix include/,$(notdir $(HEADERS_PUBLIC))) \
 	  $(foreach page,$(notdir $(MAN)),share/man/man$(patsubst .%,%,$(suffix $(page)))/$(page)) \
 	  share/bash-completion/completions/maasq lib/sysusers.d/maasq.conf && rm -rf share/maasq
 	rm -f $(addprefix '$(DESTDIR)$(UNITDIR)'/,$(notdir $(UNITS)))

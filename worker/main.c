@@ -26,9 +26,9 @@ static int serve(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-    if (argc == 3 && strcmp(argv[1], "--slot") == 0) {
+    if (argc >= 3 && strcmp(argv[1], "--slot") == 0) {
         mq_log_setup("slot", MQ_INFO, false);
-        return mq_slot_main((int)strtol(argv[2], NULL, 10));
+        return mq_slot_main_own((int)strtol(argv[2], NULL, 10), argc - 3, argv + 3);
     }
     if (argc >= 2 && strcmp(argv[1], "--local") == 0) {
         mq_log_setup("worker", MQ_WARN, false);

@@ -12,6 +12,9 @@
 
 enum { SLOTS_MAX = 128, NAME_MAX_BYTES = 64 };
 
+/* Options that slots get as they are. */
+static char opt_handlers[] = "--handlers";
+
 #define AT(field) offsetof(mq_worker_options, field)
 #define BYTES_MAX ((int64_t)1 << 50)
 
@@ -26,6 +29,10 @@ static const mq_option table[] = {
      "shown to operators (default: host and process number)"},
     {"tags", "TAG[,TAG...]", MQ_OPT_TEXT, AT(tags_text), 0, 1024,
      "what jobs may ask for, 16 at most"},
+    {"handlers", "FILE.so", MQ_OPT_LIST, AT(handlers), 1, 3000,
+     "job kinds of your own, built with maasq_worker.h; may be given again"},
+    {"env", "NAME=VALUE", MQ_OPT_LIST, AT(env), 1, 4096,
+     "set for slots and what they run, which see little else of the environment; again and again"},
     {"memory", "BYTES", MQ_OPT_BYTES, AT(memory_bytes), 0, BYTES_MAX,
      "address space of one slot, 0 = unlimited (default 0)"},
     {"blobs", "URL", MQ_OPT_TEXT, AT(blobs), 0, 512, "blob store (default: as the broker says)"},
@@ -75,8 +82,19 @@ static mq_code split(const char *option, const char *text, char **out, uint32_t 
     return MQ_OK;
 }
 
+static uint32_t slot_args_add(mq_worker_options *o, uint32_t at, char *name,
+                              const mq_option_list *list)
+{
+    for (uint32_t i = 0; i < list->count; i++) {
+        o->slot_args[at++] = name;
+        o->slot_args[at++] = (char *)(uintptr_t)list->at[i];
+    }
+    return at;
+}
+
 static mq_code finish(mq_worker_options *o, mq_error *err)
 {
+    (void)slot_args_add(o, 0, opt_handlers, &o->handlers);
     if (!mq_log_level_parse(o->log_level_text, &o->log_level)) {
         return mq_fail(err, MQ_E_ARG, "--log-level: \"%s\" is not debug, info, warn or error",
                        o->log_level_text);

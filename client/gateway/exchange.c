@@ -89,6 +89,7 @@ unsigned mq_status_of(mq_code code)
     case MQ_E_CORRUPT:
     case MQ_E_MISSING:
     case MQ_E_INTERNAL:
+    case MQ_E_FAILED:
     case MQ_CODE_COUNT:
         break;
     }

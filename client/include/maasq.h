@@ -78,6 +78,7 @@ enum {
     MAASQ_E_CLOCK = -17,       /* time in an id is too far from the store's clock */
     MAASQ_E_NUMERIC = -18,     /* a computation gave NaN or infinity */
     MAASQ_E_INTERNAL = -19,    /* a failure that is not the caller's */
+    MAASQ_E_FAILED = -20,      /* the job's own program or handler says that it cannot succeed */
 };
 
 /* Lower-case name of a code, such as "not_found"; "internal" for an unknown one. Never NULL. */

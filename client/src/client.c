@@ -32,6 +32,7 @@ _Static_assert(MAASQ_E_BUSY == -MQ_E_BUSY, "codes");
 _Static_assert(MAASQ_E_TIMEOUT == -MQ_E_TIMEOUT, "codes");
 _Static_assert(MAASQ_E_CANCELLED == -MQ_E_CANCELLED, "codes");
 _Static_assert(MAASQ_E_INTERNAL == -MQ_E_INTERNAL, "codes");
+_Static_assert(MAASQ_E_FAILED == -MQ_E_FAILED, "codes");
 _Static_assert((int)MAASQ_ERROR_TEXT_MAX == (int)MQ_ERROR_TEXT_MAX, "error texts");
 _Static_assert((int)MAASQ_HASH_SIZE == (int)MQ_SHA256_HEX, "hashes");
 

@@ -37,18 +37,32 @@ static bool number(const char *text, bool has_suffix, int64_t *out)
     return !__builtin_mul_overflow((int64_t)value, INT64_C(1) << shift, out);
 }
 
+static mq_code store_text(const mq_option *option, const char *text, char *field, mq_error *err)
+{
+    size_t len = strlen(text);
+    if (len < (size_t)option->min || len > (size_t)option->max) {
+        return mq_fail(err, MQ_E_ARG, "--%s: %zu bytes, outside %lld..%lld", option->name, len,
+                       (long long)option->min, (long long)option->max);
+    }
+    if (option->type == MQ_OPT_TEXT) {
+        memcpy(field, &text, sizeof text);
+        return MQ_OK;
+    }
+    mq_option_list *list = (mq_option_list *)(void *)field;
+    if (list->count == MQ_OPTION_LIST_MAX) {
+        return mq_fail(err, MQ_E_ARG, "--%s: given more than %d times", option->name,
+                       MQ_OPTION_LIST_MAX);
+    }
+    list->at[list->count++] = text;
+    return MQ_OK;
+}
+
 static mq_code store(const mq_option *option, const char *text, void *out, mq_error *err)
 {
     char *field = (char *)out + option->offset;
     long long min = option->min, max = option->max;
-    if (option->type == MQ_OPT_TEXT) {
-        size_t len = strlen(text);
-        if (len < (size_t)min || len > (size_t)max) {
-            return mq_fail(err, MQ_E_ARG, "--%s: %zu bytes, outside %lld..%lld", option->name, len,
-                           min, max);
-        }
-        memcpy(field, &text, sizeof text);
-        return MQ_OK;
+    if (option->type == MQ_OPT_TEXT || option->type == MQ_OPT_LIST) {
+        return store_text(option, text, field, err);
     }
     int64_t value = 0;
     if (!number(text, option->type == MQ_OPT_BYTES, &value)) {

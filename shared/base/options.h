@@ -20,7 +20,16 @@ typedef enum mq_option_type {
     MQ_OPT_INT,   /* int64_t: min..max */
     MQ_OPT_BYTES, /* int64_t: a number with an optional K, M or G (powers of 1024); min..max */
     MQ_OPT_FLAG,  /* bool */
+    MQ_OPT_LIST,  /* mq_option_list: may be given again and again; min..max bytes each */
 } mq_option_type;
+
+enum { MQ_OPTION_LIST_MAX = 32 };
+
+/* Values in the order in which they were given; borrowed from argv. */
+typedef struct mq_option_list {
+    const char *at[MQ_OPTION_LIST_MAX];
+    uint32_t count;
+} mq_option_list;
 
 typedef struct mq_option {
     const char *name;       /* without the dashes */

@@ -19,7 +19,7 @@ find shared broker worker client tests -name '*.h' 2>/dev/null | sort |
                 $cc $flags -fsyntax-only -x c - 2>&1 || { echo "$header does not compile alone"; exit 1; }
         done' sh "$FLAGS" "$CC"
 if command -v g++ >/dev/null 2>&1; then
-    for header in client/include/*.h; do
+    for header in client/include/*.h worker/include/*.h; do
         [ ! -f "$header" ] || g++ -std=c++11 -Wall -Wextra -Werror -fsyntax-only -x c++ "$header"
     done
 fi

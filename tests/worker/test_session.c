@@ -433,6 +433,28 @@ static void a_dead_slot_is_a_crash_with_its_reason(void **state)
     assert_string_equal(j->error.text, "signal 11");
 }
 
+static void a_dead_program_of_a_job_is_a_crash_and_the_slot_lives(void **state)
+{
+    (void)state;
+    serve(1, 0);
+    job(1, false);
+    flush();
+    out.count = 0;
+    mq_ws_on_crashed(&s, 0, mq_str("signal 11: segmentation fault"), 77, &out);
+    flush();
+    const mq_ws_job *j = &s.jobs[find(MQ_WS_SEND_RESULT)->index];
+    assert_int_equal(j->class, MQ_WS_CLASS_CRASH);
+    assert_int_equal(j->run_us, 77);
+    assert_int_equal(s.free_told, 1);
+    verdict(1, "ok");
+    job(2, false);
+    flush();
+    beaten(2, "cancel");
+    mq_ws_on_crashed(&s, 0, mq_str("signal 15"), 78, &out); /* it died of being asked */
+    flush();
+    assert_int_equal(s.jobs[find(MQ_WS_SEND_RESULT)->index].class, MQ_WS_CLASS_CANCELLED);
+}
+
 static void cancel_asks_first_and_kills_after_five_seconds(void **state)
 {
     (void)state;
@@ -637,6 +659,7 @@ int main(void)
         cmocka_unit_test(a_result_that_found_no_room_goes_again_soon),
         cmocka_unit_test(codes_become_classes),
         cmocka_unit_test(a_dead_slot_is_a_crash_with_its_reason),
+        cmocka_unit_test(a_dead_program_of_a_job_is_a_crash_and_the_slot_lives),
         cmocka_unit_test(cancel_asks_first_and_kills_after_five_seconds),
         cmocka_unit_test(a_result_that_was_ready_beats_a_cancel),
         cmocka_unit_test(a_stale_job_leaves_no_result),

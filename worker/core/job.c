@@ -214,6 +214,15 @@ void mq_ws_on_slot_ready(mq_worker_session *s, uint32_t slot, int64_t now_ms, mq
     s->slots[slot] = MQ_WS_SLOT_IDLE;
 }
 
+static void end_crashed(mq_worker_session *s, uint32_t index, mq_span why, mq_ws_actions *out)
+{
+    if (s->jobs[index].stop != MQ_WS_STOP_NONE) {
+        end_stopped(s, index, out);
+    } else {
+        end(s, &s->jobs[index], MQ_WS_CLASS_CRASH, MQ_E_INTERNAL, why, 0);
+    }
+}
+
 void mq_ws_on_slot_dead(mq_worker_session *s, uint32_t slot, mq_span why, int64_t now_ms,
                         mq_ws_actions *out)
 {
@@ -226,11 +235,18 @@ void mq_ws_on_slot_dead(mq_worker_session *s, uint32_t slot, mq_span why, int64_
     }
     mq_ws_job *job = &s->jobs[index];
     MQ_ASSERT(job->state == MQ_WS_RUNNING && job->slot == slot);
-    if (job->stop != MQ_WS_STOP_NONE) {
-        end_stopped(s, index, out);
-    } else {
-        end(s, job, MQ_WS_CLASS_CRASH, MQ_E_INTERNAL, why, 0);
-    }
+    end_crashed(s, index, why, out);
+}
+
+void mq_ws_on_crashed(mq_worker_session *s, uint32_t slot, mq_span why, uint64_t run_us,
+                      mq_ws_actions *out)
+{
+    MQ_ASSERT(slot < s->config.slot_count && s->slots[slot] < MQ_WS_JOBS_MAX);
+    uint32_t index = s->slots[slot];
+    MQ_ASSERT(s->jobs[index].state == MQ_WS_RUNNING && s->jobs[index].slot == slot);
+    s->slots[slot] = MQ_WS_SLOT_IDLE;
+    s->jobs[index].run_us = run_us;
+    end_crashed(s, index, why, out);
 }
 
 /* Codes that another attempt may cure (kind.h). */

@@ -197,6 +197,11 @@ void mq_ws_on_slot_dead(mq_worker_session *s, uint32_t slot, mq_span why, int64_
 void mq_ws_on_ended(mq_worker_session *s, uint32_t slot, const mq_error *error, uint64_t run_us,
                     size_t kept_bytes, int64_t now_ms, mq_ws_actions *out);
 
+/* The job in this slot ended by the death of a process of its own; the slot lives. It counts as the
+ * slot's death does. */
+void mq_ws_on_crashed(mq_worker_session *s, uint32_t slot, mq_span why, uint64_t run_us,
+                      mq_ws_actions *out);
+
 /* SEND_RESULT of this job could not be carried out: there was no room. It comes again soon. */
 void mq_ws_on_unsent(mq_worker_session *s, uint32_t job, int64_t now_ms);
 

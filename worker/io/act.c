@@ -33,10 +33,15 @@ static void send_ready(mq_supervisor *sv)
 #undef MQ_KIND
     };
     const uint32_t count = sizeof names / sizeof names[0];
-    _Static_assert(sizeof names / sizeof names[0] <= KINDS_MAX, "READY lists at most 64 kinds");
+    _Static_assert(sizeof names / sizeof names[0] + MQ_OWN_KINDS_MAX <= KINDS_MAX,
+                   "READY lists at most 64 kinds");
     mq_span kinds[KINDS_MAX], tags[MQ_WORKER_TAGS_MAX];
     for (size_t i = 0; i < count; i++) {
         kinds[i] = mq_str(names[i]);
+    }
+    uint32_t kind_count = count;
+    for (uint32_t i = 0; i < sv->own.count && kind_count < KINDS_MAX; i++) {
+        kinds[kind_count++] = mq_str(sv->own.at[i].name);
     }
     for (uint32_t i = 0; i < sv->options->tag_count; i++) {
         tags[i] = mq_str(sv->options->tags[i]);
@@ -52,7 +57,7 @@ static void send_ready(mq_supervisor *sv)
         .slots = sv->slot_count,
         .pid = (uint64_t)getpid(),
         .kinds = kinds,
-        .kinds_count = count,
+        .kinds_count = kind_count,
         .tags = tags,
         .tags_count = sv->options->tag_count,
         .held = sv->held,

@@ -7,7 +7,7 @@
 #include "shared/base/assert.h"
 #include "worker/io/slot_process.h"
 
-enum { ENTRIES_MAX = 64 };
+enum { ENTRIES_MAX = 64, OWN_MAX = 5, ADDED_MAX = 32 };
 
 /* Nothing that could hold a key or an address: only what the process itself needs to run. */
 static const char *const passed[] = {
@@ -29,7 +29,7 @@ static bool is_passed(const char *entry)
 char **mq_slot_environment(const char *blas_core, const char *extra)
 {
     size_t count = 0;
-    char **envp = calloc(ENTRIES_MAX + 5, sizeof *envp);
+    char **envp = calloc(ENTRIES_MAX + OWN_MAX + ADDED_MAX, sizeof *envp);
     MQ_ASSERT(envp != NULL);
     for (char **e = environ; e != NULL && *e != NULL && count < ENTRIES_MAX; e++) {
         if (is_passed(*e)) {
@@ -47,6 +47,27 @@ char **mq_slot_environment(const char *blas_core, const char *extra)
         envp[count++] = strdup(extra);
     }
     return envp;
+}
+
+mq_code mq_slot_environment_add(char **envp, const char *entry, mq_error *err)
+{
+    size_t name = strcspn(entry, "="), at = 0;
+    if (name == 0 || entry[name] != '=') {
+        return mq_fail(err, MQ_E_ARG, "\"%.60s\": must be NAME=VALUE", entry);
+    }
+    if (strncmp(entry, "OPENBLAS_", 9) == 0 || strncmp(entry, "OMP_", 4) == 0) {
+        return mq_fail(err, MQ_E_ARG, "%.60s: would change the bits of training; see --blas-core",
+                       entry);
+    }
+    while (envp[at] != NULL && strncmp(envp[at], entry, name + 1) != 0) {
+        at++;
+    }
+    if (at == ENTRIES_MAX + OWN_MAX + ADDED_MAX - 1) {
+        return mq_fail(err, MQ_E_LIMIT, "%.60s: more than %d", entry, ADDED_MAX);
+    }
+    free(envp[at]);
+    envp[at] = strdup(entry);
+    return envp[at] != NULL ? MQ_OK : mq_fail(err, MQ_E_LIMIT, "%.60s: no memory", entry);
 }
 
 void mq_slot_environment_free(char **envp)

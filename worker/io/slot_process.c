@@ -16,7 +16,7 @@
 #include "shared/base/assert.h"
 #include "shared/base/math.h"
 
-enum { SLOT_FD = 3, SLOT_FILES_MAX = 256, ENV_MAX = 64, SOCKET_BYTES = 1 << 20 };
+enum { SLOT_FD = 3, SLOT_FILES_MAX = 256, SOCKET_BYTES = 1 << 20, ARGS_MAX = 3 + 2 * 96 };
 
 mq_code mq_slot_process_init(mq_slot_process *p, uint32_t index, mq_error *err)
 {
@@ -57,7 +57,10 @@ void mq_slot_process_release(mq_slot_process *p)
 static _Noreturn void child(int fd, pid_t parent, const mq_slot_settings *settings)
 {
     static char name[] = "maasq-worker", flag[] = "--slot", number[] = "3";
-    char *const argv[] = {name, flag, number, NULL};
+    char *argv[ARGS_MAX + 1] = {name, flag, number, NULL};
+    for (int i = 3; settings->argv != NULL && settings->argv[i - 3] != NULL && i < ARGS_MAX; i++) {
+        argv[i] = settings->argv[i - 3];
+    }
     sigset_t none;
     sigemptyset(&none);
     struct rlimit core = {0, 0}, files = {SLOT_FILES_MAX, SLOT_FILES_MAX};

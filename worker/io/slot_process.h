@@ -38,6 +38,7 @@ typedef struct mq_slot_process {
 
 typedef struct mq_slot_settings {
     char *const *envp;     /* borrowed */
+    char *const *argv;     /* borrowed: more arguments, NULL-terminated; NULL = none */
     size_t address_bytes;  /* RLIMIT_AS; 0 = none */
     size_t memory_bytes;   /* told to jobs */
     bool want_fingerprint; /* of the next one started */
@@ -67,6 +68,10 @@ bool mq_slot_process_is_ended(const mq_slot_process *p);
  * leave the choice to OpenBLAS. extra: "" or one more NAME=VALUE. OPENBLAS_* of our own environment
  * does not pass: it changes bits. Returns owned; free with mq_slot_environment_free. */
 char **mq_slot_environment(const char *blas_core, const char *extra);
+
+/* Adds NAME=VALUE, in place of one of that name; MQ_E_ARG when it is not one or may not pass,
+ * MQ_E_LIMIT when there are too many. */
+MQ_MUST_USE mq_code mq_slot_environment_add(char **envp, const char *entry, mq_error *err);
 void mq_slot_environment_free(char **envp);
 
 /* Core name for --blas-core auto on this CPU; "" when OpenBLAS shall choose. MAASQ_BLAS_CORE in the

@@ -13,6 +13,8 @@ enum { READS_A_TURN = 8, START_FAILURES_MAX = 5 };
 /* Any frame a slot sends, decoded. */
 typedef union any_frame {
     mq_slot_hello hello;
+    mq_slot_kind kind;
+    mq_slot_unfit unfit;
     mq_slot_open open;
     mq_slot_put put;
     mq_slot_query query;
@@ -110,7 +112,7 @@ void mq_sv_slot_start_job(mq_supervisor *sv, uint32_t slot, uint32_t job, int64_
 }
 
 static void job_over(mq_supervisor *sv, uint32_t slot, const mq_error *error, uint64_t run_us,
-                     int64_t now_ms)
+                     bool is_crash, int64_t now_ms)
 {
     mq_slot_process *p = &sv->slots[slot];
     const mq_kept_job *kept = mq_sv_job_of(sv, slot);
@@ -120,7 +122,11 @@ static void job_over(mq_supervisor *sv, uint32_t slot, const mq_error *error, ui
     sv->asks[slot].is_open = false;
     mq_gang_leave(sv->gang, slot, error->code != MQ_OK);
     size_t bytes = error->code == MQ_OK ? kept->result.len + kept->header_bytes : 0;
-    mq_ws_on_ended(&sv->session, slot, error, run_us, bytes, now_ms, &sv->actions);
+    if (is_crash) {
+        mq_ws_on_crashed(&sv->session, slot, mq_str(error->text), run_us, &sv->actions);
+    } else {
+        mq_ws_on_ended(&sv->session, slot, error, run_us, bytes, now_ms, &sv->actions);
+    }
 }
 
 static mq_code on_done(mq_supervisor *sv, uint32_t slot, const mq_slot_done *m, int64_t now_ms,
@@ -133,7 +139,7 @@ static mq_code on_done(mq_supervisor *sv, uint32_t slot, const mq_slot_done *m, 
     }
     mq_code code = mq_kept_result(kept, m->bytes, err);
     if (code == MQ_OK) {
-        job_over(sv, slot, &ok, m->run_us, now_ms);
+        job_over(sv, slot, &ok, m->run_us, false, now_ms);
     }
     return code;
 }
@@ -149,8 +155,50 @@ static mq_code on_fail(mq_supervisor *sv, uint32_t slot, const mq_slot_fail *m, 
         failure.code = (mq_code)m->code;
     }
     mq_span_copy(m->text, failure.text, sizeof failure.text);
-    job_over(sv, slot, &failure, m->run_us, now_ms);
+    job_over(sv, slot, &failure, m->run_us, m->is_crash != 0, now_ms);
     return MQ_OK;
+}
+
+static mq_code on_kind(mq_supervisor *sv, uint32_t slot, const mq_slot_kind *m, mq_error *err)
+{
+    mq_told_kinds *told = &sv->told[slot];
+    if (sv->slots[slot].state != MQ_SLOT_STARTING || told->count == MQ_OWN_KINDS_MAX) {
+        return mq_fail(err, MQ_E_FORMAT, "kind: after hello, or too many");
+    }
+    uint32_t at = told->count++;
+    mq_span_copy(m->name, told->at[at].name, sizeof told->at[at].name);
+    told->at[at].max_run_ms = m->max_run_ms;
+    told->at[at].attempts_max = m->attempts_max;
+    told->at[at].body_bytes_max = m->body_bytes_max;
+    return MQ_OK;
+}
+
+/* What the slot was told to serve is wrong: at the worker's start that is its end. */
+static mq_code on_unfit(mq_supervisor *sv, uint32_t slot, const mq_slot_unfit *m, mq_error *err)
+{
+    if (sv->slots[slot].state != MQ_SLOT_STARTING) {
+        return mq_fail(err, MQ_E_FORMAT, "unfit: after hello");
+    }
+    char text[513];
+    mq_span shown = mq_own_clean(m->text, text, sizeof text);
+    mq_log(MQ_ERROR_LEVEL, "worker cannot serve", "error=\"%.*s\"", MQ_SPAN_ARG(shown));
+    if (!sv->is_session_on) {
+        sv->exit_status = 1;
+        sv->is_over = true;
+    } /* else the file changed while it ran: other slots go on, this one tries again */
+    return MQ_OK;
+}
+
+static bool kinds_are_equal(const mq_told_kinds *a, const mq_told_kinds *b)
+{
+    bool is_equal = a->count == b->count;
+    for (uint32_t i = 0; i < a->count && is_equal; i++) {
+        is_equal = strcmp(a->at[i].name, b->at[i].name) == 0 &&
+                   a->at[i].max_run_ms == b->at[i].max_run_ms &&
+                   a->at[i].attempts_max == b->at[i].attempts_max &&
+                   a->at[i].body_bytes_max == b->at[i].body_bytes_max;
+    }
+    return is_equal;
 }
 
 static mq_code on_hello(mq_supervisor *sv, uint32_t slot, const mq_slot_hello *m, int64_t now_ms,
@@ -160,10 +208,16 @@ static mq_code on_hello(mq_supervisor *sv, uint32_t slot, const mq_slot_hello *m
     if (p->state != MQ_SLOT_STARTING) {
         return mq_fail(err, MQ_E_FORMAT, "hello: twice");
     }
+    if (sv->is_session_on && !kinds_are_equal(&sv->told[slot], &sv->own)) {
+        return mq_fail(err, MQ_E_CONFLICT,
+                       "serves other kinds than the worker began with; were its "
+                       "files changed? start the worker again");
+    }
     p->state = MQ_SLOT_UP;
     if (m->fingerprint.len > 0 && sv->fingerprint[0] == '\0') {
         mq_span_copy(m->fingerprint, sv->fingerprint, sizeof sv->fingerprint);
         sv->slot_settings.want_fingerprint = false;
+        sv->own = sv->told[slot];
         sv->is_session_on = true;
     }
     mq_log(MQ_DEBUG, "slot ready", "slot=%u pid=%d ms=%lld", slot, (int)p->pid,
@@ -265,7 +319,7 @@ static mq_code handle_job_frame(mq_supervisor *sv, uint32_t slot, mq_frame *f, c
 static mq_code handle(mq_supervisor *sv, uint32_t slot, mq_frame *f, int64_t now_ms, mq_error *err)
 {
     any_frame m;
-    if (f->type < MQ_FRAME_hello || f->type > MQ_FRAME_checkpoint) {
+    if (f->type < MQ_FRAME_hello || f->type > MQ_FRAME_unfit) {
         return mq_fail(err, MQ_E_FORMAT, "frame %u is not a slot's", f->type);
     }
     mq_code code = mq_frame_decode(f->type, f->body, &m, err);
@@ -275,6 +329,10 @@ static mq_code handle(mq_supervisor *sv, uint32_t slot, mq_frame *f, int64_t now
     switch (f->type) {
     case MQ_FRAME_hello:
         return on_hello(sv, slot, &m.hello, now_ms, err);
+    case MQ_FRAME_kind:
+        return on_kind(sv, slot, &m.kind, err);
+    case MQ_FRAME_unfit:
+        return on_unfit(sv, slot, &m.unfit, err);
     case MQ_FRAME_done:
         return on_done(sv, slot, &m.done, now_ms, err);
     case MQ_FRAME_fail:
@@ -343,6 +401,7 @@ void mq_sv_slots_start(mq_supervisor *sv, int64_t now_ms)
         if (p->state != MQ_SLOT_DOWN || now_ms < p->start_ms) {
             continue;
         }
+        sv->told[i].count = 0;
         if (mq_slot_process_start(p, &sv->slot_settings, now_ms, &err) != MQ_OK) {
             mq_log(MQ_ERROR_LEVEL, "slot does not start", "slot=%u error=\"%s\"", i, err.text);
             p->start_ms = now_ms + MQ_SLOT_BACKOFF_MS_MAX;

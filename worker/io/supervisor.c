@@ -87,13 +87,19 @@ static void names_fill(mq_supervisor *sv)
     }
 }
 
-static void slot_settings_fill(mq_supervisor *sv)
+static mq_code slot_settings_fill(mq_supervisor *sv, mq_error *err)
 {
     const mq_worker_options *o = sv->options;
     struct sysinfo info;
     const char *core = o->blas_core;
     core = strcmp(core, "auto") == 0 ? mq_slot_blas_core() : strcmp(core, "none") == 0 ? "" : core;
     sv->envp = mq_slot_environment(core, "");
+    for (uint32_t i = 0; i < o->env.count; i++) {
+        mq_code code = mq_slot_environment_add(sv->envp, o->env.at[i], err);
+        if (code != MQ_OK) {
+            return mq_wrap(err, "--env");
+        }
+    }
     size_t share = (size_t)1 << 30;
     if (sysinfo(&info) == 0) {
         share = (size_t)info.totalram * info.mem_unit / sv->slot_count / 4 * 3;
@@ -101,6 +107,7 @@ static void slot_settings_fill(mq_supervisor *sv)
     size_t limit = (size_t)o->memory_bytes;
     sv->slot_settings = (mq_slot_settings){
         .envp = sv->envp,
+        .argv = o->slot_args,
         .address_bytes = limit,
         .memory_bytes = limit > 0 ? mq_min_size(share, limit / 4 * 3) : share,
         .want_fingerprint = true,
@@ -108,6 +115,7 @@ static void slot_settings_fill(mq_supervisor *sv)
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
     sv->slot_settings.address_bytes = 0; /* their shadow alone is larger than any limit */
 #endif
+    return MQ_OK;
 }
 
 static mq_code blobs_open(mq_supervisor *sv, mq_error *err)
@@ -148,7 +156,6 @@ static mq_code supervisor_init(mq_supervisor *sv, const mq_worker_options *optio
     sv->slot_count = (uint32_t)options->slots;
     sv->signal_fd = -1;
     names_fill(sv);
-    slot_settings_fill(sv);
     mq_buf_init(&sv->payload, MQ_PAYLOAD_BYTES_MAX);
     mq_ws_config config = {.broker_count = options->broker_count,
                            .slot_count = sv->slot_count,
@@ -159,7 +166,10 @@ static mq_code supervisor_init(mq_supervisor *sv, const mq_worker_options *optio
     sv->context = zmq_ctx_new();
     MQ_ASSERT(sv->context != NULL);
     mq_broker_link_init(&sv->link, sv->context);
-    mq_code code = signals_open(sv, err);
+    mq_code code = slot_settings_fill(sv, err);
+    if (code == MQ_OK) {
+        code = signals_open(sv, err);
+    }
     for (uint32_t i = 0; code == MQ_OK && i < sv->slot_count; i++) {
         code = mq_slot_process_init(&sv->slots[i], i, err);
         sv->slots[i].start_ms = now_ms;

@@ -15,6 +15,7 @@
 #include "worker/io/broker_link.h"
 #include "worker/io/slot_process.h"
 #include "worker/options.h"
+#include "worker/own/own.h"
 
 enum {
     MQ_KEPT_BLOBS_MAX = 64, /* blobs of a job that can be stored again when the store lost them */
@@ -65,6 +66,15 @@ typedef struct mq_kept_job {
     int64_t checkpoint_ms;         /* when `sent` was sent */
 } mq_kept_job;
 
+/* Kinds of the user's own, as slots tell them. */
+typedef struct mq_told_kinds {
+    struct {
+        char name[65];
+        uint64_t max_run_ms, attempts_max, body_bytes_max;
+    } at[MQ_OWN_KINDS_MAX];
+    uint32_t count;
+} mq_told_kinds;
+
 /* The query a slot waits for; a slot asks one thing at a time. */
 typedef struct mq_slot_ask {
     bool is_open;
@@ -97,6 +107,8 @@ typedef struct mq_supervisor {
     uint32_t start_failures; /* processes that ended before any said hello */
     mq_slot_process slots[MQ_WS_SLOTS_MAX];
     mq_slot_ask asks[MQ_WS_SLOTS_MAX];
+    mq_told_kinds own;                   /* those that the worker serves: the first slot's */
+    mq_told_kinds told[MQ_WS_SLOTS_MAX]; /* of a slot that starts */
     uint64_t rid;
     uint64_t rss_bytes, load_milli; /* as last read */
     int64_t measured_ms;

@@ -149,6 +149,7 @@ struct mq_host {
     const char *checkpoint_chain; /* or "" */
     uint64_t checkpoint_step;     /* 0 when none */
     size_t memory_bytes_max;      /* ceiling for arenas of this job; 0: none was set */
+    bool is_crash;                /* set by a kind that fails: a process it ran died by a signal */
 };
 
 #endif

@@ -263,6 +263,18 @@ mq_code mq_slot_host_hello(mq_slot_host *sh, const char *fingerprint, mq_error *
     return mq_slot_send_frame(sh, MQ_FRAME_hello, &hello, -1, err);
 }
 
+mq_code mq_slot_host_kind(mq_slot_host *sh, const mq_slot_kind *kind, mq_error *err)
+{
+    return mq_slot_send_frame(sh, MQ_FRAME_kind, kind, -1, err);
+}
+
+mq_code mq_slot_host_unfit(mq_slot_host *sh, const char *why, mq_error *err)
+{
+    mq_slot_unfit m = {.text = mq_str(why)};
+    mq_code code = mq_slot_send_frame(sh, MQ_FRAME_unfit, &m, -1, err);
+    return code != MQ_OK ? code : drain_out(sh, 0, err);
+}
+
 mq_code mq_slot_host_next(mq_slot_host *sh, mq_error *err)
 {
     while (sh->run == 0 || sh->roster.epoch < sh->gang_epoch) {
@@ -327,6 +339,7 @@ mq_code mq_slot_host_end(mq_slot_host *sh, mq_code code, uint64_t run_us, const 
             .run = sh->run,
             .run_us = run_us,
             .code = code,
+            .is_crash = sh->host.is_crash,
             .text = mq_str(failure->code == code ? failure->text : mq_code_name(code)),
         };
         sent = mq_slot_send_frame(sh, MQ_FRAME_fail, &fail, -1, err);

@@ -60,6 +60,10 @@ void mq_slot_host_release(mq_slot_host *sh);
 MQ_MUST_USE mq_code mq_slot_host_start(mq_slot_host *sh, int64_t timeout_ms, mq_error *err);
 MQ_MUST_USE mq_code mq_slot_host_hello(mq_slot_host *sh, const char *fingerprint, mq_error *err);
 
+/* Before hello: a kind of the user's own. In place of hello: why this slot cannot serve. */
+MQ_MUST_USE mq_code mq_slot_host_kind(mq_slot_host *sh, const mq_slot_kind *kind, mq_error *err);
+MQ_MUST_USE mq_code mq_slot_host_unfit(mq_slot_host *sh, const char *why, mq_error *err);
+
 /* Waits for the next job, which is then in sh->host. MQ_E_IO: the supervisor is gone. */
 MQ_MUST_USE mq_code mq_slot_host_next(mq_slot_host *sh, mq_error *err);
 

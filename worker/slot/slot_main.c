@@ -8,6 +8,7 @@
 #include "shared/base/log.h"
 #include "worker/blas/blas.h"
 #include "worker/kinds/kind.h"
+#include "worker/own/own.h"
 #include "worker/slot/slot_host.h"
 #include "worker/train/fingerprint.h"
 
@@ -16,6 +17,10 @@ enum { START_MS = 30000 };
 static mq_code run_kind(mq_host *host, mq_error *err)
 {
     const mq_kind *kind = mq_kind_find(mq_str(host->kind));
+    const mq_own_kind *own = kind != NULL ? NULL : mq_own_find(mq_str(host->kind));
+    if (own != NULL) {
+        return mq_own_run(host, own, err);
+    }
     if (kind == NULL) {
         return mq_fail(err, MQ_E_UNSUPPORTED, "kind: \"%.64s\" is not one of this worker's",
                        host->kind);
@@ -41,12 +46,28 @@ static mq_code serve(mq_slot_host *sh, mq_kind_run *run, mq_error *err)
     }
 }
 
-int mq_slot_main(int fd)
+/* Loads the user's kinds and tells them. MQ_E_IO: the supervisor is gone. */
+static mq_code announce(mq_slot_host *sh, int argc, char **argv, mq_error *err)
 {
-    return mq_slot_serve(fd, run_kind);
+    mq_code code = mq_own_load(argc, argv, err);
+    if (code != MQ_OK) {
+        mq_error why = *err;
+        code = mq_slot_host_unfit(sh, why.text, err);
+        *err = why;
+        return code != MQ_OK ? code : why.code == MQ_E_IO ? MQ_E_FAILED : why.code;
+    }
+    for (uint32_t i = 0; i < mq_own_count() && code == MQ_OK; i++) {
+        const mq_own_policy *p = &mq_own_at(i)->policy;
+        mq_slot_kind m = {.name = mq_str(p->name),
+                          .max_run_ms = p->max_run_ms,
+                          .attempts_max = p->attempts_max,
+                          .body_bytes_max = p->body_bytes_max};
+        code = mq_slot_host_kind(sh, &m, err);
+    }
+    return code;
 }
 
-int mq_slot_serve(int fd, mq_kind_run *run)
+static int serve_slot(int fd, mq_kind_run *run, int argc, char **argv)
 {
     mq_error err = {0};
     char fingerprint[MQ_SHA256_HEX] = "";
@@ -61,11 +82,15 @@ int mq_slot_serve(int fd, mq_kind_run *run)
         if (sh->want_fingerprint) {
             mq_fingerprint(fingerprint);
         }
+        code = announce(sh, argc, argv, &err);
+    }
+    if (code == MQ_OK) {
         code = mq_slot_host_hello(sh, fingerprint, &err);
     }
     if (code == MQ_OK) {
         code = serve(sh, run, &err);
     }
+    mq_own_release();
     mq_slot_host_release(sh);
     free(sh);
     if (code != MQ_E_IO) { /* a supervisor that is gone is the ordinary end */
@@ -73,4 +98,19 @@ int mq_slot_serve(int fd, mq_kind_run *run)
         return 1;
     }
     return 0;
+}
+
+int mq_slot_main(int fd)
+{
+    return mq_slot_serve(fd, run_kind);
+}
+
+int mq_slot_serve(int fd, mq_kind_run *run)
+{
+    return serve_slot(fd, run, 0, NULL);
+}
+
+int mq_slot_main_own(int fd, int argc, char **argv)
+{
+    return serve_slot(fd, run_kind, argc, argv);
 }
