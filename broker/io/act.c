@@ -394,6 +394,9 @@ static void act_groups(mq_broker *b, lost_jobs *lost)
         if (taken[i] != 0 || !is_grouped(o->type) || o->conn == 0) {
             continue;
         }
+        if (o->type != MQ_OUT_JOB && mq_outbox_add(b, o)) {
+            continue;
+        }
         group g;
         group_from(b, i, taken, &g);
         mq_code code = send_group(b, &g);

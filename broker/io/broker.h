@@ -35,8 +35,9 @@ enum {
     MQ_COUNTERS = 12,
 };
 
-typedef struct mq_late mq_late; /* late.c */
-typedef struct mq_dead mq_dead; /* dead.c */
+typedef struct mq_late mq_late;     /* late.c */
+typedef struct mq_dead mq_dead;     /* dead.c */
+typedef struct mq_outbox mq_outbox; /* outbox.c */
 
 /* Life of the ownership of the shard. */
 typedef enum mq_own_state {
@@ -125,7 +126,8 @@ typedef struct mq_broker {
     /* act.c */
     mq_outputs *out;
     mq_buf header, payload;
-    mq_late *late; /* oldest first; owned */
+    mq_outbox *outbox; /* owned */
+    mq_late *late;     /* oldest first; owned */
     uint32_t late_count;
     size_t late_bytes;
 
@@ -159,6 +161,14 @@ mq_code mq_act_send(mq_broker *b, uint64_t conn, mq_command command, const void 
                     mq_span payload);
 void mq_act_error(mq_broker *b, uint64_t conn, uint64_t rid, mq_code code, const char *text,
                   uint64_t retry_ms);
+
+/* ---- outbox.c ---- */
+MQ_MUST_USE mq_code mq_outbox_new(mq_outbox **out, mq_error *err);
+void mq_outbox_free(mq_outbox *box);
+/* Keeps a submitted, ended or verdict for the message that the turn's end sends to its peer. False:
+ * it is to be sent by itself, now (a large result); what was kept before has gone. */
+bool mq_outbox_add(mq_broker *b, const mq_output *o);
+void mq_outbox_flush(mq_broker *b);
 
 /* ---- late.c ---- */
 /* Keeps a `done` that its client had no room for; false when there are too many. */

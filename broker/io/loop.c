@@ -51,6 +51,9 @@ static mq_code open_all(mq_broker *b, mq_error *err)
         code = mq_gets_new(&b->gets, err);
     }
     if (code == MQ_OK) {
+        code = mq_outbox_new(&b->outbox, err);
+    }
+    if (code == MQ_OK) {
         code = mq_pins_new(&b->pins, b->config->blobs, err);
     }
     if (code == MQ_OK) {
@@ -80,6 +83,7 @@ static void close_all(mq_broker *b)
     mq_buf_release(&b->header);
     mq_buf_release(&b->payload);
     mq_gets_free(b->gets);
+    mq_outbox_free(b->outbox);
     free(b->watches);
 }
 
@@ -171,6 +175,7 @@ static void turn(mq_broker *b, short store_events)
         mq_gets_tick(b);
         mq_dead_tick(b);
     }
+    mq_outbox_flush(b);
     mq_late_turn(b);
     mq_asks_turn(b->asks);
     mq_answer_tick(b);
