@@ -23,8 +23,8 @@ static const mq_option table[] = {
      "back endpoints of the brokers, tried in this order"},
     {"slots", "N", MQ_OPT_INT, AT(slots), 0, SLOTS_MAX,
      "jobs at a time, each in a process of its own (default: one a core)"},
-    {"prefetch", "N", MQ_OPT_INT, AT(prefetch), 0, 64,
-     "jobs kept ready beyond free slots at most, only while jobs take some ms (default 32)"},
+    {"prefetch", "N", MQ_OPT_INT, AT(prefetch), 0, 256,
+     "jobs kept ready beyond free slots at most, only while jobs take some ms (default 192)"},
     {"name", "NAME", MQ_OPT_TEXT, AT(name), 1, NAME_MAX_BYTES,
      "shown to operators (default: host and process number)"},
     {"tags", "TAG[,TAG...]", MQ_OPT_TEXT, AT(tags_text), 0, 1024,
@@ -136,7 +136,7 @@ mq_code mq_worker_options_read(mq_worker_options *options, int argc, char **argv
         .endpoint_file = "",
         .log_level_text = "info",
         .cache_bytes = (int64_t)8 << 30,
-        .prefetch = 32,
+        .prefetch = 192,
         .drain_ms = 30000,
     };
     mq_code code = mq_options_parse(table, TABLE_COUNT, argc, argv, options, err);

@@ -35,7 +35,7 @@ enum {
     MQ_RETRY_LATER_MS = 1000,    /* in busy answers */
     MQ_OUTPUTS_MAX = 16384,      /* of one step */
     MQ_OUT_MEMBERS_MAX = 8192,   /* roster rows of one step */
-    MQ_OUT_VERDICTS_MAX = 256,   /* held verdicts of one step */
+    MQ_OUT_VERDICTS_MAX = 512,   /* held verdicts of one step */
     MQ_OUT_TEXT_MAX = 512 << 10, /* bytes of texts made for one step */
     MQ_BATCH_BYTES_MAX =
         8 << 20, /* records, bodies and results of one commit (one job may be more) */

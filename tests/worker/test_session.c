@@ -211,7 +211,7 @@ static void credit_is_absolute_and_counts_what_was_seen(void **state)
     assert_int_equal(count(MQ_WS_START), 1);
     assert_int_equal(s.jobs_seen, 1);
     assert_int_equal(mq_ws_credit(&s, now_ms), 1);
-    mq_ws_on_slot_dead(&s, 1, mq_str("signal 9"), now_ms, &out); /* an idle one */
+    mq_ws_on_slot_dead(&s, 1, mq_str("signal 9"), true, now_ms, &out); /* an idle one */
     flush();
     assert_int_equal(count(MQ_WS_SEND_CREDIT), 1);
     assert_int_equal(s.free_told, 0);
@@ -426,7 +426,7 @@ static void a_dead_slot_is_a_crash_with_its_reason(void **state)
     job(1, false);
     flush();
     out.count = 0;
-    mq_ws_on_slot_dead(&s, 0, mq_str("signal 11"), now_ms, &out);
+    mq_ws_on_slot_dead(&s, 0, mq_str("signal 11"), true, now_ms, &out);
     flush();
     const mq_ws_job *j = &s.jobs[find(MQ_WS_SEND_RESULT)->index];
     assert_int_equal(j->class, MQ_WS_CLASS_CRASH);
@@ -440,7 +440,7 @@ static void a_dead_program_of_a_job_is_a_crash_and_the_slot_lives(void **state)
     job(1, false);
     flush();
     out.count = 0;
-    mq_ws_on_crashed(&s, 0, mq_str("signal 11: segmentation fault"), 77, &out);
+    mq_ws_on_crashed(&s, 0, mq_str("signal 11: segmentation fault"), 77, now_ms, &out);
     flush();
     const mq_ws_job *j = &s.jobs[find(MQ_WS_SEND_RESULT)->index];
     assert_int_equal(j->class, MQ_WS_CLASS_CRASH);
@@ -450,7 +450,7 @@ static void a_dead_program_of_a_job_is_a_crash_and_the_slot_lives(void **state)
     job(2, false);
     flush();
     beaten(2, "cancel");
-    mq_ws_on_crashed(&s, 0, mq_str("signal 15"), 78, &out); /* it died of being asked */
+    mq_ws_on_crashed(&s, 0, mq_str("signal 15"), 78, now_ms, &out); /* it died of being asked */
     flush();
     assert_int_equal(s.jobs[find(MQ_WS_SEND_RESULT)->index].class, MQ_WS_CLASS_CANCELLED);
 }
@@ -472,7 +472,7 @@ static void cancel_asks_first_and_kills_after_five_seconds(void **state)
     now_ms += 1;
     flush();
     assert_int_equal(count(MQ_WS_KILL), 1);
-    mq_ws_on_slot_dead(&s, 0, mq_str("signal 9"), now_ms, &out);
+    mq_ws_on_slot_dead(&s, 0, mq_str("signal 9"), true, now_ms, &out);
     flush();
     assert_int_equal(s.jobs[find(MQ_WS_SEND_RESULT)->index].class, MQ_WS_CLASS_CANCELLED);
 }
@@ -605,7 +605,7 @@ static void no_order_of_events_breaks_it(void **state)
             } else if (pick == 6 && s.slots[slot] == MQ_WS_SLOT_DEAD) {
                 mq_ws_on_slot_ready(&s, slot, now_ms, &out);
             } else if (pick == 7 && s.slots[slot] != MQ_WS_SLOT_DEAD) {
-                mq_ws_on_slot_dead(&s, slot, mq_str("signal 9"), now_ms, &out);
+                mq_ws_on_slot_dead(&s, slot, mq_str("signal 9"), true, now_ms, &out);
             } else if (pick == 8) {
                 welcome();
                 registered();

@@ -20,6 +20,24 @@ void mq_ws_job_accept(mq_worker_session *s, const mq_msg_job_item *it, uint32_t 
 void mq_ws_job_verdict(mq_worker_session *s, const mq_msg_held_verdict *v, bool is_final,
                        int64_t now_ms, mq_ws_actions *out);
 
+/* Every change of a job's state, but for its entry. */
+void mq_ws_job_set(mq_worker_session *s, uint32_t index, mq_ws_state state);
+/* It has ended for the reason it was stopped for; its slot is no longer at work on it. */
+void mq_ws_job_stopped(mq_worker_session *s, uint32_t index, mq_ws_actions *out);
+/* Ends the job: it waits for its verdict from now on. */
+void mq_ws_job_end(mq_worker_session *s, uint32_t index, mq_ws_class class, mq_code code,
+                   mq_span text, size_t kept_bytes);
+
+/* Short jobs behind the one that a slot runs (hand.c). */
+void mq_ws_hand_out(mq_worker_session *s, int64_t now_ms, mq_ws_actions *out);
+/* The slot's own job is over: the next one of those it was given runs now. False: there is none. */
+bool mq_ws_hand_next(mq_worker_session *s, uint32_t slot, int64_t now_ms, mq_ws_actions *out);
+/* The slot is dead: what it was given and has not begun waits again. */
+void mq_ws_hand_back(mq_worker_session *s, uint32_t slot, mq_ws_actions *out);
+void mq_ws_hand_recall(mq_worker_session *s, uint32_t index, mq_ws_actions *out);
+void mq_ws_hand_timers(mq_worker_session *s, int64_t now_ms, mq_ws_actions *out);
+int64_t mq_ws_hand_deadline(const mq_worker_session *s, int64_t at_ms);
+
 /* Due cancels and kills; results to send; waiting jobs into idle slots; the drain's part. */
 void mq_ws_jobs_timers(mq_worker_session *s, int64_t now_ms, mq_ws_actions *out);
 void mq_ws_jobs_send(mq_worker_session *s, int64_t now_ms, mq_ws_actions *out);

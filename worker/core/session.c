@@ -12,6 +12,10 @@ void mq_ws_init(mq_worker_session *s, const mq_ws_config *config, int64_t now_ms
     MQ_ASSERT(config->slot_count > 0 && config->slot_count <= MQ_WS_SLOTS_MAX);
     *s = (mq_worker_session){.config = *config, .beat_ms = MQ_WS_BEAT_MS, .heard_ms = now_ms};
     s->prng.state = config->seed;
+    s->free_head = s->waiting_head = s->waiting_tail = MQ_WS_NONE;
+    for (uint32_t i = 0; i < MQ_WS_HASH_SIZE; i++) {
+        s->by_grant[i] = MQ_WS_NONE;
+    }
     for (uint32_t i = 0; i < MQ_WS_SLOTS_MAX; i++) {
         s->slots[i] = MQ_WS_SLOT_DEAD;
     }
@@ -98,12 +102,14 @@ void mq_ws_on_verdict(mq_worker_session *s, const mq_msg_verdict *m, int64_t now
 void mq_ws_on_job(mq_worker_session *s, const mq_msg_job *m, int64_t now_ms, mq_ws_actions *out)
 {
     s->heard_ms = now_ms;
+    /* The beat is the acceptance: it goes out before anything runs. Quick jobs need none: the next
+     * word about credit counts them (jobs_seen), and their results follow. */
+    bool is_quick = s->run_us > 0 && s->run_us < MQ_WS_HAND_US;
     for (uint32_t i = 0; i < m->jobs_count; i++) {
         s->jobs_seen++;
+        s->want_beat = s->want_beat || !is_quick || m->jobs[i].gang_epoch > 0;
         mq_ws_job_accept(s, &m->jobs[i], i, now_ms, out);
     }
-    /* The beat is the acceptance: it goes out before anything runs. */
-    s->want_beat = s->want_beat || m->jobs_count > 0;
 }
 
 void mq_ws_on_error(mq_worker_session *s, const mq_msg_error *m, int64_t now_ms, mq_ws_actions *out)
@@ -185,15 +191,13 @@ static uint64_t prefetch_now(const mq_worker_session *s, int64_t now_ms)
 
 uint64_t mq_ws_credit(const mq_worker_session *s, int64_t now_ms)
 {
-    uint64_t idle = 0, waiting = 0, open = MQ_WS_JOBS_MAX - s->used;
+    uint64_t idle = 0, open = MQ_WS_JOBS_MAX - s->used;
+    uint64_t waiting = s->waiting_count + s->handed_count;
     if (s->is_draining || s->kept_bytes > MQ_WS_KEPT_BYTES_MAX) {
         return 0;
     }
     for (uint32_t i = 0; i < s->config.slot_count; i++) {
         idle += s->slots[i] == MQ_WS_SLOT_IDLE;
-    }
-    for (uint32_t i = 0; i < s->high; i++) {
-        waiting += s->jobs[i].state == MQ_WS_WAITING;
     }
     uint64_t want = idle + prefetch_now(s, now_ms);
     want = want > waiting ? want - waiting : 0;
@@ -220,10 +224,13 @@ static void flush_link(mq_worker_session *s, int64_t now_ms, mq_ws_actions *out)
 static void flush_beat(mq_worker_session *s, int64_t now_ms, mq_ws_actions *out)
 {
     uint64_t free_now = mq_ws_credit(s, now_ms);
+    /* What the broker counts with: the jobs that came since used up some of what it was told. */
+    uint64_t came = s->jobs_seen - s->seen_told;
+    uint64_t told = s->free_told > came ? s->free_told - came : 0;
     /* A little more of what is there already can wait for the next word; idle slots cannot. */
-    uint64_t step = 1 + (s->free_told > s->config.slot_count ? s->config.prefetch / 4 : 0);
-    bool is_news = free_now < s->free_told ? free_now == 0 || free_now + step <= s->free_told
-                                           : free_now >= s->free_told + step;
+    uint64_t step = 1 + (told > s->config.slot_count ? s->config.prefetch / 4 : 0);
+    bool is_news =
+        free_now < told ? free_now == 0 || free_now + step <= told : free_now >= told + step;
     if (s->want_beat || now_ms >= s->next_beat_ms) {
         s->next_beat_ms = now_ms + beat_after(s);
         s->want_beat = false;
@@ -235,6 +242,7 @@ static void flush_beat(mq_worker_session *s, int64_t now_ms, mq_ws_actions *out)
     }
     s->seq++;
     s->free_told = free_now;
+    s->seen_told = s->jobs_seen;
 }
 
 /* The end of a drain: everything has its verdict, or the last deadline has passed. */
@@ -295,7 +303,7 @@ int64_t mq_ws_deadline(const mq_worker_session *s, int64_t now_ms)
             at = mq_min_i64(at, job->resend_ms);
         }
     }
-    return mq_max_i64(at, now_ms);
+    return mq_max_i64(mq_ws_hand_deadline(s, at), now_ms);
 }
 
 uint32_t mq_ws_held(const mq_worker_session *s, mq_msg_held *held, uint32_t *jobs)

@@ -8,7 +8,12 @@
  *       +------------------+-----------------------+------------------------+  link down, error
  *
  *     a job:  FREE -> WAITING -> RUNNING -> ENDED -> FREE       (ENDED <-> UPLOADING on "missing")
+ *                       ^  `-> HANDED ->^
+ *                       `--------'
  *             WAITING: accepted, no slot free yet. ENDED: its result has no verdict yet.
+ *             HANDED: given to a slot behind the job it runs, so that short jobs cost no round trip
+ *             each; taken back, unhurt, when the one before it turns out to be long, when it is to
+ *             stop, and when the slot dies.
  *
  * A job that waits is given back when no slot comes free in time: it must not stand behind a long
  * one here while another worker is idle.
@@ -27,7 +32,7 @@
 #include "shared/wire/messages.h"
 
 enum {
-    MQ_WS_JOBS_MAX = 256,
+    MQ_WS_JOBS_MAX = 512,
     MQ_WS_SLOTS_MAX = 128,
     MQ_WS_HELLO_MS = 1000,      /* greeting and registration are repeated so often */
     MQ_WS_ANSWER_MS = 5000,     /* without an answer to them: next broker */
@@ -41,8 +46,13 @@ enum {
     MQ_WS_FAREWELL_MS = 5000, /* how long a drained worker waits for the last verdicts */
     MQ_WS_QUICK_US = 20000,   /* jobs are asked for beyond free slots when they take less ... */
     MQ_WS_WAIT_MS = 250,      /* ... and given back when one has waited so long for a slot */
+    MQ_WS_HAND_MAX = 64,      /* jobs in a slot beyond the one it runs ... */
+    MQ_WS_HAND_US = 5000,     /* ... which are so much work together at most, by recent jobs ... */
+    MQ_WS_HAND_BYTES = 128 << 10,     /* ... with bodies up to this ... */
+    MQ_WS_HAND_MS = 10,               /* ... and go back when the one that runs takes longer */
     MQ_WS_KEPT_BYTES_MAX = 256 << 20, /* results kept; above it no more work is asked for */
     MQ_WS_ACTIONS_MAX = 4 * MQ_WS_JOBS_MAX,
+    MQ_WS_HASH_SIZE = 512, /* a power of two */
 };
 
 typedef enum mq_ws_link { MQ_WS_DOWN, MQ_WS_GREETING, MQ_WS_REGISTERING, MQ_WS_SERVING } mq_ws_link;
@@ -50,6 +60,7 @@ typedef enum mq_ws_link { MQ_WS_DOWN, MQ_WS_GREETING, MQ_WS_REGISTERING, MQ_WS_S
 typedef enum mq_ws_state {
     MQ_WS_FREE,
     MQ_WS_WAITING,
+    MQ_WS_HANDED,
     MQ_WS_RUNNING,
     MQ_WS_ENDED,
     MQ_WS_UPLOADING,
@@ -80,8 +91,12 @@ typedef struct mq_ws_job {
     char id[33];
     uint64_t epoch, grant; /* the lease */
     bool is_transient;
-    bool is_sent; /* its result, at least once */
+    bool is_alone;    /* of a gang, or large: never HANDED */
+    bool is_sent;     /* its result, at least once */
+    bool is_recalled; /* HANDED: asked back already, but the slot had begun it */
     uint32_t slot;
+    uint32_t prev, next; /* WAITING: its neighbours in order; FREE: next */
+    uint32_t same;       /* next job with the same hash of its grant */
     int64_t max_run_ms;
     int64_t stop_ms;  /* when max_run is over; 0 = no limit */
     int64_t kill_ms;  /* when to kill after a cancel; 0 = not cancelled */
@@ -105,7 +120,9 @@ typedef enum mq_ws_action_type {
     MQ_WS_SEND_RESULT, /* of job `index`; consecutive ones may share a message */
     MQ_WS_SEND_BYE,
     MQ_WS_ACCEPT, /* keep the body of item `item` of the JOB message for job `index` */
-    MQ_WS_START,  /* run job `index` in slot `slot` */
+    MQ_WS_START,  /* run job `index` in slot `slot`, after those that it was given before */
+    MQ_WS_RECALL, /* take job `index` back from slot `slot` if that has not begun it: then
+                     mq_ws_on_recalled, else nothing */
     MQ_WS_CANCEL, /* ask slot `slot` to stop job `index` */
     MQ_WS_KILL,   /* kill slot `slot` */
     MQ_WS_UPLOAD, /* store job `index`'s blobs `missing` again, then mq_ws_on_uploaded */
@@ -131,11 +148,14 @@ typedef struct mq_ws_config {
     uint32_t broker_count; /* > 0 */
     uint32_t slot_count;   /* 1..MQ_WS_SLOTS_MAX */
     uint32_t prefetch;     /* jobs asked for beyond free slots at most, while jobs are quick */
+    uint32_t hand;         /* jobs in a slot beyond the one it runs, 0..MQ_WS_HAND_MAX */
     int64_t drain_ms;      /* what runs may go on so long after a drain without its own deadline */
     uint64_t seed;         /* jitter */
 } mq_ws_config;
 
-/* In place of a job's index. */
+/* In place of a job's index: nothing. */
+#define MQ_WS_NONE UINT32_MAX
+/* In a slot in place of a job's index. */
 #define MQ_WS_SLOT_DEAD UINT32_MAX
 #define MQ_WS_SLOT_IDLE (UINT32_MAX - 1)
 
@@ -153,6 +173,7 @@ typedef struct mq_worker_session {
     uint64_t seq;
     uint64_t jobs_seen; /* never falls: a broker that is new to us counts from our first word */
     uint64_t free_told; /* in the last beat or credit */
+    uint64_t seen_told; /* jobs_seen in the same */
     uint64_t run_us;    /* of recent jobs, a moving mean; 0 = none yet */
     bool want_beat;
     bool is_draining, is_stopping, is_gone;
@@ -161,7 +182,12 @@ typedef struct mq_worker_session {
     uint64_t order;
     size_t kept_bytes;
     uint32_t used, high; /* jobs that are not FREE; all of them are below index `high` */
-    uint32_t slots[MQ_WS_SLOTS_MAX]; /* job index, or MQ_WS_SLOT_* */
+    uint32_t free_head;  /* FREE jobs below `high` */
+    uint32_t waiting_head, waiting_tail, waiting_count, handed_count;
+    uint32_t by_grant[MQ_WS_HASH_SIZE]; /* heads of chains through `same` */
+    uint32_t slots[MQ_WS_SLOTS_MAX];    /* index of the job it runs, or MQ_WS_SLOT_* */
+    uint16_t handed[MQ_WS_SLOTS_MAX][MQ_WS_HAND_MAX]; /* in the order of their runs */
+    uint8_t handed_by[MQ_WS_SLOTS_MAX];               /* how many */
     mq_ws_job jobs[MQ_WS_JOBS_MAX];
 } mq_worker_session;
 
@@ -188,10 +214,19 @@ void mq_ws_on_link_down(mq_worker_session *s, int64_t now_ms);
 void mq_ws_on_link_up(mq_worker_session *s, int64_t now_ms);
 
 /* Slots. ready: it can take jobs. dead: its process ended; `why` (borrowed, such as "signal 9")
- * goes into the result of the job it ran. */
+ * goes into the result of the job it ran. has_begun: that job had begun; else it goes back like
+ * those behind it, as if nothing had been. */
 void mq_ws_on_slot_ready(mq_worker_session *s, uint32_t slot, int64_t now_ms, mq_ws_actions *out);
-void mq_ws_on_slot_dead(mq_worker_session *s, uint32_t slot, mq_span why, int64_t now_ms,
-                        mq_ws_actions *out);
+void mq_ws_on_slot_dead(mq_worker_session *s, uint32_t slot, mq_span why, bool has_begun,
+                        int64_t now_ms, mq_ws_actions *out);
+
+/* A START of this job could not be carried out: it ends as a failure that another attempt may cure.
+ */
+void mq_ws_on_refused(mq_worker_session *s, uint32_t job, const mq_error *error, int64_t now_ms,
+                      mq_ws_actions *out);
+
+/* A RECALL was carried out: the slot will not run the job. */
+void mq_ws_on_recalled(mq_worker_session *s, uint32_t job, mq_ws_actions *out);
 
 /* The job in this slot has ended. error->code MQ_OK: succeeded. kept_bytes: of its result. */
 void mq_ws_on_ended(mq_worker_session *s, uint32_t slot, const mq_error *error, uint64_t run_us,
@@ -200,7 +235,7 @@ void mq_ws_on_ended(mq_worker_session *s, uint32_t slot, const mq_error *error, 
 /* The job in this slot ended by the death of a process of its own; the slot lives. It counts as the
  * slot's death does. */
 void mq_ws_on_crashed(mq_worker_session *s, uint32_t slot, mq_span why, uint64_t run_us,
-                      mq_ws_actions *out);
+                      int64_t now_ms, mq_ws_actions *out);
 
 /* SEND_RESULT of this job could not be carried out: there was no room. It comes again soon. */
 void mq_ws_on_unsent(mq_worker_session *s, uint32_t job, int64_t now_ms);

@@ -8,6 +8,7 @@
 
 enum {
     MESSAGES_A_TURN = 64,
+    RESULTS_MAX = 256,                  /* of one message */
     HELD_PROGRESS_BYTES_MAX = 64 << 10, /* of all jobs in one beat */
     RESULT_HEADER_BYTES_MAX = 900 << 10,
     RESULT_PAYLOAD_BYTES_MAX = 48 << 20,
@@ -137,7 +138,8 @@ static void results_add(mq_supervisor *sv, uint32_t index, int64_t now_ms)
     bool is_ok = job->class == MQ_WS_CLASS_OK;
     size_t header_bytes = 1024 + (is_ok ? kept->header_bytes : 0);
     size_t bytes = is_ok ? kept->result.len : 0;
-    if (sv->result_header_bytes + header_bytes > RESULT_HEADER_BYTES_MAX ||
+    if (sv->result_count == RESULTS_MAX ||
+        sv->result_header_bytes + header_bytes > RESULT_HEADER_BYTES_MAX ||
         sv->payload.len + bytes > RESULT_PAYLOAD_BYTES_MAX) {
         results_flush(sv, now_ms);
     }
@@ -205,10 +207,13 @@ static void act(mq_supervisor *sv, const mq_ws_action *a, int64_t now_ms)
     case MQ_WS_START:
         mq_sv_slot_start_job(sv, a->slot, a->index, now_ms);
         break;
+    case MQ_WS_RECALL:
+        mq_sv_slot_recall(sv, a->slot, a->index);
+        break;
     case MQ_WS_CANCEL: {
         mq_slot_process *p = &sv->slots[a->slot];
-        mq_slot_cancel m = {.run = p->run};
-        atomic_store(&p->page->cancelled_run, p->run);
+        mq_slot_cancel m = {.run = sv->kept[a->index].run};
+        atomic_store(&p->page->cancelled_run, m.run);
         mq_sv_to_slot(sv, a->slot, MQ_FRAME_cancel, &m, -1);
         break;
     }
@@ -275,6 +280,7 @@ static void on_job(mq_supervisor *sv, const mq_msg_job *m, mq_span payload, int6
                 !mq_kept_accept(&sv->kept[a->index], &m->jobs[i], body)) {
                 mq_log(MQ_ERROR_LEVEL, "no memory for a job", "id=%.*s bytes=%zu",
                        MQ_SPAN_ARG(m->jobs[i].id), body.len);
+                mq_kept_forget(&sv->kept[a->index]); /* its start is refused */
             }
         }
     }

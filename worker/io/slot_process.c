@@ -18,20 +18,47 @@
 
 enum { SLOT_FD = 3, SLOT_FILES_MAX = 256, SOCKET_BYTES = 1 << 20, ARGS_MAX = 3 + 2 * 96 };
 
+/* Shared memory of one page: its descriptor and our own map of it. */
+static mq_code page_new(const char *name, size_t bytes, int *fd, void **map, mq_error *err)
+{
+    *fd = memfd_create(name, MFD_CLOEXEC);
+    if (*fd < 0 || ftruncate(*fd, (off_t)bytes) != 0) {
+        return mq_fail(err, MQ_E_IO, "slot page: %s", strerror(errno));
+    }
+    *map = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, *fd, 0);
+    if (*map == MAP_FAILED) {
+        *map = NULL;
+        return mq_fail(err, MQ_E_IO, "slot page: %s", strerror(errno));
+    }
+    return MQ_OK;
+}
+
 mq_code mq_slot_process_init(mq_slot_process *p, uint32_t index, mq_error *err)
 {
-    *p = (mq_slot_process){
-        .index = index, .backoff_ms = MQ_SLOT_BACKOFF_MS, .page_fd = -1, .stream = {.fd = -1}};
-    p->page_fd = memfd_create("maasq-slot-page", MFD_CLOEXEC);
-    if (p->page_fd < 0 || ftruncate(p->page_fd, (off_t)sizeof *p->page) != 0) {
-        return mq_fail(err, MQ_E_IO, "slot page: %s", strerror(errno));
+    *p = (mq_slot_process){.index = index,
+                           .backoff_ms = MQ_SLOT_BACKOFF_MS,
+                           .page_fd = -1,
+                           .claims_fd = -1,
+                           .stream = {.fd = -1}};
+    void *map = NULL;
+    mq_code code = page_new("maasq-slot-page", sizeof *p->page, &p->page_fd, &map, err);
+    p->page = map;
+    if (code == MQ_OK) {
+        code = page_new("maasq-slot-claims", sizeof *p->claims, &p->claims_fd, &map, err);
+        p->claims = map;
     }
-    void *page = mmap(NULL, sizeof *p->page, PROT_READ | PROT_WRITE, MAP_SHARED, p->page_fd, 0);
-    if (page == MAP_FAILED) {
-        return mq_fail(err, MQ_E_IO, "slot page: %s", strerror(errno));
+    return code;
+}
+
+static void page_free(void *map, size_t bytes, int *fd)
+{
+    if (map != NULL) {
+        munmap(map, bytes);
     }
-    p->page = page;
-    return MQ_OK;
+    if (*fd >= 0) {
+        close(*fd);
+    }
+    *fd = -1;
 }
 
 void mq_slot_process_release(mq_slot_process *p)
@@ -43,14 +70,10 @@ void mq_slot_process_release(mq_slot_process *p)
         p->pid = 0;
     }
     mq_stream_release(&p->stream);
-    if (p->page != NULL) {
-        munmap(p->page, sizeof *p->page);
-        p->page = NULL;
-    }
-    if (p->page_fd >= 0) {
-        close(p->page_fd);
-        p->page_fd = -1;
-    }
+    page_free(p->page, sizeof *p->page, &p->page_fd);
+    p->page = NULL;
+    page_free(p->claims, sizeof *p->claims, &p->claims_fd);
+    p->claims = NULL;
 }
 
 /* In the child, between fork and exec: only async-signal-safe calls. */
@@ -94,7 +117,9 @@ static mq_code send_start(mq_slot_process *p, const mq_slot_settings *settings, 
     }
     mq_code code = mq_stream_send(&p->stream, MQ_FRAME_start, &m, fd, err);
     close(fd);
-    return code;
+    mq_slot_claims claims = {.runs_max = MQ_SLOT_RUNS_MAX};
+    return code != MQ_OK ? code
+                         : mq_stream_send(&p->stream, MQ_FRAME_claims, &claims, p->claims_fd, err);
 }
 
 mq_code mq_slot_process_start(mq_slot_process *p, const mq_slot_settings *settings, int64_t now_ms,
@@ -126,7 +151,7 @@ mq_code mq_slot_process_start(mq_slot_process *p, const mq_slot_settings *settin
     p->generation++;
     p->state = MQ_SLOT_STARTING;
     p->start_ms = now_ms;
-    p->is_running = false;
+    p->is_running = p->is_unsent = false;
     return send_start(p, settings, err);
 }
 

@@ -28,8 +28,11 @@ typedef struct mq_slot_process {
     mq_stream stream;
     mq_slot_page *page; /* mapped for good; its memfd is given to every process */
     int page_fd;
-    uint64_t run; /* number of the current run; grows */
+    mq_claims_page *claims; /* the same */
+    int claims_fd;
+    uint64_t run; /* number of the run given last; grows */
     bool is_running;
+    bool is_unsent;   /* frames wait to go out together at the end of the turn's work */
     int64_t start_ms; /* when to start, or when it was started */
     int64_t backoff_ms;
     uint32_t log_count; /* lines passed on in this second */

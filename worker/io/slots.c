@@ -8,7 +8,11 @@
 #include "shared/base/math.h"
 #include "worker/io/supervisor.h"
 
-enum { READS_A_TURN = 8, START_FAILURES_MAX = 5 };
+enum {
+    READS_A_TURN = 8,
+    START_FAILURES_MAX = 5,
+    QUEUE_BYTES_MAX = 16 << 10, /* larger bodies are not copied to go with others */
+};
 
 /* Any frame a slot sends, decoded. */
 typedef union any_frame {
@@ -73,7 +77,7 @@ static bool is_member(const mq_msg_job_item *it)
 void mq_sv_slot_start_job(mq_supervisor *sv, uint32_t slot, uint32_t job, int64_t now_ms)
 {
     mq_slot_process *p = &sv->slots[slot];
-    const mq_kept_job *kept = &sv->kept[job];
+    mq_kept_job *kept = &sv->kept[job];
     const mq_msg_job_item *it = &kept->item;
     mq_error err = {0};
     if (!kept->is_used) {
@@ -83,15 +87,18 @@ void mq_sv_slot_start_job(mq_supervisor *sv, uint32_t slot, uint32_t job, int64_
                 (unsigned long long)it->seat);
     }
     if (err.code != MQ_OK) {
-        mq_ws_on_ended(&sv->session, slot, &err, 0, 0, now_ms, &sv->actions);
+        mq_ws_on_refused(&sv->session, job, &err, now_ms, &sv->actions);
         return;
     }
-    p->run++;
+    kept->run = ++p->run;
     p->is_running = true;
-    atomic_store(&p->page->broken_epoch, 0);
-    atomic_store(&p->page->roster_epoch, 0);
+    if (it->gang_epoch > 0) { /* such a job is never given ahead */
+        atomic_store(&p->page->broken_epoch, 0);
+        atomic_store(&p->page->roster_epoch, 0);
+    }
+    atomic_store(&p->claims->at[kept->run % MQ_SLOT_RUNS_MAX], kept->run * 4 + MQ_RUN_OFFERED);
     mq_slot_run m = {
-        .run = p->run,
+        .run = kept->run,
         .job_id = it->id,
         .kind = it->kind,
         .attempt = it->attempt,
@@ -104,10 +111,34 @@ void mq_sv_slot_start_job(mq_supervisor *sv, uint32_t slot, uint32_t job, int64_
         .checkpoint_meta = it->meta,
         .body = kept->body,
     };
-    mq_sv_to_slot(sv, slot, MQ_FRAME_run, &m, -1);
+    if (m.body.len > QUEUE_BYTES_MAX) {
+        mq_sv_to_slot(sv, slot, MQ_FRAME_run, &m, -1);
+    } else if (mq_stream_queue(&p->stream, MQ_FRAME_run, &m, &err) == MQ_E_LIMIT) {
+        kill_for(sv, slot, err.text);
+    } else {
+        p->is_unsent = true;
+    }
     if (it->gang_epoch > 0) {
         mq_gang_roster(sv->gang, slot, it->id, it->gang_epoch, (uint32_t)it->seat, it->members,
                        it->members_count, now_ms);
+    }
+}
+
+void mq_sv_slots_flush(mq_supervisor *sv)
+{
+    mq_error err;
+    for (uint32_t i = 0; i < sv->slot_count; i++) {
+        if (sv->slots[i].is_unsent) {
+            sv->slots[i].is_unsent = false;
+            (void)!mq_stream_flush(&sv->slots[i].stream, &err); /* reading notices an end */
+        }
+    }
+}
+
+void mq_sv_slot_recall(mq_supervisor *sv, uint32_t slot, uint32_t job)
+{
+    if (mq_slot_claim(sv->slots[slot].claims, sv->kept[job].run, MQ_RUN_RECALLED)) {
+        mq_ws_on_recalled(&sv->session, job, &sv->actions);
     }
 }
 
@@ -117,16 +148,16 @@ static void job_over(mq_supervisor *sv, uint32_t slot, const mq_error *error, ui
     mq_slot_process *p = &sv->slots[slot];
     const mq_kept_job *kept = mq_sv_job_of(sv, slot);
     MQ_ASSERT(kept != NULL);
-    p->is_running = false;
     p->backoff_ms = MQ_SLOT_BACKOFF_MS;
     sv->asks[slot].is_open = false;
     mq_gang_leave(sv->gang, slot, error->code != MQ_OK);
     size_t bytes = error->code == MQ_OK ? kept->result.len + kept->header_bytes : 0;
     if (is_crash) {
-        mq_ws_on_crashed(&sv->session, slot, mq_str(error->text), run_us, &sv->actions);
+        mq_ws_on_crashed(&sv->session, slot, mq_str(error->text), run_us, now_ms, &sv->actions);
     } else {
         mq_ws_on_ended(&sv->session, slot, error, run_us, bytes, now_ms, &sv->actions);
     }
+    p->is_running = sv->session.slots[slot] < MQ_WS_JOBS_MAX;
 }
 
 static mq_code on_done(mq_supervisor *sv, uint32_t slot, const mq_slot_done *m, int64_t now_ms,
@@ -134,7 +165,7 @@ static mq_code on_done(mq_supervisor *sv, uint32_t slot, const mq_slot_done *m, 
 {
     mq_kept_job *kept = mq_sv_job_of(sv, slot);
     mq_error ok = {.code = MQ_OK};
-    if (kept == NULL || m->run != sv->slots[slot].run) {
+    if (kept == NULL || m->run != kept->run) {
         return mq_fail(err, MQ_E_FORMAT, "done: that run is not under way");
     }
     mq_code code = mq_kept_result(kept, m->bytes, err);
@@ -148,7 +179,8 @@ static mq_code on_fail(mq_supervisor *sv, uint32_t slot, const mq_slot_fail *m, 
                        mq_error *err)
 {
     mq_error failure = {.code = MQ_E_INTERNAL};
-    if (mq_sv_job_of(sv, slot) == NULL || m->run != sv->slots[slot].run) {
+    const mq_kept_job *kept = mq_sv_job_of(sv, slot);
+    if (kept == NULL || m->run != kept->run) {
         return mq_fail(err, MQ_E_FORMAT, "fail: that run is not under way");
     }
     if (m->code > MQ_OK && m->code < MQ_CODE_COUNT) {
@@ -420,7 +452,8 @@ static void slot_ended(mq_supervisor *sv, uint32_t slot, int64_t now_ms)
     }
     bool had_said_hello =
         p->state == MQ_SLOT_UP || p->is_running || sv->session.slots[slot] != MQ_WS_SLOT_DEAD;
-    bool was_running = p->is_running;
+    const mq_kept_job *kept = mq_sv_job_of(sv, slot);
+    bool was_running = kept != NULL && !mq_slot_claim(p->claims, kept->run, MQ_RUN_RECALLED);
     pid_t pid = p->pid;
     if (!mq_slot_process_reap(p, now_ms, why, sizeof why)) {
         return;
@@ -432,7 +465,7 @@ static void slot_ended(mq_supervisor *sv, uint32_t slot, int64_t now_ms)
         mq_gang_leave(sv->gang, slot, true);
     }
     if (had_said_hello) {
-        mq_ws_on_slot_dead(&sv->session, slot, mq_str(why), now_ms, &sv->actions);
+        mq_ws_on_slot_dead(&sv->session, slot, mq_str(why), was_running, now_ms, &sv->actions);
     } else if (!sv->is_session_on && ++sv->start_failures >= START_FAILURES_MAX) {
         mq_log(MQ_ERROR_LEVEL, "slots do not start", "failures=%u last=\"%s\"", sv->start_failures,
                why);

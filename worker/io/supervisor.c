@@ -160,6 +160,7 @@ static mq_code supervisor_init(mq_supervisor *sv, const mq_worker_options *optio
     mq_ws_config config = {.broker_count = options->broker_count,
                            .slot_count = sv->slot_count,
                            .prefetch = (uint32_t)options->prefetch,
+                           .hand = MQ_WS_HAND_MAX,
                            .drain_ms = options->drain_ms};
     MQ_ASSERT(getrandom(&config.seed, sizeof config.seed, 0) == (ssize_t)sizeof config.seed);
     mq_ws_init(&sv->session, &config, now_ms);
@@ -298,6 +299,7 @@ static void turn(mq_supervisor *sv, const zmq_pollitem_t *items, uint32_t count,
         mq_ws_flush(&sv->session, now_ms, &sv->actions);
         mq_sv_act(sv, now_ms);
     }
+    mq_sv_slots_flush(sv);
 }
 
 static void loop(mq_supervisor *sv)

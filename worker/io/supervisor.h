@@ -45,6 +45,7 @@ typedef struct mq_kept_checkpoint {
 /* What belongs to one job of the session. */
 typedef struct mq_kept_job {
     bool is_used;
+    uint64_t run;         /* as its slot knows it */
     mq_arena arena;       /* copies of everything below */
     mq_msg_job_item item; /* as it came */
     mq_span body;
@@ -142,6 +143,10 @@ int64_t mq_sv_slots_deadline(const mq_supervisor *sv, int64_t at_ms);
 void mq_sv_to_slot(mq_supervisor *sv, uint32_t slot, mq_frame_type type, const void *message,
                    int fd);
 void mq_sv_slot_start_job(mq_supervisor *sv, uint32_t slot, uint32_t job, int64_t now_ms);
+/* Runs that were queued go out. */
+void mq_sv_slots_flush(mq_supervisor *sv);
+/* Takes a job back unless the slot has begun it. */
+void mq_sv_slot_recall(mq_supervisor *sv, uint32_t slot, uint32_t job);
 /* The job a slot runs, or NULL. */
 mq_kept_job *mq_sv_job_of(mq_supervisor *sv, uint32_t slot);
 

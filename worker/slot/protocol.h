@@ -9,15 +9,17 @@
  * byte; descriptors are taken in the order of the frames that announce them. Bodies: slot.def.
  *
  *     supervisor                          slot
- *     start (page) ------------------------>
+ *     start (page), claims ---------------->
  *     <------------------------------- hello   (fingerprint)
  *     run, roster ------------------------->
  *     <------------- open, put, query, progress, log, send, ...
  *     opened, stored, answer, piece, roster ->
  *     <-------- publish*, spawn*, done | fail
- *     run ... ----------------------------->
+ *     run, run, run ... ------------------->
  *
- * A slot that breaks the rules is killed. One run at a time.
+ * A slot that breaks the rules is killed. It works at one run at a time, in their order; short jobs
+ * are given ahead of time, each with its place in the page of claims: the slot takes a run there
+ * before it begins it, the supervisor takes it back there, and only one of the two succeeds.
  *
  * Besides, both map one page, so that the two questions a training loop asks at every turn cost one
  * atomic read and no system call (mq_slot_page). */
@@ -37,7 +39,24 @@ enum {
     MQ_PEER_VERSION = 1,
     MQ_SLOT_WINDOW_BYTES = 64 << 20, /* sent by a slot to its gang and not yet received */
     MQ_SLOT_MEMBER_BYTES = 5,        /* of one member in a roster frame */
+    MQ_SLOT_RUNS_MAX = 256,          /* given and not yet met by the slot, with those taken back */
 };
+
+/* Mapped by both for writing; what a slot writes there is not trusted: a lie costs its own jobs.
+ * at[run % MQ_SLOT_RUNS_MAX] = mq_slot_claim(run, phase). */
+typedef struct mq_claims_page {
+    _Atomic uint64_t at[MQ_SLOT_RUNS_MAX];
+} mq_claims_page;
+
+typedef enum mq_slot_phase { MQ_RUN_OFFERED, MQ_RUN_BEGUN, MQ_RUN_RECALLED } mq_slot_phase;
+
+/* Moves a run that is OFFERED to `to`; false when the other side was first. */
+static inline bool mq_slot_claim(mq_claims_page *claims, uint64_t run, mq_slot_phase to)
+{
+    uint64_t offered = run * 4 + MQ_RUN_OFFERED;
+    return atomic_compare_exchange_strong(&claims->at[run % MQ_SLOT_RUNS_MAX], &offered,
+                                          run * 4 + (uint64_t)to);
+}
 
 /* Written by the supervisor only; the slot maps it read-only. Reset before each run. */
 typedef struct mq_slot_page {

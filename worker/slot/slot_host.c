@@ -10,7 +10,13 @@
 #include "shared/base/clock.h"
 #include "shared/base/math.h"
 
-enum { STRINGS_BYTES_MAX = 80 << 20, JSON_BYTES_MAX = 8 << 20, UNSENT_BYTES = 1 << 20 };
+enum {
+    STRINGS_BYTES_MAX = 80 << 20,
+    JSON_BYTES_MAX = 8 << 20,
+    UNSENT_BYTES = 1 << 20,
+    LATER_BYTES_MAX = 64 << 20, /* run frames given ahead: a slot that gets more stops */
+    LATER_KEEP_BYTES = 1 << 20,
+};
 
 static mq_slot_host *slot_of(mq_host *host)
 {
@@ -23,6 +29,7 @@ void mq_slot_host_init(mq_slot_host *sh, int fd)
     mq_stream_init(&sh->stream, fd, MQ_SLOT_OUT_BYTES);
     mq_arena_init(&sh->strings, STRINGS_BYTES_MAX);
     mq_buf_init(&sh->reply.json, JSON_BYTES_MAX);
+    mq_buf_init(&sh->later, LATER_BYTES_MAX);
     mq_outcome_init(&sh->outcome);
 }
 
@@ -41,6 +48,7 @@ void mq_slot_host_release(mq_slot_host *sh)
     mq_slot_gang_reset(sh);
     reply_clear(&sh->reply);
     mq_buf_release(&sh->reply.json);
+    mq_buf_release(&sh->later);
     mq_outcome_release(&sh->outcome);
     mq_arena_release(&sh->strings);
     mq_stream_release(&sh->stream);
@@ -48,6 +56,10 @@ void mq_slot_host_release(mq_slot_host *sh)
         munmap((void *)(uintptr_t)sh->page, sizeof *sh->page);
     }
     sh->page = NULL;
+    if (sh->claims != NULL) {
+        munmap(sh->claims, sizeof *sh->claims);
+    }
+    sh->claims = NULL;
 }
 
 /* --- arriving frames --- */
@@ -67,11 +79,36 @@ static mq_code on_start(mq_slot_host *sh, const mq_slot_start *m, int fd, mq_err
     return MQ_OK;
 }
 
+static mq_code on_claims(mq_slot_host *sh, const mq_slot_claims *m, int fd, mq_error *err)
+{
+    if (sh->claims != NULL || fd < 0 || m->runs_max != MQ_SLOT_RUNS_MAX) {
+        return mq_fail(err, MQ_E_FORMAT, "claims: without its page, of another size, or twice");
+    }
+    void *page = mmap(NULL, sizeof *sh->claims, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (page == MAP_FAILED) {
+        return mq_fail(err, MQ_E_IO, "claims: mmap: %s", strerror(errno));
+    }
+    sh->claims = page;
+    return MQ_OK;
+}
+
+/* A run while another one is under way waits for its turn. */
+static mq_code keep_run(mq_slot_host *sh, mq_span body, mq_error *err)
+{
+    uint32_t len = (uint32_t)body.len;
+    bool is_kept = mq_buf_add(&sh->later, &len, sizeof len) && mq_buf_add_span(&sh->later, body);
+    return is_kept ? MQ_OK
+                   : mq_fail(err, MQ_E_LIMIT, "run: more than %d bytes ahead", LATER_BYTES_MAX);
+}
+
 static mq_code on_run(mq_slot_host *sh, const mq_slot_run *m, mq_error *err)
 {
     mq_arena *a = &sh->strings;
-    if (sh->run != 0 || m->run == 0) {
-        return mq_fail(err, MQ_E_FORMAT, "run: another one is under way");
+    if (m->run == 0) {
+        return mq_fail(err, MQ_E_FORMAT, "run: number 0");
+    }
+    if (sh->claims != NULL && !mq_slot_claim(sh->claims, m->run, MQ_RUN_BEGUN)) {
+        return MQ_OK; /* taken back */
     }
     mq_arena_reset(a);
     sh->run = m->run;
@@ -115,6 +152,7 @@ static void on_reply(mq_slot_host *sh, uint64_t rid, uint64_t code, mq_span text
 /* Any frame of the table, decoded. */
 typedef union any_frame {
     mq_slot_start start;
+    mq_slot_claims claims;
     mq_slot_run run;
     mq_slot_roster roster;
     mq_slot_opened opened;
@@ -134,6 +172,9 @@ static mq_code handle(mq_slot_host *sh, mq_frame *f, mq_error *err)
     if (f->type >= MQ_FRAME_hello) {
         return mq_fail(err, MQ_E_FORMAT, "frame %s is not for a slot", mq_frame_name(f->type));
     }
+    if (f->type == MQ_FRAME_run && (sh->run != 0 || sh->later.len > 0)) {
+        return keep_run(sh, f->body, err);
+    }
     mq_code code = mq_frame_decode(f->type, f->body, &m, err);
     if (code != MQ_OK) {
         return code;
@@ -141,6 +182,8 @@ static mq_code handle(mq_slot_host *sh, mq_frame *f, mq_error *err)
     switch (f->type) {
     case MQ_FRAME_start:
         return on_start(sh, &m.start, f->fd, err);
+    case MQ_FRAME_claims:
+        return on_claims(sh, &m.claims, f->fd, err);
     case MQ_FRAME_run:
         return on_run(sh, &m.run, err);
     case MQ_FRAME_roster:
@@ -275,10 +318,33 @@ mq_code mq_slot_host_unfit(mq_slot_host *sh, const char *why, mq_error *err)
     return code != MQ_OK ? code : drain_out(sh, 0, err);
 }
 
+/* Takes the next run that came ahead of time. */
+static mq_code take_later(mq_slot_host *sh, mq_error *err)
+{
+    uint32_t len;
+    mq_slot_run run;
+    const uint8_t *at = sh->later.data + sh->later_at;
+    memcpy(&len, at, sizeof len);
+    mq_code code = mq_frame_decode(MQ_FRAME_run, mq_span_of(at + sizeof len, len), &run, err);
+    if (code == MQ_OK) {
+        code = on_run(sh, &run, err);
+    }
+    sh->later_at += sizeof len + len;
+    if (sh->later_at == sh->later.len) {
+        sh->later_at = 0;
+        mq_buf_reset(&sh->later);
+        if (sh->later.capacity > LATER_KEEP_BYTES) {
+            mq_buf_release(&sh->later);
+        }
+    }
+    return code;
+}
+
 mq_code mq_slot_host_next(mq_slot_host *sh, mq_error *err)
 {
     while (sh->run == 0 || sh->roster.epoch < sh->gang_epoch) {
-        mq_code code = mq_slot_pump(sh, 3600000, err);
+        mq_code code = sh->run == 0 && sh->later.len > 0 ? take_later(sh, err)
+                                                         : mq_slot_pump(sh, 3600000, err);
         if (code != MQ_OK) {
             return code;
         }

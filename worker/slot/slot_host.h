@@ -32,6 +32,9 @@ typedef struct mq_slot_host {
     mq_host host; /* first: a mq_host * is a mq_slot_host * */
     mq_stream stream;
     const mq_slot_page *page; /* read-only map */
+    mq_claims_page *claims;   /* NULL: every run is ours */
+    mq_buf later;             /* run frames that came ahead of time: u32 length, body, ... */
+    size_t later_at;          /* bytes of it that were taken */
     size_t memory_bytes_max;
     bool want_fingerprint;
     mq_arena strings; /* of the current job */

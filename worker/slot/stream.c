@@ -147,17 +147,17 @@ static mq_code enqueue(mq_stream *s, mq_span head, mq_span rest, size_t sent, in
                : MQ_OK;
 }
 
-mq_code mq_stream_send(mq_stream *s, mq_frame_type type, const void *message, int pass_fd,
-                       mq_error *err)
+/* Encodes head and body into s->head but for the last field, *rest. */
+static mq_code encode(mq_stream *s, mq_frame_type type, const void *message, bool has_fd,
+                      mq_span *rest, mq_error *err)
 {
-    mq_span rest;
     mq_buf_reset(&s->head);
     uint8_t *head = mq_buf_extend(&s->head, MQ_FRAME_HEAD_BYTES);
     if (s->fd < 0 || head == NULL) {
         return mq_fail(err, MQ_E_IO, "stream: closed");
     }
-    mq_frame_encode(type, message, &s->head, &rest);
-    size_t body = s->head.len - MQ_FRAME_HEAD_BYTES + rest.len;
+    mq_frame_encode(type, message, &s->head, rest);
+    size_t body = s->head.len - MQ_FRAME_HEAD_BYTES + rest->len;
     if (s->head.is_full || body > MQ_FRAME_BYTES_MAX) {
         return mq_fail(err, MQ_E_LIMIT, "frame %s: %zu bytes; the limit is %d",
                        mq_frame_name((uint8_t)type), body, MQ_FRAME_BYTES_MAX);
@@ -167,8 +167,19 @@ mq_code mq_stream_send(mq_stream *s, mq_frame_type type, const void *message, in
         head[i] = (uint8_t)(body >> (8 * i));
     }
     head[4] = (uint8_t)type;
-    head[5] = pass_fd >= 0;
+    head[5] = has_fd;
     head[6] = head[7] = 0;
+    return MQ_OK;
+}
+
+mq_code mq_stream_send(mq_stream *s, mq_frame_type type, const void *message, int pass_fd,
+                       mq_error *err)
+{
+    mq_span rest;
+    mq_code code = encode(s, type, message, pass_fd >= 0, &rest, err);
+    if (code != MQ_OK) {
+        return code;
+    }
     ssize_t n = 0;
     if (!mq_stream_is_waiting(s)) {
         n = send_some(s->fd, mq_buf_span(&s->head), rest, pass_fd);
@@ -180,6 +191,13 @@ mq_code mq_stream_send(mq_stream *s, mq_frame_type type, const void *message, in
         return MQ_OK;
     }
     return enqueue(s, mq_buf_span(&s->head), rest, (size_t)n, n > 0 ? -1 : pass_fd, err);
+}
+
+mq_code mq_stream_queue(mq_stream *s, mq_frame_type type, const void *message, mq_error *err)
+{
+    mq_span rest;
+    mq_code code = encode(s, type, message, false, &rest, err);
+    return code != MQ_OK ? code : enqueue(s, mq_buf_span(&s->head), rest, 0, -1, err);
 }
 
 /* Room for the rest of the frame that has begun, or for one ordinary read. */

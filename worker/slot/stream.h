@@ -41,6 +41,10 @@ void mq_stream_release(mq_stream *s);
 MQ_MUST_USE mq_code mq_stream_send(mq_stream *s, mq_frame_type type, const void *message,
                                    int pass_fd, mq_error *err);
 
+/* Queues a frame to go out with the next flush, together with others. */
+MQ_MUST_USE mq_code mq_stream_queue(mq_stream *s, mq_frame_type type, const void *message,
+                                    mq_error *err);
+
 /* Sends what waits as far as it goes. */
 MQ_MUST_USE mq_code mq_stream_flush(mq_stream *s, mq_error *err);
 
