@@ -152,6 +152,10 @@ static void found_retry(mq_core *core, const mq_ask *ask, const mq_job_record *r
         mq_say_reply(out, ask->conn, ask->rid, "not_found", "", "id: no dead job has it");
         return;
     }
+    if (r->unique.len > 0 && mq_unique_find(core, r->unique) != NULL) {
+        mq_say_reply(out, ask->conn, ask->rid, "conflict", "", "a live job has its unique key");
+        return;
+    }
     mq_job *job = core->is_full || !mq_wait_room(core, 64) ? NULL : mq_job_new(core, id);
     if (job == NULL || !mq_recover_apply(core, job, r)) {
         if (job != NULL) {
@@ -161,6 +165,7 @@ static void found_retry(mq_core *core, const mq_ask *ask, const mq_job_record *r
         return;
     }
     forget_id(core, id);
+    mq_unique_hold(core, job);
     job->create = MQ_CREATE_REVIVE;
     job->number = core->next_number++;
     job->attempts = job->crashes = job->lapses = 0;

@@ -116,6 +116,17 @@ void mq_ask_found(mq_core *core, const mq_input *in, mq_outputs *out);
 void mq_recent_add(mq_core *core, const mq_job *job);
 const mq_recent *mq_recent_find(const mq_core *core, mq_span id);
 
+/* ---- unique.c, note.c ---- */
+
+void mq_unique_init(mq_core *core);
+mq_job *mq_unique_find(mq_core *core, mq_span key); /* NULL: nobody has it */
+void mq_unique_hold(mq_core *core, mq_job *job);    /* its key is free */
+void mq_unique_drop(mq_core *core, mq_job *job);
+/* Answers a submit whose key a live job has, or that cannot be told yet; false: it may enter. */
+bool mq_unique_answer(mq_core *core, const mq_input *in, mq_outputs *out);
+void mq_unique_say(mq_core *core, const mq_waiter *w, mq_outputs *out);
+void mq_note(mq_core *core, const mq_input *in);
+
 /* ---- dead.c ---- */
 
 /* Answer to MQ_ASK_DISCARD; r NULL: the store has none. */

@@ -123,7 +123,9 @@ static void add_finish(mq_core *core, mq_flight *f, mq_job *job)
         .number = job->number,
         .record = pack(core, job, false),
         .result = result,
-        .retention_ms = is_dead ? core->config.dead_retention_ms : core->config.retention_ms,
+        .retention_ms = is_dead            ? core->config.dead_retention_ms
+                        : job->keep_ms > 0 ? job->keep_ms
+                                           : core->config.retention_ms,
         .is_dead = is_dead,
     };
     note(f, core, job, MQ_OP_FINISH);
@@ -263,6 +265,7 @@ static void created(mq_core *core, mq_job *job, mq_outputs *out)
 {
     job->create = MQ_CREATE_STORED;
     release_type(core, job, MQ_WAIT_SUBMITTED, out);
+    release_type(core, job, MQ_WAIT_UNIQUE, out);
     if (job->is_spawned) {
         mq_spawn_start(core, job);
     } else if (job->state == MQ_STATE_QUEUED && !job->in_lane) {
@@ -295,6 +298,9 @@ static void was_dup(mq_core *core, mq_job *job, mq_outputs *out)
         } else if (w->type == MQ_WAIT_VERDICT) {
             mq_say_verdict(out, w->conn, mq_span_of(job->id, MQ_ULID_LEN), w->epoch, w->grant,
                            "stale");
+        } else if (w->type == MQ_WAIT_UNIQUE) {
+            mq_say_submitted(out, w->conn, w->rid, mq_pool_span(&core->pool, w->text), "busy", "",
+                             "unique: the key is free again; ask again", MQ_RETRY_LATER_MS);
         } else if (w->type == MQ_WAIT_REPLY) {
             mq_say_reply(out, w->conn, w->rid, "busy", "",
                          "the id had been used before; ask again");

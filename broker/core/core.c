@@ -65,6 +65,7 @@ static void carve_indices(mq_core *core, cursor *c, const mq_core_config *k)
     core->object_index = carve_index(c, k->registry_max);
     core->blob_index = carve_index(c, k->blobs_max);
     core->recent_index = carve_index(c, k->recent_max);
+    core->unique_index = carve_index(c, k->jobs_max);
 }
 
 /* Carves every array into *core, which may be a throw-away when only the size is wanted. */
@@ -126,6 +127,7 @@ mq_core *mq_core_init(void *memory, const mq_core_config *config)
     set_capacities(core);
     mq_table_init(core);
     mq_lane_init(core);
+    mq_unique_init(core);
     mq_registry_init(core);
     mq_blobs_init(core);
     mq_pool_init(&core->pool, core->pool.base, config->pool_bytes);
@@ -195,6 +197,9 @@ static void step(mq_core *core, const mq_input *in, mq_outputs *out)
         break;
     case MQ_IN_WATCH:
         watch(core, in->as.id);
+        break;
+    case MQ_IN_NOTE:
+        mq_note(core, in);
         break;
     case MQ_IN_READY:
         mq_worker_ready(core, in, out);

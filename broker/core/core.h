@@ -100,6 +100,7 @@ typedef enum mq_input_type {
     MQ_IN_CANCEL,
     MQ_IN_COMMAND,
     MQ_IN_WATCH, /* id: MQ_OUT_CHANGED for this job from now on */
+    MQ_IN_NOTE,  /* progress or a log line of a running job */
     MQ_IN_READY,
     MQ_IN_CREDIT,
     MQ_IN_BEAT,
@@ -153,6 +154,9 @@ typedef struct mq_input {
             uint32_t dup_count;
         } stored;
         mq_span id; /* WATCH, BODY */
+        struct {
+            mq_span id, progress, log; /* either text may be empty */
+        } note;
         struct {
             uint32_t ask;
             mq_span record;

@@ -107,6 +107,12 @@ void mq_deps_drop(mq_core *core, mq_job *child)
     }
 }
 
+/* Whether a parent that ended so lets the child go on. One that nobody knows does not. */
+static bool satisfies(const mq_job *child, mq_state state)
+{
+    return state == MQ_STATE_SUCCEEDED || (child->runs_anyway && mq_state_is_terminal(state));
+}
+
 static void fail_child(mq_core *core, mq_job *child, mq_span parent)
 {
     if (child->state == MQ_STATE_NONE) { /* it is stored as blocked first, then as cancelled */
@@ -154,7 +160,7 @@ void mq_deps_answer(mq_core *core, mq_job *child, mq_span parent, mq_state state
     if (at == child->deps_len) {
         return;
     }
-    if (state != MQ_STATE_SUCCEEDED) {
+    if (!satisfies(child, state)) {
         fail_child(core, child,
                    parent); /* keeps the id: a crash before the end is stored asks again */
         return;
@@ -178,7 +184,7 @@ static bool look_up(mq_core *core, mq_job *child, mq_outputs *out)
         }
         return is_added;
     }
-    if (recent != NULL && recent->state == MQ_STATE_SUCCEEDED) {
+    if (recent != NULL && satisfies(child, (mq_state)recent->state)) {
         forget_id(core, child, child->deps_asked);
         return true;
     }
@@ -235,7 +241,7 @@ void mq_deps_release(mq_core *core, mq_job *parent, mq_state state)
         if (mq_job_ended(child)) {
             continue;
         }
-        if (state != MQ_STATE_SUCCEEDED) {
+        if (!satisfies(child, state)) {
             keep_id(core, child, parent); /* until the child's end is stored */
             fail_child(core, child, id);
         } else {

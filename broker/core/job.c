@@ -63,6 +63,7 @@ void mq_job_free(mq_core *core, mq_job *job)
     uint32_t no = mq_job_no(core, job);
     mq_deps_drop(core, job);
     mq_heap_remove(&core->timers, no);
+    mq_unique_drop(core, job);
     mq_index_remove(core, &core->job_index, no);
     core->stats.by_state[job->state]--;
     if (job->is_transient) {
@@ -74,6 +75,9 @@ void mq_job_free(mq_core *core, mq_job *job)
     mq_ref_drop(core, &job->deps);
     mq_ref_drop(core, &job->check);
     mq_ref_drop(core, &job->result_text);
+    mq_ref_drop(core, &job->unique);
+    mq_ref_drop(core, &job->log);
+    mq_ref_drop(core, &job->progress);
     mq_name_drop(core, job->kind);
     mq_name_drop(core, job->queue);
     mq_name_drop(core, job->model);
@@ -268,6 +272,7 @@ static uint64_t flags_of(const mq_job *job)
     flags |= job->is_cancelling ? MQ_REC_CANCELLING : 0;
     flags |= job->is_spent ? MQ_REC_SPENT : 0;
     flags |= job->has_result ? MQ_REC_HAS_RESULT : 0;
+    flags |= job->runs_anyway ? MQ_REC_ANYWAY : 0;
     flags |= job->create == MQ_CREATE_DISCARD ? MQ_REC_DISCARDED : 0;
     return flags;
 }
@@ -338,6 +343,9 @@ static void fill_counts(const mq_job *job, mq_job_record *r)
     r->result_bytes = job->result_bytes;
     r->step = job->step;
     r->seat_next = job->seat_next;
+    r->keep_ms = (uint64_t)job->keep_ms;
+    r->backoff_ms = job->backoff_ms;
+    r->backoff_max_ms = job->backoff_max_ms;
 }
 
 void mq_job_fill(const mq_core *core, const mq_job *job, bool as_stored, mq_job_record *out)
@@ -356,6 +364,12 @@ void mq_job_fill(const mq_core *core, const mq_job *job, bool as_stored, mq_job_
     out->code = job->code == 0 ? (mq_span){0} : mq_str(mq_code_name((mq_code)job->code));
     out->error = mq_pool_span(&core->pool, job->error);
     out->worker = mq_str(job->holder);
+    out->unique = mq_pool_span(&core->pool, job->unique);
+    if (!as_stored && mq_job_ended(job)) { /* what it said is kept with its end */
+        out->log = mq_pool_span(&core->pool, job->log);
+        out->progress = mq_pool_span(&core->pool, job->progress);
+        out->log_lines = job->log_lines;
+    }
     fill_counts(job, out);
     fill_deps(core, job, out);
     fill_gang(core, job, out);

@@ -39,7 +39,8 @@ void mq_fail_attempt(mq_core *core, mq_job *job, const char *why, mq_outputs *ou
         die(core, job, job->attempts_max > 1 ? "attempts" : why, MQ_OK, NULL, out);
         return;
     }
-    job->run_at_ms = core->now_ms + mq_retry_delay_ms(job->attempts, &core->prng);
+    job->run_at_ms = core->now_ms + mq_retry_delay_own(job->attempts, job->backoff_ms,
+                                                       job->backoff_max_ms, &core->prng);
     core->stats.retried++;
     core->tally.retried++;
     mq_job_move(core, job, MQ_EVENT_RETRY, why);

@@ -54,7 +54,9 @@ static bool take_texts(mq_core *core, mq_job *job, const mq_job_record *r)
     bool has_deps = r->dep_count == 0 || job->deps.at != 0;
     bool has_check = r->chain.len + r->blob.len + r->meta.len == 0 || job->check.at != 0;
     return has_deps && has_check && mq_pool_copy(pool, r->memo, &job->memo) &&
-           mq_pool_copy(pool, r->trace, &job->trace) && mq_pool_copy(pool, r->error, &job->error);
+           mq_pool_copy(pool, r->trace, &job->trace) && mq_pool_copy(pool, r->error, &job->error) &&
+           mq_pool_copy(pool, r->unique, &job->unique) && mq_pool_copy(pool, r->log, &job->log) &&
+           mq_pool_copy(pool, r->progress, &job->progress);
 }
 
 static void take_counts(mq_job *job, const mq_job_record *r)
@@ -86,6 +88,11 @@ static void take_counts(mq_job *job, const mq_job_record *r)
     job->body_bytes = r->body_bytes;
     job->step = r->step;
     job->has_body = r->body_bytes == 0;
+    job->keep_ms = (int64_t)r->keep_ms;
+    job->backoff_ms = (uint32_t)r->backoff_ms;
+    job->backoff_max_ms = (uint32_t)r->backoff_max_ms;
+    job->runs_anyway = (r->flags & MQ_REC_ANYWAY) != 0;
+    job->log_lines = (uint32_t)r->log_lines;
 }
 
 /* How often it had been granted stands in its last transition (12 bits are enough: only 0, 1 and
@@ -167,6 +174,7 @@ static void clear_for_load(mq_core *core, mq_job *job, mq_outputs *out)
         core->names[job->tenant].live--;
     }
     mq_deps_drop(core, job);
+    mq_unique_drop(core, job);
     mq_heap_remove(&core->timers, mq_job_no(core, job));
     core->stats.by_state[job->state]--;
     core->stats.by_state[MQ_STATE_NONE]++;
@@ -175,6 +183,9 @@ static void clear_for_load(mq_core *core, mq_job *job, mq_outputs *out)
     mq_ref_drop(core, &job->error);
     mq_ref_drop(core, &job->deps);
     mq_ref_drop(core, &job->check);
+    mq_ref_drop(core, &job->unique);
+    mq_ref_drop(core, &job->log);
+    mq_ref_drop(core, &job->progress);
     mq_name_drop(core, job->kind);
     mq_name_drop(core, job->queue);
     mq_name_drop(core, job->model);
@@ -240,6 +251,10 @@ void mq_recover_job(mq_core *core, const mq_input *in, mq_outputs *out)
         return;
     }
     job->create = MQ_CREATE_STORED;
+    if (job->unique.at != 0 &&
+        mq_unique_find(core, mq_pool_span(&core->pool, job->unique)) == NULL) {
+        mq_unique_hold(core, job);
+    }
     core->live++;
     core->names[job->tenant].live++;
     if (!place(core, job, r)) {

@@ -25,6 +25,9 @@ enum {
     MQ_GANG_CHANGE_MS = 1000,    /* a gang takes new members in at most this often */
     MQ_GANG_PATIENCE_MS = 10000, /* then slots are kept free for it, half of the time */
     MQ_GANG_RESERVE_MS = 60000,
+    MQ_NOTE_LOG_MAX = 4096, /* bytes of a job's last log lines that are kept */
+    MQ_NOTE_LINE_MAX = 1024,
+    MQ_NOTE_PROGRESS_MAX = 1024, /* a longer progress is not kept after the end */
 };
 
 /* ---- jobs ---- */
@@ -61,6 +64,8 @@ typedef struct mq_job {
     bool wait_stored, wait_body; /* what its JOB message still waits for */
     bool is_sent, is_dup;
     bool in_lane, wants_lane, in_unresolved, is_spawned;
+    bool holds_key;                      /* is in the index of unique keys */
+    bool runs_anyway;                    /* parents need only end */
     uint32_t kind, queue, model, tenant; /* names */
     uint32_t lane;
     uint32_t worker; /* index of the worker that holds it, MQ_NONE: nobody connected */
@@ -85,7 +90,10 @@ typedef struct mq_job {
     mq_bytes *body, *result;
     mq_ref result_text;               /* result from a memo */
     mq_ref memo, trace, error, check; /* check: chain, blob, meta of the checkpoint */
-    mq_ref deps;                      /* ids of parents that are no edges: not looked up yet */
+    mq_ref unique, log, progress;
+    uint32_t backoff_ms, backoff_max_ms, log_lines;
+    int64_t keep_ms;
+    mq_ref deps; /* ids of parents that are no edges: not looked up yet */
     uint64_t history[MQ_RECORD_HISTORY_MAX];
 } mq_job;
 
@@ -162,8 +170,9 @@ typedef enum mq_wait_type {
     MQ_WAIT_REPLY,
     MQ_WAIT_VERDICT,
     MQ_WAIT_CHECKPOINTED,
-    MQ_WAIT_JOB,   /* a later attempt, or seats that join */
-    MQ_WAIT_UNPIN, /* text: blob names, 64 digits each */
+    MQ_WAIT_JOB,    /* a later attempt, or seats that join */
+    MQ_WAIT_UNPIN,  /* text: blob names, 64 digits each */
+    MQ_WAIT_UNIQUE, /* text: id of a submit that this live job's key kept out */
 } mq_wait_type;
 
 typedef struct mq_waiter {
@@ -321,7 +330,7 @@ struct mq_core {
     uint64_t recent_total; /* ever remembered; the newest is at (total - 1) % recent_max */
 
     mq_index job_index, name_index, lane_index, worker_index, object_index, blob_index,
-        recent_index;
+        recent_index, unique_index;
     mq_heap timers; /* per job */
     mq_pool pool;
 

@@ -23,6 +23,10 @@ static void hash_of(const mq_msg_submit_job *item, const mq_bytes *body, uint64_
                                 item->seats_max, item->deps_count};
     a = mq_hash64(mq_span_of(numbers, sizeof numbers), a);
     b = mq_hash64(mq_span_of(numbers, sizeof numbers), b);
+    if (item->unique.len > 0 || item->runs_anyway) { /* else as before there was such a thing */
+        a = mq_hash64(item->unique, a + item->runs_anyway);
+        b = mq_hash64(item->unique, b + item->runs_anyway);
+    }
     if (body != NULL) {
         a = mq_hash64(mq_span_of(body->data, body->len), a);
         b = mq_hash64(mq_span_of(body->data, body->len), b);
@@ -106,8 +110,9 @@ static mq_code check_item(const mq_core *core, const mq_msg_submit_job *item, co
         return refuse(err, MQ_E_LIMIT,
                       "body: larger than this kind's limit; put large data into a blob");
     }
-    if (*is_transient && (item->deps_count > 0 || item->seats_max > 0 || item->run_at_ms > 0)) {
-        return refuse(err, MQ_E_ARG, "a transient job has no deps, seats or run_at");
+    if (*is_transient && (item->deps_count > 0 || item->seats_max > 0 || item->run_at_ms > 0 ||
+                          item->unique.len > 0)) {
+        return refuse(err, MQ_E_ARG, "a transient job has no deps, seats, run_at or unique key");
     }
     if (item->lease_ms > 3600000 || item->ttl_ms > INT64_C(30) * 86400000 ||
         item->attempts_max > 1000 || item->crashes_max > 1000 ||
@@ -116,6 +121,12 @@ static mq_code check_item(const mq_core *core, const mq_msg_submit_job *item, co
         return refuse(err, MQ_E_ARG,
                       "lease at most 1 h, ttl and run at most 30 days, att and crash at most 1000, "
                       "at within a year");
+    }
+    const uint64_t day_ms = 86400000;
+    if (item->keep_ms > 365 * day_ms || (item->keep_ms > 0 && item->keep_ms < 1000) ||
+        item->backoff_ms > day_ms || item->backoff_max_ms > day_ms) {
+        return refuse(err, MQ_E_ARG,
+                      "keep: 1 s to 365 days; bo, bomax: at most 1 day, in milliseconds");
     }
     return check_deps(item, err);
 }
@@ -170,7 +181,8 @@ static bool fill_names(mq_core *core, mq_job *job, const mq_msg_submit_job *item
     job->model = names[2];
     job->tenant = names[3];
     return mq_pool_copy(&core->pool, item->memo, &job->memo) &&
-           mq_pool_copy(&core->pool, item->trace, &job->trace);
+           mq_pool_copy(&core->pool, item->trace, &job->trace) &&
+           mq_pool_copy(&core->pool, item->unique, &job->unique);
 }
 
 static void fill_limits(const mq_core *core, mq_job *job, const mq_msg_submit_job *item)
@@ -189,6 +201,10 @@ static void fill_limits(const mq_core *core, mq_job *job, const mq_msg_submit_jo
         ttl_ms = job->max_run_ms;
     }
     job->expires_ms = ttl_ms == 0 ? 0 : core->now_ms + (int64_t)ttl_ms;
+    job->keep_ms = (int64_t)item->keep_ms;
+    job->backoff_ms = (uint32_t)item->backoff_ms;
+    job->backoff_max_ms = (uint32_t)item->backoff_max_ms;
+    job->runs_anyway = item->runs_anyway;
     job->seats_min = (uint8_t)item->seats_min;
     job->seats_max = (uint8_t)item->seats_max;
     if (job->seats_max == 0 && (kind->is_gang || job->seats_min > 0)) {
@@ -228,6 +244,7 @@ static mq_job *take_in(mq_core *core, const mq_msg_submit_job *item, mq_bytes *b
     }
     fill_limits(core, job, item);
     hash_of(item, body, job->hash);
+    mq_unique_hold(core, job);
     job->is_fresh = is_surely_new(core, job);
     job->has_body = true;
     job->body = body;
@@ -328,7 +345,7 @@ void mq_submit(mq_core *core, const mq_input *in, mq_outputs *out)
     if (check_item(core, item, in->body, &is_transient, err) != MQ_OK) {
         mq_say_submitted(out, in->conn, in->rid, item->id, mq_code_name(err->code), "", err->text,
                          0);
-    } else if (!answer_repeat(core, in, out)) {
+    } else if (!answer_repeat(core, in, out) && !mq_unique_answer(core, in, out)) {
         const char *why = no_room(core, item, in->body, is_transient);
         job = why == NULL ? take_in(core, item, in->body, is_transient) : NULL;
         if (job == NULL) {

@@ -208,6 +208,9 @@ static void say(mq_core *core, const mq_waiter *w, mq_outputs *out)
             mq_send_job(core, job, out);
         }
         break;
+    case MQ_WAIT_UNIQUE:
+        mq_unique_say(core, w, out);
+        break;
     case MQ_WAIT_UNPIN:
         unpin(core, w, out);
         break;

@@ -138,9 +138,8 @@ static void add_history(mq_buf *out, const mq_job_record *r)
     mq_buf_add_str(out, "]");
 }
 
-static void add_progress(mq_broker *b, mq_buf *out, mq_span id)
+static void add_curve(mq_broker *b, mq_buf *out, mq_span id)
 {
-    mq_json_raw(out, "progress", mq_curves_last(b->curves, id));
     mq_json_key(out, "curve");
     mq_buf_add_str(out, "[");
     for (uint32_t i = 0;; i++) {
@@ -154,17 +153,47 @@ static void add_progress(mq_broker *b, mq_buf *out, mq_span id)
         }
     }
     mq_buf_add_str(out, "]");
+}
+
+/* The tail of a log that was kept with the job's end; returns its number of lines. */
+static uint32_t add_kept_log(mq_buf *out, mq_span log)
+{
+    uint32_t lines = 0;
+    while (log.len > 0) {
+        size_t n = 0;
+        while (n < log.len && log.data[n] != '\n') {
+            n++;
+        }
+        mq_json_comma(out);
+        mq_buf_add_json(out, mq_span_of(log.data, n));
+        n += n < log.len;
+        log = mq_span_of(log.data + n, log.len - n);
+        lines++;
+    }
+    return lines;
+}
+
+/* What the job said: from memory while it is there, else what was kept with its end. log_from:
+ * number of the first line given, from 0. */
+static void add_progress(mq_broker *b, mq_buf *out, const mq_job_record *r)
+{
+    mq_span last = mq_curves_last(b->curves, r->id);
+    uint32_t lines = 0;
+    mq_json_raw(out, "progress", last.len > 0 ? last : r->progress);
+    add_curve(b, out, r->id);
     mq_json_key(out, "log");
     mq_buf_add_str(out, "[");
-    for (uint32_t i = 0;; i++) {
-        mq_span line = mq_curves_log(b->curves, id, i);
-        if (line.len == 0) {
-            break;
-        }
+    uint64_t total = mq_curves_log_total(b->curves, r->id);
+    for (mq_span line = {0}; (line = mq_curves_log(b->curves, r->id, lines)).len > 0; lines++) {
         mq_json_comma(out);
         mq_buf_add_json(out, line);
     }
+    if (lines == 0) {
+        lines = add_kept_log(out, r->log);
+        total = r->log_lines;
+    }
     mq_buf_add_str(out, "]");
+    mq_json_int(out, "log_from", (int64_t)(total > lines ? total - lines : 0));
 }
 
 static void add_record(mq_broker *b, mq_buf *out, const mq_job_record *r)
@@ -180,6 +209,12 @@ static void add_record(mq_broker *b, mq_buf *out, const mq_job_record *r)
     mq_json_int(out, "priority", (int64_t)r->priority);
     mq_json_int(out, "attempts", (int64_t)r->attempts);
     mq_json_int(out, "attempts_max", (int64_t)r->attempts_max);
+    mq_json_int(out, "max_run_ms", (int64_t)r->max_run_ms);
+    mq_json_int(out, "backoff_ms", (int64_t)r->backoff_ms);
+    mq_json_int(out, "backoff_max_ms", (int64_t)r->backoff_max_ms);
+    mq_json_int(out, "keep_ms", (int64_t)r->keep_ms);
+    mq_json_text(out, "unique", r->unique);
+    mq_json_bool(out, "runs_anyway", (r->flags & MQ_REC_ANYWAY) != 0);
     mq_json_int(out, "crashes", (int64_t)r->crashes);
     mq_json_int(out, "lapses", (int64_t)r->lapses);
     mq_json_int(out, "epoch", (int64_t)r->epoch);
@@ -204,7 +239,7 @@ static void add_record(mq_broker *b, mq_buf *out, const mq_job_record *r)
     }
     mq_buf_add_str(out, "]");
     add_history(out, r);
-    add_progress(b, out, r->id);
+    add_progress(b, out, r);
 }
 
 static void on_job(void *arg, mq_code code, mq_span packed, mq_span result, const mq_error *err)

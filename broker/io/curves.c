@@ -12,6 +12,7 @@ typedef struct curve {
     uint8_t id[32];
     size_t id_len; /* 0 = unused */
     uint64_t used; /* when it was added to last, by a counter */
+    uint64_t log_total;
     uint32_t point_count, log_count, log_first, skip, seen;
     text last; /* latest point, also when the list skipped it */
     text points[MQ_CURVE_POINTS];
@@ -145,6 +146,7 @@ void mq_curves_add(mq_curves *curves, mq_span id, mq_span point, mq_span log)
             c->log_count++;
         }
         text_set(&c->logs[at], log);
+        c->log_total++;
     }
 }
 
@@ -161,6 +163,12 @@ mq_span mq_curves_point(const mq_curves *curves, mq_span id, uint32_t index)
         return (mq_span){0};
     }
     return mq_span_of(c->points[index].data, c->points[index].len);
+}
+
+uint64_t mq_curves_log_total(const mq_curves *curves, mq_span id)
+{
+    const curve *c = find(curves, id);
+    return c == NULL ? 0 : c->log_total;
 }
 
 mq_span mq_curves_log(const mq_curves *curves, mq_span id, uint32_t index)

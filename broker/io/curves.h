@@ -1,7 +1,7 @@
 /* Progress of running jobs, in memory: for each job a list of at most MQ_CURVE_POINTS objects in
  * the order they came. When a list is full every second point goes, so that it always spans the
  * whole run: a training's loss curve. A hint, lost with the broker; the result holds the curve that
- * is kept. */
+ * is kept, and a job's last log lines are kept with its end (core/note.c). */
 #ifndef MQ_BROKER_IO_CURVES_H
 #define MQ_BROKER_IO_CURVES_H
 
@@ -28,6 +28,8 @@ mq_span mq_curves_last(const mq_curves *curves, mq_span id);
 
 /* Points 0..n-1 (oldest first) and log lines; empty beyond the end. Borrowed until the next add. */
 mq_span mq_curves_point(const mq_curves *curves, mq_span id, uint32_t index);
+/* Log lines that ever came, also those that made room. */
+uint64_t mq_curves_log_total(const mq_curves *curves, mq_span id);
 mq_span mq_curves_log(const mq_curves *curves, mq_span id, uint32_t index);
 
 #endif

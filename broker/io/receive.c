@@ -218,6 +218,15 @@ static void on_credit(const mq_incoming *m)
     }
 }
 
+static void note(mq_broker *b, mq_span id, mq_span progress, mq_span log)
+{
+    mq_input in = {.type = MQ_IN_NOTE};
+    in.as.note.id = id;
+    in.as.note.progress = progress;
+    in.as.note.log = log;
+    mq_incoming_step(b, &in);
+}
+
 static void on_beat(const mq_incoming *m)
 {
     mq_msg_beat beat;
@@ -229,6 +238,7 @@ static void on_beat(const mq_incoming *m)
         if (h->progress.len > 0 &&
             mq_core_holds(m->b->core, h->id, h->epoch, h->grant, beat.worker)) {
             mq_gets_progress(m->b, h->id, h->progress, none);
+            note(m->b, h->id, h->progress, none);
         }
     }
     mq_input in = {.type = MQ_IN_BEAT, .conn = m->conn};
@@ -242,6 +252,7 @@ static void on_progress(const mq_incoming *m)
     if (mq_incoming_decode(m, &p) && m->b->core != NULL &&
         mq_core_holds(m->b->core, p.id, p.epoch, p.grant, none)) {
         mq_gets_progress(m->b, p.id, p.progress, p.log);
+        note(m->b, p.id, p.progress, p.log);
     }
 }
 

@@ -5,6 +5,7 @@
 
 #include "client/cli/cli.h"
 #include "client/cli/follow.h"
+#include "client/cli/group.h"
 #include "client/cli/out.h"
 #include "shared/base/clock.h"
 #include "shared/base/file.h"
@@ -82,6 +83,31 @@ static mq_code read_time(const char *text, int64_t *out, mq_error *err)
     return MQ_OK;
 }
 
+/* How it is tried, how long it is kept, and what else it must be true of it to run. */
+static mq_code read_rules(const mq_argv *args, maasq_spec *spec, mq_error *err)
+{
+    int64_t keep = 0, attempts = 0, run = 0;
+    double backoff = 0, backoff_max = 0;
+    const char *rule = mq_argv_text(args, "on-failure", "cancel");
+    mq_code code = mq_argv_int(args, "keep", 1, 31536000, &keep, err);
+    code = code != MQ_OK ? code : mq_argv_int(args, "attempts", 1, 1000, &attempts, err);
+    code = code != MQ_OK ? code : mq_argv_int(args, "run-limit", 1, 2592000, &run, err);
+    code = code != MQ_OK ? code : mq_argv_real(args, "backoff", 0.001, 86400, &backoff, err);
+    code =
+        code != MQ_OK ? code : mq_argv_real(args, "backoff-max", 0.001, 86400, &backoff_max, err);
+    if (code == MQ_OK && strcmp(rule, "cancel") != 0 && strcmp(rule, "run") != 0) {
+        code = mq_fail(err, MQ_E_ARG, "--on-failure: '%.40s' is neither cancel nor run", rule);
+    }
+    spec->keep_ms = (uint64_t)keep * 1000;
+    spec->attempts_max = (uint32_t)attempts;
+    spec->max_run_ms = (uint64_t)run * 1000;
+    spec->backoff_ms = (uint64_t)(backoff * 1000);
+    spec->backoff_max_ms = (uint64_t)(backoff_max * 1000);
+    spec->on_failure = strcmp(rule, "run") == 0 ? MAASQ_RUN : MAASQ_CANCEL;
+    spec->unique = mq_argv_text(args, "unique", NULL);
+    return code;
+}
+
 static mq_code read_spec(const mq_argv *args, maasq_spec *spec, const char **deps, mq_error *err)
 {
     int64_t priority = 0, ttl = 0;
@@ -98,6 +124,7 @@ static mq_code read_spec(const mq_argv *args, maasq_spec *spec, const char **dep
     if (code == MQ_OK && mq_argv_has(args, "at")) {
         code = read_time(mq_argv_text(args, "at", ""), &spec->run_at_ms, err);
     }
+    code = code != MQ_OK ? code : read_rules(args, spec, err);
     spec->priority = (uint32_t)priority;
     spec->ttl_ms = (uint64_t)ttl * 1000;
     const char *dep = NULL;
@@ -200,6 +227,41 @@ static int print_end(const mq_cli *cli, const maasq_job *job, int status, const 
     return status != MQ_EXIT_OK ? status : printed;
 }
 
+/* Its unique key was taken: the id of the job that has it. */
+static int print_other(const mq_cli *cli, const maasq_info *info)
+{
+    if (cli->is_json) {
+        return mq_cli_json(
+            json_pack("{s:s, s:s, s:b}", "id", info->other, "state", "live", "is_dup", 1));
+    }
+    fprintf(stderr, "a live job has this key\n");
+    printf("%s\n", info->other);
+    return MQ_EXIT_OK;
+}
+
+/* Submits and follows; a job that has the unique key already is followed instead. */
+static int submit_and_wait(mq_cli *cli, const maasq_spec *spec, maasq_job **job)
+{
+    maasq_error err;
+    *job = maasq_submit(cli->client, spec, NULL, NULL, &err);
+    if (*job == NULL) {
+        return mq_cli_fail(cli, "%s", err.text);
+    }
+    maasq_info info = {.size = sizeof info};
+    if (spec->unique != NULL && maasq_flush(cli->client, cli->timeout_ms, &err) == MAASQ_OK) {
+        maasq_job_info(*job, &info);
+    }
+    if (info.other != NULL && info.other[0] != '\0') {
+        maasq_job *other = maasq_open(cli->client, info.other, NULL, NULL, &err);
+        maasq_job_release(job);
+        *job = other;
+        if (other == NULL) {
+            return mq_cli_fail(cli, "%s", err.text);
+        }
+    }
+    return mq_follow(cli, *job, true);
+}
+
 static int submit_only(mq_cli *cli, const maasq_spec *spec)
 {
     maasq_error err;
@@ -208,8 +270,13 @@ static int submit_only(mq_cli *cli, const maasq_spec *spec)
         return mq_cli_fail(cli, "%s", err.text);
     }
     int status = MQ_EXIT_OK;
-    if (maasq_flush(cli->client, cli->timeout_ms, &err) != MAASQ_OK ||
-        (maasq_is_done(job) && maasq_result(job, NULL, &err) != MAASQ_OK)) {
+    maasq_info info = {.size = sizeof info};
+    int flushed = maasq_flush(cli->client, cli->timeout_ms, &err);
+    maasq_job_info(job, &info);
+    if (flushed == MAASQ_OK && info.other[0] != '\0') {
+        status = print_other(cli, &info);
+    } else if (flushed != MAASQ_OK ||
+               (maasq_is_done(job) && maasq_result(job, NULL, &err) != MAASQ_OK)) {
         status = mq_cli_fail(cli, "%s", err.text);
     } else if (cli->is_json) {
         status = mq_cli_json(
@@ -242,16 +309,20 @@ int mq_cmd_job_submit(mq_cli *cli, const mq_argv *args)
     status = status != MQ_EXIT_OK ? status : check_kind(cli, spec.kind);
     bool is_waiting =
         mq_argv_has(args, "wait") || mq_argv_has(args, "output") || mq_argv_has(args, "transient");
-    if (status == MQ_EXIT_OK && !is_waiting) {
+    maasq_job *job = NULL;
+    bool is_group = mq_argv_has(args, "group");
+    if (status == MQ_EXIT_OK && is_group) {
+        status = mq_group_submit(cli, args, &spec, &job);
+        status = status == MQ_EXIT_OK && is_waiting ? mq_follow(cli, job, true) : status;
+    } else if (status == MQ_EXIT_OK && !is_waiting) {
         status = submit_only(cli, &spec);
     } else if (status == MQ_EXIT_OK) {
-        maasq_job *job = NULL;
-        status = mq_follow_submit(cli, &spec, true, &job);
-        if (job != NULL) {
-            status = print_end(cli, job, status, mq_argv_text(args, "output", NULL));
-        }
-        maasq_job_release(&job);
+        status = submit_and_wait(cli, &spec, &job);
     }
+    if (job != NULL && is_waiting) {
+        status = print_end(cli, job, status, mq_argv_text(args, "output", NULL));
+    }
+    maasq_job_release(&job);
     mq_buf_release(&body);
     return status;
 }

@@ -152,6 +152,11 @@ enum {
     MAASQ_REPLICATED = 3, /* and received by a replica */
 };
 
+enum {
+    MAASQ_CANCEL = 0, /* it is cancelled, and so are those that depend on it */
+    MAASQ_RUN = 1,    /* it runs once all have ended, however they did */
+};
+
 typedef struct maasq_spec {
     size_t size;
     const char *kind;    /* "echo", "infer", "train", ...; at most 64 bytes; required */
@@ -175,6 +180,14 @@ typedef struct maasq_spec {
     uint32_t seats_max;      /* gang jobs: members wanted; 0: 1; at most 64 */
     const char *const *deps; /* ids of jobs that must succeed first; borrowed, copied */
     size_t deps_count;       /* at most 64 */
+    int on_failure;          /* what becomes of this job when one of deps does not succeed */
+    const char *unique;      /* while a live job of the system has this key (at most 128 bytes), a
+                              * second one is not made: it ends with MAASQ_E_EXISTS, info.other
+                              * names the live one */
+    uint64_t keep_ms;        /* how long its end and result stay readable: 1000 to 365 days;
+                              * 0: the deployment's retention */
+    uint64_t backoff_ms;     /* wait before attempt n + 1: random in 0..backoff_ms * 2^n; 0: 1 s */
+    uint64_t backoff_max_ms; /* at most that; 0: 300 s; both at most 1 day */
 } maasq_spec;
 
 /* Runs when the job has ended, in whatever way; see the callback contract above. `job` is valid for
@@ -195,6 +208,18 @@ MAASQ_API maasq_job *maasq_submit(maasq_client *client, const maasq_spec *spec, 
 MAASQ_API size_t maasq_submit_many(maasq_client *client, const maasq_spec *specs, size_t count,
                                    maasq_job **jobs, maasq_done_fn *done, void *arg,
                                    maasq_error *err);
+
+/* A group: `count` jobs (1..4096) and a callback job that runs after all of them. The callback's
+ * on_failure says what a member's failure does to it; is_chain: each member also waits for the one
+ * before it, by its own on_failure. More than 64 members are gathered by jobs of kind "echo".
+ * Members are acknowledged before the callback is sent, so this blocks, at most timeout_ms; what
+ * was acknowledged by then runs. jobs, unless NULL, has room for count handles, all set on success;
+ * NULLs behind the last one submitted on failure. callback may be NULL (a chain). Returns the
+ * callback's handle (the last member's without one), owned, or NULL; errors as maasq_submit, and
+ * those of a member that was refused. Not in a callback. */
+MAASQ_API maasq_job *maasq_group(maasq_client *client, const maasq_spec *members, size_t count,
+                                 int is_chain, const maasq_spec *callback, maasq_job **jobs,
+                                 int64_t timeout_ms, maasq_error *err);
 
 /* A future for a job that exists already, by its id (26 letters): to wait for it, watch it, cancel
  * it or read its result from another process. Ends with MAASQ_E_NOT_FOUND when the system does not
@@ -251,6 +276,7 @@ typedef struct maasq_info {
     uint64_t queue_us; /* time it waited */
     uint64_t run_us;   /* time it ran */
     uint32_t sends;    /* how often it was submitted over the wire: 1 when nothing was lost */
+    const char *other; /* the live job that has the unique key, "" when none; borrowed as above */
 } maasq_info;
 
 /* Fills *info (set info->size before). Times and reason are known once the job has ended. */

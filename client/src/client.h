@@ -51,7 +51,8 @@ struct maasq_job {
     int code;          /* MAASQ_E_* of the end */
     char *error;       /* owned, NULL when none */
     char why[64];
-    void *result; /* owned */
+    char other[MQ_CCORE_ID_SIZE]; /* the live job that has its unique key */
+    void *result;                 /* owned */
     size_t result_bytes;
     uint32_t attempts;
     uint32_t sends;
@@ -172,6 +173,7 @@ typedef struct mq_end {
     mq_code code;
     mq_span error;
     mq_span why;
+    mq_span other;
     mq_span result;
     uint32_t attempts;
     uint32_t sends;

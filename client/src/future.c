@@ -90,6 +90,7 @@ void mq_job_end(maasq_client *client, uint32_t slot, const mq_end *end)
     job->code = -(int)end->code;
     job->error = copy_text(end->error);
     (void)mq_span_copy(end->why, job->why, sizeof job->why);
+    (void)mq_span_copy(end->other, job->other, sizeof job->other);
     job->attempts = end->attempts;
     job->sends = end->sends;
     job->queue_us = end->queue_us;
@@ -373,7 +374,8 @@ void maasq_job_info(const maasq_job *job, maasq_info *info)
                       .attempts = job->attempts,
                       .queue_us = job->queue_us,
                       .run_us = job->run_us,
-                      .sends = job->sends};
+                      .sends = job->sends,
+                      .other = job->other};
     if (job->slot != MQ_CCORE_NONE) {
         all.sends = job->client->core.entries[job->slot].sends;
     }

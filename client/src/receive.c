@@ -84,7 +84,7 @@ static void on_submitted(maasq_client *client, int64_t now_ms, mq_msg_submitted 
     (void)payload;
     for (uint32_t i = 0; i < m->jobs_count; i++) {
         const mq_msg_submitted_job *j = &m->jobs[i];
-        mq_code verdict = verdict_of(j->verdict);
+        mq_code verdict = j->live.len > 0 ? MQ_E_EXISTS : verdict_of(j->verdict);
         bool is_ended = false;
         (void)mq_job_state(j->state, &is_ended);
         uint32_t accepted = MQ_CCORE_NONE;
@@ -97,7 +97,8 @@ static void on_submitted(maasq_client *client, int64_t now_ms, mq_msg_submitted 
                        &(mq_end){.state = "lost",
                                  .code = verdict,
                                  .error = j->text.len > 0 ? j->text : j->verdict,
-                                 .why = mq_str("refused"),
+                                 .why = mq_str(j->live.len > 0 ? "unique" : "refused"),
+                                 .other = j->live,
                                  .sends = sends});
         }
         if (accepted != MQ_CCORE_NONE) {

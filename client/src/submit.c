@@ -14,7 +14,9 @@ enum {
     PRIORITY_DEFAULT = 5,
     TRANSIENT_TTL_MS = 30000,
 };
-#define TTL_MS_MAX (UINT64_C(366) * 24 * 3600 * 1000)
+#define TTL_MS_MAX  (UINT64_C(366) * 24 * 3600 * 1000)
+#define DAY_MS      (UINT64_C(24) * 3600 * 1000)
+#define KEEP_MS_MAX (365 * DAY_MS)
 
 typedef struct kind_row {
     const char *name;
@@ -63,6 +65,18 @@ static mq_code check_numbers(const maasq_spec *s, mq_error *err)
         return mq_fail(err, MQ_E_ARG, "durability: %d is none of MAASQ_BY_KIND..MAASQ_REPLICATED",
                        s->durability);
     }
+    if (s->on_failure != MAASQ_CANCEL && s->on_failure != MAASQ_RUN) {
+        return mq_fail(err, MQ_E_ARG, "on_failure: %d is neither MAASQ_CANCEL nor MAASQ_RUN",
+                       s->on_failure);
+    }
+    if (s->keep_ms > KEEP_MS_MAX || (s->keep_ms > 0 && s->keep_ms < 1000)) {
+        return mq_fail(err, MQ_E_ARG, "keep_ms: %llu is outside 1000..%lld (365 days)",
+                       (unsigned long long)s->keep_ms, (long long)KEEP_MS_MAX);
+    }
+    if (s->backoff_ms > DAY_MS || s->backoff_max_ms > DAY_MS) {
+        return mq_fail(err, MQ_E_ARG, "backoff_ms, backoff_max_ms: at most %lld (1 day)",
+                       (long long)DAY_MS);
+    }
     if (s->ttl_ms > TTL_MS_MAX || s->lease_ms > TTL_MS_MAX || s->max_run_ms > TTL_MS_MAX) {
         return mq_fail(err, MQ_E_ARG, "ttl_ms, lease_ms, max_run_ms: at most one year");
     }
@@ -86,7 +100,8 @@ static mq_code check_texts(const maasq_spec *s, mq_error *err)
         const char *field, *text;
         size_t max;
     } texts[] = {{"kind", s->kind, 64},     {"model", s->model, 128}, {"queue", s->queue, 64},
-                 {"tenant", s->tenant, 64}, {"memo", s->memo, 128},   {"trace", s->trace, 64}};
+                 {"tenant", s->tenant, 64}, {"memo", s->memo, 128},   {"trace", s->trace, 64},
+                 {"unique", s->unique, 128}};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         if (check_text(texts[i].field, texts[i].text, texts[i].max, err) != MQ_OK) {
             return MQ_E_ARG;
@@ -120,7 +135,7 @@ static mq_span put(uint8_t **at, mq_span s)
 static size_t block_bytes(const maasq_spec *s, const char *tenant)
 {
     size_t bytes = s->deps_count * sizeof(mq_span) + s->body_bytes;
-    const char *texts[] = {s->kind, s->model, s->queue, tenant, s->memo, s->trace};
+    const char *texts[] = {s->kind, s->model, s->queue, tenant, s->memo, s->trace, s->unique};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         bytes += mq_str(texts[i]).len;
     }
@@ -140,6 +155,10 @@ static void copy_numbers(mq_msg_submit_job *r, const maasq_spec *s, bool is_tran
     r->crashes_max = s->crashes_max;
     r->seats_min = s->seats_min;
     r->seats_max = s->seats_max;
+    r->runs_anyway = s->on_failure == MAASQ_RUN;
+    r->keep_ms = s->keep_ms;
+    r->backoff_ms = s->backoff_ms;
+    r->backoff_max_ms = s->backoff_max_ms;
     r->len = s->body_bytes;
 }
 
@@ -164,6 +183,7 @@ static bool copy_request(maasq_job *job, const maasq_spec *s, const char *tenant
     r->tenant = put(&at, mq_str(tenant));
     r->memo = put(&at, mq_str(s->memo));
     r->trace = put(&at, mq_str(s->trace));
+    r->unique = put(&at, mq_str(s->unique));
     job->body = put(&at, mq_span_of(s->body, s->body_bytes));
     MQ_ASSERT(at <= (uint8_t *)job->block + job->block_bytes);
     r->id = mq_str(job->id);

@@ -13,4 +13,7 @@ int64_t mq_retry_ceiling_ms(uint32_t attempts);
 /* A wait in 0..ceiling ms. */
 int64_t mq_retry_delay_ms(uint32_t attempts, mq_prng *prng);
 
+/* The same for a job's own base (ceiling = base * 2^attempts) and longest wait; 0 = as above. */
+int64_t mq_retry_delay_own(uint32_t attempts, int64_t base_ms, int64_t max_ms, mq_prng *prng);
+
 #endif

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "shared/base/clock.h"
+#include "shared/base/file.h"
 #include "tests/support/system.h"
 
 enum { OUT_MAX = 1 << 18, WAIT_MS = 60000 };
@@ -144,11 +145,192 @@ static void dead_jobs_are_swept_after_their_retention(void **unused)
     sys_spawn(&system_, SYS_BROKER, 0);
 }
 
+static void a_unique_key_has_one_live_job_even_over_a_kill(void **unused)
+{
+    (void)unused;
+    char first[64], second[64], after[64];
+    MUST("job", "submit", "sleep", "--param", "ms=600000", "--unique", "night");
+    take_line(first);
+    MUST("job", "submit", "sleep", "--param", "ms=1", "--unique", "night");
+    take_line(second);
+    assert_string_equal(first, second);
+    sys_kill(&system_, SYS_BROKER, 0, SIGKILL);
+    sys_spawn(&system_, SYS_BROKER, 0);
+    MUST("job", "submit", "sleep", "--param", "ms=1", "--unique", "night");
+    take_line(second);
+    assert_string_equal(first, second);
+    MUST("job", "cancel", first, "--hard");
+    MUST("job", "submit", "sleep", "--param", "ms=1", "--unique", "night", "--wait");
+    MUST("job", "submit", "echo", "--unique", "night");
+    take_line(after);
+    assert_string_not_equal(first, after);
+}
+
+static void write_file(const char *name, const char *text, char path[160])
+{
+    mq_error why;
+    snprintf(path, 160, "%s/%s", system_.dir, name);
+    assert_int_equal(mq_file_write(path, mq_str(text), 0600, &why), MQ_OK);
+}
+
+static void a_group_has_a_callback_and_a_rule_for_failures(void **unused)
+{
+    (void)unused;
+    char good[160], bad[160];
+    write_file("good",
+               "{\"kind\":\"sleep\",\"param\":{\"ms\":50}}\n"
+               "{\"kind\":\"echo\",\"body\":\"b\"}\n"
+               "{\"kind\":\"echo\"}\n",
+               good);
+    write_file("bad", "{\"kind\":\"sleep\",\"param\":{\"ms\":-1}}\n{\"kind\":\"echo\"}\n", bad);
+    MUST("job", "submit", "echo", "--param", "all=true", "--group", good, "--wait");
+    assert_non_null(strstr(out, "{\"all\":true}"));
+    assert_int_not_equal(MAASQ("job", "submit", "echo", "--group", bad, "--wait", "--json"), 0);
+    char state[32];
+    text_of("state", state, sizeof state);
+    assert_string_equal(state, "cancelled");
+    MUST("job", "submit", "echo", "--param", "all=true", "--group", bad, "--on-failure", "run",
+         "--wait");
+    assert_non_null(strstr(out, "{\"all\":true}"));
+    MUST("job", "submit", "echo", "--param", "last=1", "--group", good, "--chain", "--wait");
+    assert_int_not_equal(
+        MAASQ("job", "submit", "echo", "--group", bad, "--chain", "--wait", "--json"), 0);
+    text_of("state", state, sizeof state);
+    assert_string_equal(state, "cancelled");
+    assert_int_not_equal(MAASQ("job", "submit", "echo", "--group", "/nonexistent"), 0);
+    MUST("queue", "purge", "--all");
+}
+
+static void a_group_may_be_larger_than_a_list_of_parents(void **unused)
+{
+    (void)unused;
+    static char text[16384];
+    char path[160];
+    size_t used = 0;
+    for (int i = 0; i < 150; i++) {
+        used += (size_t)snprintf(text + used, sizeof text - used, "{\"kind\":\"echo\"}\n");
+    }
+    write_file("many", text, path);
+    MUST("job", "submit", "echo", "--param", "all=true", "--group", path, "--wait");
+    assert_non_null(strstr(out, "{\"all\":true}"));
+}
+
+static void attempts_backoff_and_run_limit_are_the_jobs_own(void **unused)
+{
+    (void)unused;
+    assert_int_not_equal(MAASQ("job", "submit", "sleep", "--param", "ms=600000", "--run-limit", "1",
+                               "--attempts", "2", "--backoff", "0.01", "--wait", "--json"),
+                         0);
+    assert_int_equal(number_of("attempts"), 2);
+    char why[64], code[32];
+    text_of("why", why, sizeof why);
+    text_of("code", code, sizeof code);
+    assert_string_equal(why, "attempts");
+    assert_string_equal(code, "timeout");
+    assert_int_equal(MAASQ("job", "submit", "echo", "--attempts", "0"), 2);
+    assert_int_equal(MAASQ("job", "submit", "echo", "--on-failure", "explode"), 2);
+    MUST("queue", "purge", "--all");
+}
+
+static void progress_is_readable_after_the_end_and_a_restart(void **unused)
+{
+    (void)unused;
+    char id[64];
+    MUST("job", "submit", "sleep", "--param", "ms=900", "--param", "progress=true");
+    take_line(id);
+    MUST("job", "log", id, "--follow"); /* returns at the end */
+    sys_kill(&system_, SYS_BROKER, 0, SIGKILL);
+    sys_spawn(&system_, SYS_BROKER, 0);
+    MUST("job", "log", id, "--json");
+    json_t *json = answer();
+    assert_string_equal(json_string_value(json_object_get(json, "state")), "succeeded");
+    assert_int_equal(json_integer_value(json_object_get(json_object_get(json, "progress"), "ms")),
+                     900);
+    json_decref(json);
+}
+
+/* The worker's slot processes. */
+static int slots(pid_t to[SYS_SLOTS_MAX])
+{
+    return sys_children(sys_pid(&system_, SYS_WORKER, 0), to);
+}
+
+static void wait_state(const char *id, const char *wanted)
+{
+    char state[32] = "";
+    int64_t until_ms = mq_clock_mono_ms() + WAIT_MS;
+    while (strcmp(state, wanted) != 0) {
+        assert_true(mq_clock_mono_ms() < until_ms);
+        MUST("job", "show", id, "--json");
+        text_of("state", state, sizeof state);
+        mq_clock_sleep_ms(10);
+    }
+}
+
+static void a_soft_cancel_reaches_the_handler_and_its_slot_lives_on(void **unused)
+{
+    (void)unused;
+    char id[64];
+    pid_t before[SYS_SLOTS_MAX], after[SYS_SLOTS_MAX];
+    MUST("job", "submit", "sleep", "--param", "ms=600000");
+    take_line(id);
+    wait_state(id, "leased");
+    int count = slots(before);
+    assert_int_equal(count, 2);
+    MUST("job", "cancel", id);
+    wait_state(id, "cancelled");
+    assert_int_equal(slots(after), count);
+    assert_memory_equal(before, after, (size_t)count * sizeof before[0]);
+    MUST("job", "submit", "echo", "--wait");
+}
+
+static void a_hard_cancel_ends_at_once_and_kills_the_slot_that_does_not_listen(void **unused)
+{
+    (void)unused;
+    char id[64];
+    pid_t before[SYS_SLOTS_MAX], after[SYS_SLOTS_MAX];
+    MUST("job", "submit", "sleep", "--param", "ms=600000");
+    take_line(id);
+    wait_state(id, "leased");
+    int count = slots(before);
+    for (int i = 0; i < count; i++) {
+        kill(before[i], SIGSTOP); /* deaf to whatever is asked of it */
+    }
+    MUST("job", "cancel", id, "--hard");
+    wait_state(id, "cancelled");
+    int64_t until_ms = mq_clock_mono_ms() + WAIT_MS;
+    bool is_killed = false;
+    while (!is_killed) {
+        assert_true(mq_clock_mono_ms() < until_ms);
+        int now = slots(after);
+        int common = 0;
+        for (int i = 0; i < count; i++) {
+            for (int k = 0; k < now; k++) {
+                common += before[i] == after[k];
+            }
+        }
+        is_killed = common < count && now == count;
+        mq_clock_sleep_ms(20);
+    }
+    for (int i = 0; i < count; i++) {
+        kill(before[i], SIGCONT);
+    }
+    MUST("job", "submit", "echo", "--wait");
+}
+
+static void a_queued_job_is_cancelled_before_it_runs(void **unused)
+{
+    (void)unused;
+    char id[64];
+    MUST("job", "submit", "sleep", "--param", "ms=1", "--at", "+3600");
+    take_line(id);
+    MUST("job", "cancel", id);
+    wait_state(id, "cancelled");
+}
+
 static int start(void **unused)
 {
     (void)unused;
-    (void)text_of;
-    (void)take_line;
     sys_start(&system_, &(sys_options){.workers = 1, .slots = 2});
     return 0;
 }
@@ -165,6 +347,14 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(dead_jobs_are_grouped_by_cause_retried_and_purged),
         cmocka_unit_test(dead_jobs_are_swept_after_their_retention),
+        cmocka_unit_test(a_unique_key_has_one_live_job_even_over_a_kill),
+        cmocka_unit_test(a_group_has_a_callback_and_a_rule_for_failures),
+        cmocka_unit_test(a_group_may_be_larger_than_a_list_of_parents),
+        cmocka_unit_test(attempts_backoff_and_run_limit_are_the_jobs_own),
+        cmocka_unit_test(progress_is_readable_after_the_end_and_a_restart),
+        cmocka_unit_test(a_soft_cancel_reaches_the_handler_and_its_slot_lives_on),
+        cmocka_unit_test(a_hard_cancel_ends_at_once_and_kills_the_slot_that_does_not_listen),
+        cmocka_unit_test(a_queued_job_is_cancelled_before_it_runs),
     };
     return cmocka_run_group_tests(tests, start, stop);
 }

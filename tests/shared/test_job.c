@@ -299,6 +299,25 @@ static void names_of_models_are_checked(void **unused)
     }
 }
 
+static void a_backoff_of_its_own_stays_below_its_ceiling(void **unused)
+{
+    (void)unused;
+    mq_prng prng = {9};
+    int64_t most = 0;
+    for (int i = 0; i < 2000; i++) {
+        assert_in_range(mq_retry_delay_own(0, 10, 1000, &prng), 0, 10);
+        assert_in_range(mq_retry_delay_own(3, 10, 1000, &prng), 0, 80);
+        assert_in_range(mq_retry_delay_own(60, 10, 1000, &prng), 0, 1000);
+        assert_in_range(mq_retry_delay_own(UINT32_MAX, INT64_MAX / 2, INT64_MAX - 1, &prng), 0,
+                        INT64_MAX - 1);
+        int64_t ms = mq_retry_delay_own(3, 10, 1000, &prng);
+        most = ms > most ? ms : most;
+    }
+    assert_in_range(most, 70, 80); /* full jitter: the whole range is used */
+    assert_in_range(mq_retry_delay_own(1, 0, 0, &prng), 0, 2 * MQ_RETRY_BASE_MS);
+    assert_in_range(mq_retry_delay_own(1, 600000, 0, &prng), 0, MQ_RETRY_MAX_MS);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -313,6 +332,7 @@ int main(void)
         cmocka_unit_test(registry_fields_read_back),
         cmocka_unit_test(registry_values_read_back),
         cmocka_unit_test(names_of_models_are_checked),
+        cmocka_unit_test(a_backoff_of_its_own_stays_below_its_ceiling),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
