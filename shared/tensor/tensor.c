@@ -8,19 +8,21 @@
 typedef struct dtype_row {
     mq_dtype dtype;
     size_t bytes;
-    const char *text, *safetensors, *oip;
+    const char *names[3]; /* by dialect */
 } dtype_row;
+
+enum { TEXT, SAFETENSORS, OIP };
 
 static const dtype_row rows[] = {
 #define MQ_DTYPE(name, text, bytes, onnx, safetensors, oip)                                        \
-    {MQ_DT_##name, bytes, text, safetensors, oip},
+    {MQ_DT_##name, bytes, {text, safetensors, oip}},
 #include "shared/tensor/dtype.def"
 #undef MQ_DTYPE
 };
 
 enum { ROW_COUNT = sizeof rows / sizeof rows[0] };
 
-static const dtype_row none = {MQ_DT_NONE, 0, "none", "", ""};
+static const dtype_row none = {MQ_DT_NONE, 0, {"none", "", ""}};
 
 static const dtype_row *row_of(mq_dtype dtype)
 {
@@ -39,24 +41,23 @@ size_t mq_dtype_bytes(mq_dtype dtype)
 
 const char *mq_dtype_name(mq_dtype dtype)
 {
-    return row_of(dtype)->text;
+    return row_of(dtype)->names[TEXT];
 }
 
 const char *mq_dtype_safetensors(mq_dtype dtype)
 {
-    return row_of(dtype)->safetensors;
+    return row_of(dtype)->names[SAFETENSORS];
 }
 
 const char *mq_dtype_oip(mq_dtype dtype)
 {
-    return row_of(dtype)->oip;
+    return row_of(dtype)->names[OIP];
 }
 
-static mq_dtype parse(mq_span text, size_t name_offset)
+static mq_dtype parse(mq_span text, int dialect)
 {
     for (int i = 0; i < ROW_COUNT && text.len > 0; i++) {
-        const char *name = *(const char *const *)((const char *)&rows[i] + name_offset);
-        if (mq_span_is(text, name)) {
+        if (mq_span_is(text, rows[i].names[dialect])) {
             return rows[i].dtype;
         }
     }
@@ -65,17 +66,17 @@ static mq_dtype parse(mq_span text, size_t name_offset)
 
 mq_dtype mq_dtype_parse(mq_span text)
 {
-    return parse(text, offsetof(dtype_row, text));
+    return parse(text, TEXT);
 }
 
 mq_dtype mq_dtype_parse_safetensors(mq_span text)
 {
-    return parse(text, offsetof(dtype_row, safetensors));
+    return parse(text, SAFETENSORS);
 }
 
 mq_dtype mq_dtype_parse_oip(mq_span text)
 {
-    return parse(text, offsetof(dtype_row, oip));
+    return parse(text, OIP);
 }
 
 mq_code mq_shape_count(const mq_shape *shape, size_t *out, mq_error *err)
