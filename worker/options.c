@@ -13,7 +13,8 @@
 enum { SLOTS_MAX = 128, NAME_MAX_BYTES = 64 };
 
 /* Options that slots get as they are. */
-static char opt_handlers[] = "--handlers";
+static char opt_handlers[] = "--handlers", opt_exec[] = "--exec",
+            opt_exec_limits[] = "--exec-limits";
 
 #define AT(field) offsetof(mq_worker_options, field)
 #define BYTES_MAX ((int64_t)1 << 50)
@@ -31,6 +32,10 @@ static const mq_option table[] = {
      "what jobs may ask for, 16 at most"},
     {"handlers", "FILE.so", MQ_OPT_LIST, AT(handlers), 1, 3000,
      "job kinds of your own, built with maasq_worker.h; may be given again"},
+    {"exec", "KIND=PROGRAM ARG...", MQ_OPT_LIST, AT(exec), 3, 8192,
+     "a job kind that runs this program, body on stdin, result on stdout; again and again"},
+    {"exec-limits", "KIND=LIMIT:N,...", MQ_OPT_LIST, AT(exec_limits), 3, 512,
+     "limits of such a kind: run_ms, attempts, body_bytes"},
     {"env", "NAME=VALUE", MQ_OPT_LIST, AT(env), 1, 4096,
      "set for slots and what they run, which see little else of the environment; again and again"},
     {"memory", "BYTES", MQ_OPT_BYTES, AT(memory_bytes), 0, BYTES_MAX,
@@ -94,7 +99,9 @@ static uint32_t slot_args_add(mq_worker_options *o, uint32_t at, char *name,
 
 static mq_code finish(mq_worker_options *o, mq_error *err)
 {
-    (void)slot_args_add(o, 0, opt_handlers, &o->handlers);
+    uint32_t at = slot_args_add(o, 0, opt_handlers, &o->handlers);
+    at = slot_args_add(o, at, opt_exec, &o->exec);
+    (void)slot_args_add(o, at, opt_exec_limits, &o->exec_limits);
     if (!mq_log_level_parse(o->log_level_text, &o->log_level)) {
         return mq_fail(err, MQ_E_ARG, "--log-level: \"%s\" is not debug, info, warn or error",
                        o->log_level_text);

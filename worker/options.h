@@ -29,7 +29,7 @@ typedef struct mq_worker_options {
     int64_t memory_bytes; /* of one slot; 0 = no limit, arenas get their share of the machine */
     int64_t drain_ms;
     bool is_log_json;
-    mq_option_list handlers, env;
+    mq_option_list handlers, exec, exec_limits, env;
     /* From the above: */
     mq_log_level log_level;
     char *brokers[MQ_WORKER_BROKERS_MAX]; /* owned */
@@ -37,7 +37,7 @@ typedef struct mq_worker_options {
     char *tags[MQ_WORKER_TAGS_MAX]; /* owned */
     uint32_t tag_count;
     /* For slots: --handlers and the like with their values, NULL-terminated; borrowed. */
-    char *slot_args[4 * MQ_OPTION_LIST_MAX + 1];
+    char *slot_args[6 * MQ_OPTION_LIST_MAX + 1];
 } mq_worker_options;
 
 /* Defaults, then argv. MQ_E_ARG names the option. Release with mq_worker_options_release. */

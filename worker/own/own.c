@@ -75,7 +75,9 @@ mq_code mq_own_load(int argc, char **argv, mq_error *err)
     static const struct {
         const char *name;
         mq_code (*add)(const char *value, mq_error *err);
-    } sources[] = {{"--handlers", mq_handlers_load}};
+    } sources[] = {{"--handlers", mq_handlers_load},
+                   {"--exec", mq_exec_add},
+                   {"--exec-limits", mq_exec_limits}};
     for (int i = 0; i + 1 < argc; i += 2) {
         for (size_t k = 0; k < sizeof sources / sizeof sources[0]; k++) {
             mq_code code = mq_span_is(mq_str(sources[k].name), argv[i])
@@ -99,14 +101,20 @@ void mq_own_release(void)
     kind_count = 0;
 }
 
-const mq_own_kind *mq_own_find(mq_span name)
+mq_own_kind *mq_own_entered(const char *name)
 {
     for (uint32_t i = 0; i < kind_count; i++) {
-        if (mq_span_is(name, kinds[i].policy.name)) {
+        if (strcmp(name, kinds[i].policy.name) == 0) {
             return &kinds[i];
         }
     }
     return NULL;
+}
+
+const mq_own_kind *mq_own_find(mq_span name)
+{
+    char text[sizeof kinds[0].policy.name];
+    return mq_span_copy(name, text, sizeof text) ? mq_own_entered(text) : NULL;
 }
 
 uint32_t mq_own_count(void)

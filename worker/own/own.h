@@ -58,6 +58,14 @@ MQ_MUST_USE mq_code mq_own_add(const mq_own_kind *kind, mq_own_kind **out, mq_er
  * characters (else ' '), cut between letters to size bytes. Returns what was written to out. */
 mq_span mq_own_clean(mq_span text, char *out, size_t size);
 
+/* The kind of this name, to be changed; NULL when it is not entered. */
+mq_own_kind *mq_own_entered(const char *name);
+
+/* exec.c: enters a program, "KIND=PROGRAM ARG..."; sets the limits of one, "KIND=run_ms:60000,...".
+ */
+MQ_MUST_USE mq_code mq_exec_add(const char *text, mq_error *err);
+MQ_MUST_USE mq_code mq_exec_limits(const char *text, mq_error *err);
+
 /* handlers.c: loads one file and enters its kinds. */
 MQ_MUST_USE mq_code mq_handlers_load(const char *path, mq_error *err);
 
