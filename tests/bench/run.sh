@@ -8,7 +8,5 @@ trap 'finish >&2' EXIT
 
 "$B/tests/bench/bench_store"
 maasq-worker --local bench-train --json
-up --workers 2 --slots 1
-maasq bench queue --jobs 20000 --json | jq -c .
-maasq bench queue --jobs 20000 --transient --json | jq -c .
-maasq bench queue --jobs 2000 --bytes 65536 --json | jq -c .
+# Private systems of its own, with one and two workers, and the bare parts beside them in turn.
+maasq bench queue --suite --rounds "${ROUNDS:-3}" --jobs "${JOBS_A_ROUND:-50000}" --backlog "${BACKLOG:-1000000}" --json
