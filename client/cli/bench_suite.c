@@ -174,7 +174,7 @@ static int start_light(suite *s, system_of *m)
         if (mq_cli_query(&m->cli, "status", "", "", 0, &status) != MQ_EXIT_OK) {
             return MQ_EXIT_FAILED;
         }
-        int64_t workers = mq_js_int(status, "workers");
+        int64_t workers = mq_js_int(mq_js(status, "workers"), "count");
         json_decref(status);
         if (workers > LIGHT_WORKERS) {
             return MQ_EXIT_OK;
