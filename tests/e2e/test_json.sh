@@ -94,6 +94,7 @@ json '.state' maasq job cancel "$(field .id)" --hard
 maasq job submit sleep --param ms=banana --wait --json >"$T/out" 2>/dev/null && bad "a bad body succeeds" ""
 json '.jobs | length == 1 and .[0].kind == "sleep"' maasq queue dead
 json '.retried == 1' maasq job retry "$(field '.jobs[0].id')"
+json '.matched == 0 and .done == 0' maasq queue purge --filter kind=nosuch
 json '.queues | type == "array"' maasq queue list
 json '.verb == "pause"' maasq queue pause elsewhere
 json '.verb == "resume"' maasq queue resume elsewhere

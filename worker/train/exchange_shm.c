@@ -157,6 +157,14 @@ static bool is_reached(_Atomic uint32_t *word, uint32_t value)
 /* Who is to blame while `word` is waited for. */
 typedef uint32_t shm_blame(const shm_exchange *x, uint64_t step, uint32_t rank);
 
+/* Looked at anew in every turn: the first shard may be done after the wait for it began. */
+static void set_patience(const shm_exchange *x)
+{
+    uint32_t slowest_ms = atomic_load_explicit(&x->head->slowest_ms, memory_order_relaxed);
+    int64_t patience_ms = slowest_ms == 0 ? PATIENCE_FIRST_MS : 10 * (int64_t)slowest_ms;
+    x->base.link->patience_ms = mq_max_i64(patience_ms, MQ_LINK_LEASE_MS);
+}
+
 static mq_code wait_word(shm_exchange *x, _Atomic uint32_t *word, uint32_t value, shm_blame *blame,
                          uint64_t step, uint32_t rank, mq_error *err)
 {
@@ -171,15 +179,13 @@ static mq_code wait_word(shm_exchange *x, _Atomic uint32_t *word, uint32_t value
             (void)sched_yield();
         }
     }
-    uint32_t slowest_ms = atomic_load(&x->head->slowest_ms);
-    int64_t patience_ms = slowest_ms == 0 ? PATIENCE_FIRST_MS : 10 * (int64_t)slowest_ms;
-    x->base.link->patience_ms = mq_max_i64(patience_ms, MQ_LINK_LEASE_MS);
     mq_link_wait wait = {0};
     for (;;) {
         uint32_t seen = atomic_load_explicit(word, memory_order_acquire);
         if ((int32_t)(seen - value) >= 0) {
             return MQ_OK;
         }
+        set_patience(x);
         mq_code code = mq_link_wait_turn(x->base.link, &wait, blame(x, step, rank), err);
         if (code != MQ_OK) {
             return code;
