@@ -88,6 +88,7 @@ json '.state == "succeeded" and .result.a' maasq job submit echo --param a=1 --w
 id=$(field .id)
 json '.state == "succeeded" and .result.a' maasq job wait "$id"
 json '.id and .kind == "echo" and .state == "succeeded"' maasq job show "$id"
+json '.' maasq job log "$id"
 json '.jobs | length > 3' maasq job list
 maasq job submit sleep --param ms=600000 --json >"$T/out"
 json '.state' maasq job cancel "$(field .id)" --hard
