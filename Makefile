@@ -225,7 +225,7 @@ install_to = install -d '$(DESTDIR)$(2)' && install -m $(1) $(3) '$(DESTDIR)$(2)
 MAN := $(patsubst deploy/man/%.in,$(B)/man/%,$(wildcard deploy/man/*.in))
 HEADERS_PUBLIC := $(wildcard client/include/*.h worker/include/*.h)
 UNITS := $(wildcard deploy/systemd/*.service deploy/systemd/*.target)
-$(B)/man/%: deploy/man/%.in deploy/man/fill.sh $(PROGRAMS)
+$(B)/man/%: deploy/man/%.in deploy/man/fill.sh client/include/maasq.h $(PROGRAMS)
 	@mkdir -p $(@D)
 	$(Q)deploy/man/fill.sh $(B)/$(basename $(notdir $@)) $< >$@
 .PHONY: install uninstall clean

@@ -42,6 +42,25 @@ static mq_entry *start_entry(mq_core *core)
     return &core->making;
 }
 
+/* What the alias remembers after it has moved from `now` (0: from nowhere): one more, or, when it
+ * goes back, only what came before the version it goes back to. */
+static void remember(mq_core *core, uint32_t no, uint32_t now, bool is_back, mq_entry *to)
+{
+    mq_entry *old = &core->entry;
+    bool has_old = no != MQ_NONE && mq_entry_read(mq_pool_span(&core->pool, core->regs[no].value),
+                                                  old, NULL) == MQ_OK;
+    uint32_t count = has_old ? old->before_count : 0;
+    uint32_t from = 0;
+    if (!is_back && now != 0) {
+        to->before[to->before_count++] = now;
+    }
+    while (is_back && from < count && old->before[from++] != to->version) {
+    }
+    while (from < count && to->before_count < MQ_ENTRY_BEFORE_MAX) {
+        to->before[to->before_count++] = old->before[from++];
+    }
+}
+
 static void do_alias(mq_core *core, const mq_input *in, mq_outputs *out)
 {
     const mq_span *args = in->as.command->args;
@@ -66,7 +85,8 @@ static void do_alias(mq_core *core, const mq_input *in, mq_outputs *out)
         return;
     }
     uint32_t now = mq_alias_version(core, args[0], args[1]);
-    if (has_expected && now != expected) {
+    bool is_same = version != 0 && now == version; /* sent again: stored again, then answered */
+    if (has_expected && now != expected && !is_same) {
         char digits[21];
         mq_text(&core->err, "alias: somebody else was faster, it points to version ",
                 mq_digits(now, digits));
@@ -77,7 +97,12 @@ static void do_alias(mq_core *core, const mq_input *in, mq_outputs *out)
         refuse(in, MQ_E_NOT_FOUND, "alias: there is none of this name", out);
         return;
     }
-    start_entry(core)->version = version;
+    mq_entry *entry = start_entry(core);
+    entry->version = version;
+    if (version != 0) {
+        bool is_back = in->as.command->args_count > 4 && mq_span_is(args[4], "back");
+        remember(core, mq_reg_find(core, &key), is_same ? 0 : now, is_back && !is_same, entry);
+    }
     write_entry(core, in, &key, out);
 }
 

@@ -119,6 +119,27 @@ static void add_list(mq_broker *b, mq_entry_type type, const char *key, mq_buf *
     free(aliases.all);
 }
 
+/* Of each alias the versions that it pointed to before. */
+static void add_before(const entries *aliases, mq_buf *out)
+{
+    static mq_entry entry;
+    mq_json_key(out, "before");
+    mq_buf_add_str(out, "{");
+    for (uint32_t i = 0; i < aliases->count; i++) {
+        if (mq_entry_read(aliases->all[i].value, &entry, NULL) != MQ_OK || entry.version == 0) {
+            continue;
+        }
+        mq_json_comma(out);
+        mq_buf_add_json(out, aliases->all[i].key.alias);
+        mq_buf_add_str(out, ":[");
+        for (uint32_t k = 0; k < entry.before_count; k++) {
+            mq_buf_printf(out, "%s%u", k == 0 ? "" : ",", entry.before[k]);
+        }
+        mq_buf_add_str(out, "]");
+    }
+    mq_buf_add_str(out, "}");
+}
+
 /* One thing by name: the version that the name stands for, then all versions. */
 static mq_code add_one(mq_broker *b, mq_entry_type type, mq_span name, mq_buf *out, mq_error *err)
 {
@@ -144,6 +165,9 @@ static mq_code add_one(mq_broker *b, mq_entry_type type, mq_span name, mq_buf *o
             aliases = collect(b, MQ_ENTRY_ALIAS, v.key.name);
         }
         add_versions(&versions, &aliases, v.key.name, out);
+        if (type == MQ_ENTRY_MODEL) {
+            add_before(&aliases, out);
+        }
         free(versions.all);
         free(aliases.all);
     }

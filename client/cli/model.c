@@ -275,12 +275,12 @@ static int resolve(mq_cli *cli, const char *given, char name[192], int64_t *vers
 }
 
 static int move_alias(mq_cli *cli, const char *name, const char *alias, int64_t version,
-                      const char *expected)
+                      const char *expected, const char *how)
 {
     char number[24];
     (void)snprintf(number, sizeof number, "%lld", (long long)version);
-    const char *words[] = {name, alias, number, expected};
-    int status = mq_cli_command(cli, "alias", words, 4);
+    const char *words[] = {name, alias, number, expected, how};
+    int status = mq_cli_command(cli, "alias", words, 5);
     if (status != MQ_EXIT_OK) {
         return status;
     }
@@ -303,27 +303,26 @@ int mq_cmd_model_promote(mq_cli *cli, const mq_argv *args)
     int status = resolve(cli, given, name, &version);
     return status != MQ_EXIT_OK ? status
                                 : move_alias(cli, name, mq_argv_word(args, 1), version,
-                                             mq_argv_text(args, "expect", ""));
+                                             mq_argv_text(args, "expect", ""), "");
 }
 
-/* Version that `version` of `name` was made from, else the one before it; 0 when there is none. */
-static int64_t parent_of(const json_t *answer, const char *name, int64_t version)
+/* The latest version that the alias pointed to before and that is still there; 0: none. */
+static int64_t version_before(const json_t *answer, const char *alias)
 {
-    int64_t before = 0;
     size_t i;
-    json_t *one;
-    json_array_foreach(json_object_get(answer, "versions"), i, one)
+    json_t *before;
+    json_array_foreach(json_object_get(json_object_get(answer, "before"), alias), i, before)
     {
-        int64_t number = mq_js_int(one, "version");
-        const char *parent = mq_js_text(one, "meta.parent", "");
-        size_t len = strlen(name);
-        if (number == version && strncmp(parent, name, len) == 0 && parent[len] == '@' &&
-            mq_text_int(parent + len + 1, &number)) {
-            return number;
+        size_t k;
+        json_t *one;
+        json_array_foreach(json_object_get(answer, "versions"), k, one)
+        {
+            if (mq_js_int(one, "version") == json_integer_value(before)) {
+                return json_integer_value(before);
+            }
         }
-        before = number < version && number > before ? number : before;
     }
-    return before;
+    return 0;
 }
 
 int mq_cmd_model_rollback(mq_cli *cli, const mq_argv *args)
@@ -335,17 +334,20 @@ int mq_cmd_model_rollback(mq_cli *cli, const mq_argv *args)
         return status;
     }
     int64_t now = version_of_alias(json_object_get(answer, "versions"), alias);
-    int64_t parent = now == 0 ? 0 : parent_of(answer, name, now);
+    int64_t before = version_before(answer, alias);
     json_decref(answer);
     if (now == 0) {
         return mq_cli_fail(cli, "%s has no alias %s", name, alias);
     }
-    if (parent == 0) {
-        return mq_cli_fail(cli, "%s@%lld has no version before it", name, (long long)now);
+    if (before == 0) {
+        return mq_cli_fail(cli,
+                           "%s@%s has pointed to no other version before %lld that is still there; "
+                           "`maasq model promote %s@V %s` points it to any",
+                           name, alias, (long long)now, name, alias);
     }
     char expected[24];
     (void)snprintf(expected, sizeof expected, "%lld", (long long)now);
-    return move_alias(cli, name, alias, parent, expected);
+    return move_alias(cli, name, alias, before, expected, "back");
 }
 
 int mq_cmd_model_check(mq_cli *cli, const mq_argv *args)

@@ -1,12 +1,16 @@
 #!/bin/sh
 # Fills a manual page: the line @OPTIONS@ becomes what the program's --help says of its options, the
-# line @COMMANDS@ what it says of its commands, @VERSION@ its version. So the page cannot be out of date.
+# line @COMMANDS@ what it says of its commands, @FUNCTIONS@ the prototypes of maasq.h, @VERSION@ its version.
+# So the page cannot be out of date.
 #
 #   fill.sh PROGRAM PAGE.in
 set -eu
 PROGRAM=$1
 VERSION=$("$PROGRAM" --version | awk '{ print $NF; exit }')
 HELP=$("$PROGRAM" --help)
+HEADER=$(dirname "$0")/../../client/include/maasq.h
+FUNCTIONS=$(tr '\n' ' ' <"$HEADER" | grep -oE 'MAASQ_API [^;]*\);' | sed 's/MAASQ_API //; s/  */ /g')
+export FUNCTIONS
 printf '%s\n' "$HELP" | awk -v page="$2" -v version="$VERSION" '
     function quote(text) {
         gsub(/\\/, "\\e", text)
@@ -36,6 +40,7 @@ printf '%s\n' "$HELP" | awk -v page="$2" -v version="$VERSION" '
         while ((getline line < page) > 0) {
             if (line == "@OPTIONS@") printf "%s", options
             else if (line == "@COMMANDS@") printf "%s", commands
+            else if (line == "@FUNCTIONS@") print ENVIRON["FUNCTIONS"]
             else { gsub(/@VERSION@/, version, line); print line }
         }
     }'

@@ -121,9 +121,10 @@ mq_code mq_entry_field_read(mq_span field, mq_entry_key *out, mq_error *err)
 mq_code mq_entry_pack(const mq_entry *entry, mq_buf *out, mq_error *err)
 {
     MQ_ASSERT(entry->blob_count <= MQ_ENTRY_BLOBS_MAX);
+    MQ_ASSERT(entry->before_count <= MQ_ENTRY_BEFORE_MAX);
     mq_writer w;
     mq_writer_init(&w, out);
-    mq_write_map(&w, 8);
+    mq_write_map(&w, entry->before_count > 0 ? 9 : 8);
     mq_write_key(&w, "meta");
     mq_write_bytes(&w, entry->meta);
     mq_write_key(&w, "job");
@@ -138,6 +139,13 @@ mq_code mq_entry_pack(const mq_entry *entry, mq_buf *out, mq_error *err)
     mq_write_bool(&w, entry->is_deleted);
     mq_write_key(&w, "paused");
     mq_write_bool(&w, entry->is_paused);
+    if (entry->before_count > 0) {
+        mq_write_key(&w, "before");
+        mq_write_array(&w, entry->before_count);
+        for (uint32_t i = 0; i < entry->before_count; i++) {
+            mq_write_u64(&w, entry->before[i]);
+        }
+    }
     mq_write_key(&w, "blobs");
     mq_write_array(&w, entry->blob_count);
     for (uint32_t i = 0; i < entry->blob_count; i++) {
@@ -164,6 +172,19 @@ static void read_blobs(mq_reader *in, mq_entry *out)
     out->blob_count = count;
 }
 
+static void read_before(mq_reader *in, mq_entry *out)
+{
+    uint32_t count = mq_read_array(in);
+    if (count > MQ_ENTRY_BEFORE_MAX) {
+        mq_reader_fault(in, MQ_E_LIMIT, "an alias remembers more than 16 versions");
+        return;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        out->before[i] = (uint32_t)mq_read_u64(in);
+    }
+    out->before_count = count;
+}
+
 static void read_entry_field(mq_reader *in, mq_span name, mq_entry *out)
 {
     if (mq_span_is(name, "meta")) {
@@ -182,6 +203,8 @@ static void read_entry_field(mq_reader *in, mq_span name, mq_entry *out)
         out->is_paused = mq_read_bool(in);
     } else if (mq_span_is(name, "blobs")) {
         read_blobs(in, out);
+    } else if (mq_span_is(name, "before")) {
+        read_before(in, out);
     } else {
         mq_read_skip(in);
     }

@@ -2,7 +2,7 @@
  *
  *   field                        value
  *   model/<name>/v/<n>           meta (JSON), blobs, job, time, fingerprint; or deleted
- *   model/<name>/a/<alias>       version, time
+ *   model/<name>/a/<alias>       version, time, the versions it pointed to before
  *   dataset/<name>/v/<n>         as a model's version
  *   memo/<key>                   meta = the result to return, job, time, fingerprint
  *   queue/<name>                 paused
@@ -21,6 +21,7 @@ enum {
     MQ_ENTRY_FIELD_MAX = 288,        /* of a field's name */
     MQ_ENTRY_NAME_MAX = 128,         /* of a model, dataset, alias or memo key */
     MQ_ENTRY_VERSION_MAX = 999999999,
+    MQ_ENTRY_BEFORE_MAX = 16, /* versions that an alias remembers */
 };
 
 typedef enum mq_entry_type {
@@ -47,6 +48,8 @@ typedef struct mq_entry {
     uint32_t version; /* alias: where it points; 0 = removed */
     bool is_deleted;  /* a version that was taken back; its number is not used again */
     bool is_paused;   /* queue */
+    uint32_t before_count;
+    uint32_t before[MQ_ENTRY_BEFORE_MAX]; /* alias: where it pointed before, latest first */
     uint32_t blob_count;
     mq_span blobs[MQ_ENTRY_BLOBS_MAX]; /* 64 hex digits each */
 } mq_entry;

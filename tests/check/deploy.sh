@@ -50,7 +50,7 @@ for page in deploy/man/*.in; do
     program=${name%.*}
     text=$(deploy/man/fill.sh "$B/$program" "$page")
     case $text in
-    *@OPTIONS@* | *@COMMANDS@* | *@VERSION@*)
+    *@OPTIONS@* | *@COMMANDS@* | *@FUNCTIONS@* | *@VERSION@*)
         echo "$page: is not filled in"
         status=1
         ;;

@@ -78,8 +78,11 @@ json '.models[0].versions' maasq model list
 json '.name == "m" and (.versions | length) >= 4' maasq model list m
 json '.name == "m" and .meta.parent != ""' maasq model show m
 json '.alias == "prod" and .version == 1' maasq model promote m@1 prod
-json '.alias == "prod" and .version == 2' maasq model promote m@2 prod
-json '.alias == "prod" and .version == 1' maasq model rollback m prod
+json '.alias == "prod" and .version == 5' maasq model promote m@5 prod --expect 1
+json '.before.prod == [1] and ([.versions[] | select(.version == 5)][0].meta.parent | . != null and . != "m@1")' maasq model show m@5
+json '.alias == "prod" and .version == 1' maasq model rollback m prod # where it was, not the parent
+fails 1 maasq model rollback m prod
+fails 1 maasq model promote m@2 prod --expect 5
 echo '[[1,0]]' >"$T/in.json"
 json '.name == "m" and .version == 1 and (.outputs[0].data[0] | length) == 2' maasq infer m --input "$T/in.json"
 

@@ -274,6 +274,9 @@ static void registry_values_read_back(void **unused)
     in->job = mq_str("01J");
     in->fingerprint = mq_str("fp");
     in->at_ms = 1700000000000;
+    in->before_count = MQ_ENTRY_BEFORE_MAX;
+    in->before[0] = 7;
+    in->before[MQ_ENTRY_BEFORE_MAX - 1] = MQ_ENTRY_VERSION_MAX;
     in->blob_count = MQ_ENTRY_BLOBS_MAX;
     for (uint32_t i = 0; i < in->blob_count; i++) {
         in->blobs[i] = mq_str(hash);
@@ -283,6 +286,8 @@ static void registry_values_read_back(void **unused)
     assert_true(mq_span_eq(in->meta, out->meta) && mq_span_eq(in->job, out->job));
     assert_int_equal(out->blob_count, in->blob_count);
     assert_int_equal(out->at_ms, in->at_ms);
+    assert_int_equal(out->before_count, in->before_count);
+    assert_memory_equal(out->before, in->before, sizeof in->before);
     assert_int_not_equal(mq_entry_read(mq_span_of(buf.data, buf.len - 1), out, &err), MQ_OK);
     mq_buf_release(&buf);
     free(in);
