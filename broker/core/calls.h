@@ -138,9 +138,72 @@ void mq_discard_stored(mq_core *core, mq_job *job, mq_outputs *out);
 void mq_lane_init(mq_core *core);
 bool mq_lane_push(mq_core *core, mq_job *job); /* false: no lane left */
 void mq_lane_remove(mq_core *core, mq_job *job);
-mq_job *mq_lane_top(mq_core *core, mq_lane *lane);
+mq_job *mq_lane_top(mq_core *core, mq_lane *lane); /* NULL: all its strands are blocked */
 uint64_t mq_lane_key(const mq_job *job);
-void mq_lanes_pause(mq_core *core, uint32_t queue, bool is_paused);
+void mq_lanes_refresh(mq_core *core); /* pauses or limits have changed */
+
+/* ---- tree.c, strand.c ---- */
+
+bool mq_node_before(const mq_node *a, const mq_node *b);
+/* Both return the new root of the heap. */
+uint32_t mq_tree_add(mq_tree tree, uint32_t root, uint32_t i);
+uint32_t mq_tree_remove(mq_tree tree, uint32_t root, uint32_t i);
+uint32_t mq_strand_take(mq_core *core, const mq_job *job); /* of the job; MQ_NONE: none left */
+void mq_strand_give(mq_core *core, uint32_t strand);       /* it is empty */
+void mq_strand_place(mq_core *core, uint32_t strand);      /* its first job or its block changed */
+mq_lane *mq_lane_of(mq_core *core, const mq_strand *strand);
+void mq_lane_refresh(mq_core *core, mq_lane *lane);
+const mq_flow *mq_lane_flow(mq_core *core, mq_lane *lane); /* the first, NULL: none is ready */
+
+/* ---- fair.c ---- */
+
+/* A tenant starts so many jobs (of a gang: members) now. Before the job leaves its lane. */
+void mq_fair_charge(mq_core *core, uint32_t tenant, uint32_t starts);
+uint32_t mq_tenant_quota(const mq_core *core, uint32_t tenant);
+void mq_tenant_set(mq_core *core, mq_span name, uint32_t weight, uint32_t quota);
+
+/* ---- limit.c ---- */
+
+/* False: the limit of its queue or kind holds the whole lane back now. */
+bool mq_lane_open(mq_core *core, const mq_lane *lane);
+bool mq_strand_open(mq_core *core, uint32_t strand); /* the same for the limit of its key */
+void mq_limit_block(mq_core *core, uint32_t strand); /* until its limit opens */
+void mq_limit_join(mq_core *core, uint32_t strand);  /* a new strand with a key */
+void mq_limit_part(mq_core *core, uint32_t strand);  /* it goes */
+void mq_limits_take(mq_core *core, mq_job *job);     /* it starts */
+void mq_limits_give(mq_core *core, mq_job *job);     /* it is not leased any more */
+void mq_limits_load(mq_core *core, mq_job *job);     /* it was leased when it was loaded */
+void mq_limits_loaded(mq_core *core);
+void mq_limits_turn(mq_core *core);
+/* False: no room. concurrency and rate 0 remove it. */
+bool mq_limit_set(mq_core *core, mq_limit_type type, mq_span name, const mq_limit *rule);
+
+/* ---- route.c: what jobs need and workers have ---- */
+
+/* NULL, or what is wrong with the needs of a submit. */
+const char *mq_needs_check(const mq_msg_submit_job *item);
+/* Its needs as one text, tags sorted, each once, "mem=BYTES" among them; empty: none. In a scratch
+ * of the core, until the next call. */
+mq_span mq_needs_text(mq_core *core, const mq_msg_submit_job *item);
+/* Reads such a text into what a lane keeps. False: no room for names. */
+bool mq_lane_needs(mq_core *core, mq_lane *lane);
+void mq_lane_needs_drop(mq_core *core, mq_lane *lane);
+mq_misfit mq_worker_misfit(const mq_worker *worker, const mq_lane *lane);
+bool mq_worker_fits(const mq_worker *worker, const mq_lane *lane);
+uint64_t mq_job_memory(const mq_core *core, const mq_job *job);
+bool mq_worker_has_model(const mq_worker *worker, uint32_t model);
+void mq_worker_saw_model(mq_core *core, mq_worker *worker, uint32_t model);
+void mq_worker_forget_models(mq_core *core, mq_worker *worker);
+
+/* ---- policy.c ---- */
+
+/* Puts an entry of the registry into force: at loading, and when an operator has set it. */
+void mq_policy_apply(mq_core *core, const mq_entry_key *key, const mq_entry *entry);
+bool mq_kind_is_paused(const mq_core *core, mq_span name);
+void mq_do_limit_set(mq_core *core, const mq_input *in, mq_outputs *out);
+void mq_do_tenant_set(mq_core *core, const mq_input *in, mq_outputs *out);
+/* command.c: writes core->making under key, answers when that is stored; false: refused. */
+bool mq_command_write(mq_core *core, const mq_input *in, const mq_entry_key *key, mq_outputs *out);
 
 /* ---- submit.c, deps.c ---- */
 
@@ -163,8 +226,8 @@ void mq_deps_drop(mq_core *core, mq_job *child);    /* the child goes */
 /* ---- dispatch.c, lease.c, result.c, gang.c ---- */
 
 void mq_dispatch(mq_core *core, mq_outputs *out);
-void mq_send_job(mq_core *core, mq_job *job, mq_outputs *out); /* when nothing is waited for */
-bool mq_worker_fits(const mq_core *core, const mq_worker *worker, const mq_lane *lane);
+void mq_start_count(mq_core *core, mq_job *job, uint32_t starts); /* before it leaves its lane */
+void mq_send_job(mq_core *core, mq_job *job, mq_outputs *out);    /* when nothing is waited for */
 /* Jobs it may be sent now: its credit, which may hold more than its idle slots (it prefetches). */
 uint32_t mq_worker_free(const mq_worker *worker);
 /* The same for jobs that are not transient: online slots are not theirs. */

@@ -22,17 +22,23 @@ static bool number_of(mq_span text, uint32_t *out)
     return text.len > 0 && n <= MQ_ENTRY_VERSION_MAX;
 }
 
-/* Writes core->making into the entry of key and answers when that is stored. */
-static void write_entry(mq_core *core, const mq_input *in, const mq_entry_key *key, mq_outputs *out)
+bool mq_command_write(mq_core *core, const mq_input *in, const mq_entry_key *key, mq_outputs *out)
 {
     uint32_t no = mq_reg_find(core, key);
     no = no != MQ_NONE ? no : mq_reg_new(core, key);
     if (no == MQ_NONE || !mq_wait_room(core, 8) || !mq_reg_set(core, no, &core->making)) {
         refuse(in, MQ_E_BUSY, "the registry is full", out);
-        return;
+        return false;
     }
     (void)mq_wait_reg(core, no, MQ_WAIT_REPLY, in->conn, in->rid);
     mq_reg_dirty(core, no);
+    return true;
+}
+
+/* Writes core->making into the entry of key and answers when that is stored. */
+static void write_entry(mq_core *core, const mq_input *in, const mq_entry_key *key, mq_outputs *out)
+{
+    (void)mq_command_write(core, in, key, out);
 }
 
 static mq_entry *start_entry(mq_core *core)
@@ -116,10 +122,7 @@ static void set_paused(mq_core *core, const mq_input *in, bool is_paused, mq_out
     }
     start_entry(core)->is_paused = is_paused;
     write_entry(core, in, &key, out);
-    uint32_t name = mq_name_find(core, queue);
-    if (name != MQ_NONE) {
-        mq_lanes_pause(core, name, mq_queue_is_paused(core, queue));
-    }
+    mq_lanes_refresh(core);
 }
 
 static void do_pause(mq_core *core, const mq_input *in, mq_outputs *out)
@@ -238,10 +241,11 @@ static const struct {
     uint32_t args_min;
     command_fn *run;
 } commands[] = {
-    {"alias", 3, do_alias},     {"pause", 1, do_pause},
-    {"resume", 1, do_resume},   {"drain", 1, do_drain},
-    {"undrain", 1, do_undrain}, {"retry", 1, do_retry},
-    {"discard", 1, do_discard}, {"delete-version", 2, do_delete_version},
+    {"alias", 3, do_alias},        {"pause", 1, do_pause},
+    {"resume", 1, do_resume},      {"drain", 1, do_drain},
+    {"undrain", 1, do_undrain},    {"retry", 1, do_retry},
+    {"discard", 1, do_discard},    {"delete-version", 2, do_delete_version},
+    {"limit", 5, mq_do_limit_set}, {"tenant", 3, mq_do_tenant_set},
 };
 
 void mq_command_do(mq_core *core, const mq_input *in, mq_outputs *out)
@@ -261,7 +265,9 @@ void mq_command_do(mq_core *core, const mq_input *in, mq_outputs *out)
         }
         return;
     }
-    refuse(in, MQ_E_ARG,
-           "verb: must be alias, pause, resume, drain, undrain, retry, discard or delete-version",
-           out);
+    refuse(
+        in, MQ_E_ARG,
+        "verb: must be alias, pause, resume, drain, undrain, retry, discard, delete-version, limit "
+        "or tenant",
+        out);
 }

@@ -322,6 +322,9 @@ void mq_drop_job(mq_core *core, mq_job *job, mq_outputs *out)
     if (job->worker != MQ_NONE) {
         mq_unhold(core, job);
     }
+    if (job->limited != 0) {
+        mq_limits_give(core, job);
+    }
     if (!mq_job_ended(job)) {
         MQ_ASSERT(core->live > 0 && core->names[job->tenant].live > 0);
         core->live--;

@@ -16,6 +16,8 @@ mq_core_config mq_core_config_default(void)
         .gangs_max = 256,
         .names_max = 65536,
         .lanes_max = 4096,
+        .strands_max = 65536,
+        .limits_max = 65536,
         .edges_max = 2000000,
         .waiters_max = 262144,
         .asks_max = 4096,
@@ -61,6 +63,8 @@ static void carve_indices(mq_core *core, cursor *c, const mq_core_config *k)
     core->job_index = carve_index(c, k->jobs_max);
     core->name_index = carve_index(c, k->names_max);
     core->lane_index = carve_index(c, k->lanes_max);
+    core->flow_index = carve_index(c, k->strands_max);
+    core->strand_index = carve_index(c, k->strands_max);
     core->worker_index = carve_index(c, k->workers_max);
     core->object_index = carve_index(c, k->registry_max);
     core->blob_index = carve_index(c, k->blobs_max);
@@ -75,6 +79,9 @@ static void lay_out(mq_core *core, cursor *c, const mq_core_config *k)
     core->edges = carve(c, k->edges_max, sizeof(mq_edge));
     core->names = carve(c, k->names_max, sizeof(mq_name));
     core->lanes = carve(c, k->lanes_max, sizeof(mq_lane));
+    core->flows = carve(c, k->strands_max, sizeof(mq_flow));
+    core->strands = carve(c, k->strands_max, sizeof(mq_strand));
+    core->limits = carve(c, k->limits_max, sizeof(mq_limit));
     core->workers = carve(c, k->workers_max, sizeof(mq_worker));
     core->gangs = carve(c, k->gangs_max, sizeof(mq_gang));
     core->waiters = carve(c, k->waiters_max, sizeof(mq_waiter));
@@ -89,6 +96,8 @@ static void lay_out(mq_core *core, cursor *c, const mq_core_config *k)
     core->assembly = carve(c, 1, sizeof(mq_assembly));
     core->timers.entries = carve(c, k->jobs_max, sizeof(mq_heap_entry));
     core->timers.positions = carve(c, k->jobs_max, sizeof(uint32_t));
+    core->limit_timers.entries = carve(c, k->limits_max, sizeof(mq_heap_entry));
+    core->limit_timers.positions = carve(c, k->limits_max, sizeof(uint32_t));
     carve_indices(core, c, k);
     core->pool.base = carve(c, k->pool_bytes, 1);
 }
@@ -109,6 +118,9 @@ static void set_capacities(mq_core *core)
     core->edge_slots.capacity = k->edges_max;
     core->name_slots.capacity = k->names_max;
     core->lane_slots.capacity = k->lanes_max;
+    core->flow_slots.capacity = k->strands_max;
+    core->strand_slots.capacity = k->strands_max;
+    core->limit_slots.capacity = k->limits_max;
     core->worker_slots.capacity = k->workers_max;
     core->gang_slots.capacity = k->gangs_max;
     core->waiter_slots.capacity = k->waiters_max;
@@ -132,6 +144,9 @@ mq_core *mq_core_init(void *memory, const mq_core_config *config)
     mq_blobs_init(core);
     mq_pool_init(&core->pool, core->pool.base, config->pool_bytes);
     mq_heap_init(&core->timers, core->timers.entries, core->timers.positions, config->jobs_max);
+    mq_heap_init(&core->limit_timers, core->limit_timers.entries, core->limit_timers.positions,
+                 config->limits_max);
+    core->limit_slots.high = core->limit_slots.count = 1; /* limit 0 is none */
     core->prng.state = config->seed;
     core->dirty_head = core->dirty_tail = MQ_NONE;
     core->dirty_reg_head = core->dirty_reg_tail = MQ_NONE;
@@ -278,6 +293,10 @@ int64_t mq_core_deadline(const mq_core *core)
     const mq_heap_entry *top = mq_heap_top(&core->timers);
     if (top != NULL) {
         at = top->key;
+    }
+    top = mq_heap_top(&core->limit_timers);
+    if (top != NULL) {
+        at = mq_min_i64(at, top->key);
     }
     if (core->worker_slots.count > 0) {
         at = mq_min_i64(at, core->workers_checked_ms + core->config.lease_ms / 4);

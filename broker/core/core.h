@@ -42,6 +42,12 @@ enum {
     MQ_ID_PAST_MS =
         2 * 3600 * 1000, /* a new id's time must lie within [now - past, now + future] */
     MQ_ID_FUTURE_MS = 5 * 60 * 1000,
+    MQ_WEIGHT_MAX = 1000,          /* of a tenant */
+    MQ_LIMIT_RATE_MAX = 1000000,   /* starts in a period, and burst */
+    MQ_LIMIT_PERIOD_MAX = 3600000, /* ms */
+    MQ_NEEDS_BYTES_MAX = 320,      /* of a job's needs as text */
+    MQ_NEEDS_TAGS_MAX = 8,
+    MQ_TAG_BYTES_MAX = 32,
 };
 
 /* Bytes that the shell keeps: a request body or a result. The shell embeds this as first member of
@@ -60,7 +66,9 @@ typedef struct mq_core_config {
     uint32_t workers_max;
     uint32_t gangs_max;      /* running gangs */
     uint32_t names_max;      /* different kinds, queues, models, tenants in use */
-    uint32_t lanes_max;      /* different (queue, kind) pairs with waiting jobs */
+    uint32_t lanes_max;      /* different (queue, kind, needs) with waiting jobs */
+    uint32_t strands_max;    /* of them, different (tenant, limit key) */
+    uint32_t limits_max;     /* rate limits and caps in force, one a key in use of "key=*" */
     uint32_t edges_max;      /* dependencies between live jobs */
     uint32_t waiters_max;    /* answers that wait for a commit */
     uint32_t asks_max;       /* questions to the store under way */
@@ -304,10 +312,22 @@ typedef struct mq_recent_view {
 } mq_recent_view;
 bool mq_core_recent(const mq_core *core, uint32_t back, mq_recent_view *out);
 
+/* The first thing that a worker lacks for a job. */
+typedef enum mq_misfit {
+    MQ_MISFIT_NONE,
+    MQ_MISFIT_MEMORY,
+    MQ_MISFIT_TAGS,
+    MQ_MISFIT_QUEUE,
+    MQ_MISFIT_KIND,
+} mq_misfit;
+
 typedef struct mq_worker_view {
     mq_span uuid, name, host, version, fingerprint;
     uint32_t slots, free, kind_count;
     mq_span kinds[64];
+    uint32_t tag_count;
+    mq_span tags[16];
+    uint64_t memory_bytes, memory_held;
     uint64_t conn, pid, rss_bytes, load_milli;
     int64_t seen_ms, joined_ms;
     bool is_draining;
@@ -323,13 +343,66 @@ uint32_t mq_core_members(const mq_core *core, uint32_t slot, uint64_t *gang_epoc
                          mq_record_member out[MQ_GANG_SEATS_MAX]);
 
 typedef struct mq_lane_view {
-    mq_span queue, kind, model;
+    mq_span queue, kind, model, needs;
     uint32_t waiting;
+    uint32_t blocked; /* of them, by a limit of their key */
+    uint32_t tenants;
     int64_t oldest_ms; /* when the job that is next was submitted */
     bool is_paused;
 } mq_lane_view;
 /* Lanes 0..config.lanes_max - 1; false = empty. */
 bool mq_core_lane(const mq_core *core, uint32_t index, mq_lane_view *out);
+
+/* What a limit is of. */
+typedef enum mq_limit_type {
+    MQ_LIMIT_QUEUE,
+    MQ_LIMIT_KIND,
+    MQ_LIMIT_KEY,
+    MQ_LIMIT_TYPES,
+} mq_limit_type;
+const char *mq_limit_type_name(mq_limit_type type);
+
+typedef struct mq_limit_view {
+    mq_limit_type type;
+    mq_span name; /* "*": the rule for each key that has none */
+    uint32_t concurrency, rate, period_ms, burst;
+    uint32_t running, tokens;
+    int64_t next_ms;    /* when the next token is there; of limits with a rate */
+    bool is_own;        /* set for this name; else made from "key=*" */
+    bool is_waited_for; /* jobs of this key wait */
+} mq_limit_view;
+/* Limits 0..config.limits_max - 1; false = empty. */
+bool mq_core_limit(const mq_core *core, uint32_t index, mq_limit_view *out);
+
+/* What holds a job back that could otherwise start. */
+typedef enum mq_hold_reason {
+    MQ_HOLD_NONE, /* it is about to start, or behind others */
+    MQ_HOLD_QUEUE_PAUSED,
+    MQ_HOLD_KIND_PAUSED,
+    MQ_HOLD_LIMIT,
+    MQ_HOLD_NO_WORKER, /* nobody that is connected could ever run it */
+    MQ_HOLD_BUSY,
+} mq_hold_reason;
+
+typedef struct mq_hold_view {
+    mq_hold_reason hold;
+    mq_span queue, kind, needs;
+    mq_limit_view limit; /* LIMIT */
+    bool is_rate;        /* LIMIT: its rate, else its concurrency */
+    mq_misfit misfit;    /* NO_WORKER: what the nearest worker lacks */
+    uint32_t workers;    /* that are connected and not draining */
+} mq_hold_view;
+/* False: the job in this slot does not wait for a worker, or the lane is empty. */
+bool mq_core_job_hold(const mq_core *core, uint32_t slot, mq_hold_view *out);
+bool mq_core_lane_hold(const mq_core *core, uint32_t index, mq_hold_view *out);
+
+typedef struct mq_tenant_view {
+    mq_span name;
+    uint32_t live; /* durable jobs that are not ended */
+    uint32_t weight, quota;
+} mq_tenant_view;
+/* Tenants with live jobs or settings: 0..config.names_max - 1; false = not one. */
+bool mq_core_tenant(const mq_core *core, uint32_t index, mq_tenant_view *out);
 
 /* Registry entries 0..config.registry_max - 1, stored ones only; false = empty. value: packed
  * (mq_entry_read). */

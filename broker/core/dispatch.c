@@ -33,20 +33,6 @@ uint32_t mq_worker_idle(const mq_worker *worker)
     return idle < free ? idle : free;
 }
 
-bool mq_worker_fits(const mq_core *core, const mq_worker *worker, const mq_lane *lane)
-{
-    (void)core;
-    bool has_kind = false;
-    for (uint32_t i = 0; i < worker->kind_count && !has_kind; i++) {
-        has_kind = worker->kinds[i] == lane->kind;
-    }
-    bool has_queue = worker->queue_count == 0;
-    for (uint32_t i = 0; i < worker->queue_count && !has_queue; i++) {
-        has_queue = worker->queues[i] == lane->queue;
-    }
-    return has_kind && has_queue;
-}
-
 void mq_hold(mq_core *core, mq_job *job, uint32_t worker)
 {
     MQ_ASSERT(job->worker == MQ_NONE);
@@ -61,6 +47,7 @@ void mq_hold(mq_core *core, mq_job *job, uint32_t worker)
     w->held_head = no;
     w->busy++;
     w->busy_batch += !job->is_transient;
+    w->memory_held += job->needs == 0 ? 0 : mq_job_memory(core, job);
 }
 
 void mq_unhold(mq_core *core, mq_job *job)
@@ -77,6 +64,7 @@ void mq_unhold(mq_core *core, mq_job *job)
     MQ_ASSERT(w->busy > 0);
     w->busy--;
     w->busy_batch -= !job->is_transient;
+    w->memory_held -= job->needs == 0 ? 0 : mq_job_memory(core, job);
     if (!job->is_sent) {
         MQ_ASSERT(w->reserved > 0);
         w->reserved--;
@@ -85,41 +73,69 @@ void mq_unhold(mq_core *core, mq_job *job)
     job->worker = job->held_prev = job->held_next = MQ_NONE;
 }
 
-/* The waiting job with the smallest key in a lane that is not paused and not stuck. */
+/* The lane whose first flow goes before those of all others: it is not paused, not full and not
+ * stuck. */
 static mq_lane *best_lane(mq_core *core)
 {
     mq_lane *best = NULL;
-    uint64_t best_key = UINT64_MAX;
+    const mq_flow *best_flow = NULL;
     for (uint32_t i = 0; i < core->lane_slots.high; i++) {
         mq_lane *lane = &core->lanes[i];
-        if (!lane->is_used || lane->is_paused || lane->stuck_turn == core->turn) {
+        if (!lane->is_used || lane->is_paused || lane->stuck_turn == core->turn ||
+            !mq_lane_open(core, lane)) {
             continue;
         }
-        uint64_t key = mq_lane_key(&core->jobs[lane->root]);
-        if (best == NULL || key < best_key) {
+        const mq_flow *flow = mq_lane_flow(core, lane);
+        if (flow != NULL && (best_flow == NULL || mq_node_before(&flow->node, &best_flow->node))) {
             best = lane;
-            best_key = key;
+            best_flow = flow;
         }
     }
     return best;
 }
 
-/* Next fitting worker after the last one that got a job; MQ_NONE when there is none. */
-static uint32_t pick(mq_core *core, const mq_lane *lane)
+/* What a start counts for: its tenant's share, and the limits it is under. */
+void mq_start_count(mq_core *core, mq_job *job, uint32_t starts)
+{
+    const mq_strand *strand = &core->strands[job->strand];
+    mq_fair_charge(core, job->tenant, starts);
+    if (strand->limit != 0 || mq_lane_of(core, strand)->is_limited) {
+        mq_limits_take(core, job);
+    }
+}
+
+/* A worker that could start a job of the lane now. */
+static bool may_take(const mq_core *core, const mq_worker *w, const mq_lane *lane)
+{
+    bool is_reserved = core->reserved_for != 0 && w->fingerprint == core->reserved_for;
+    uint32_t free = lane->is_transient ? mq_worker_free(w) : mq_worker_batch(w);
+    /* A transient job waits for nobody: slots kept for a gang are not kept from it for long. */
+    return free > 0 && (!is_reserved || lane->is_transient) && mq_worker_fits(w, lane) &&
+           (lane->memory_bytes == 0 || w->memory_held + lane->memory_bytes <= w->memory_bytes);
+}
+
+/* Next fitting worker after the last one that got a job, before it one that had the job's model
+ * lately; MQ_NONE when there is none. No job waits for such a worker. */
+static uint32_t pick(mq_core *core, const mq_lane *lane, uint32_t model)
 {
     uint32_t count = core->worker_slots.high;
+    uint32_t first = MQ_NONE;
     for (uint32_t i = 0; i < count; i++) {
         uint32_t no = (core->worker_cursor + i) % count;
         const mq_worker *w = &core->workers[no];
-        bool is_reserved = core->reserved_for != 0 && w->fingerprint == core->reserved_for;
-        uint32_t free = lane->is_transient ? mq_worker_free(w) : mq_worker_batch(w);
-        /* A transient job waits for nobody: slots kept for a gang are not kept from it for long. */
-        if (free > 0 && (!is_reserved || lane->is_transient) && mq_worker_fits(core, w, lane)) {
-            core->worker_cursor = (no + 1) % count;
-            return no;
+        if (!may_take(core, w, lane)) {
+            continue;
+        }
+        first = first == MQ_NONE ? no : first;
+        if (model == 0 || mq_worker_has_model(w, model)) {
+            first = no;
+            break;
         }
     }
-    return MQ_NONE;
+    if (first != MQ_NONE) {
+        core->worker_cursor = (first + 1) % count;
+    }
+    return first;
 }
 
 void mq_fetch_body(mq_core *core, mq_job *job, mq_outputs *out)
@@ -142,9 +158,13 @@ static void grant(mq_core *core, mq_job *job, uint32_t worker, mq_outputs *out)
     job->queue_us = (uint64_t)(core->now_ms - job->ready_ms) * 1000;
     job->grants++;
     job->is_accepted = job->is_spent = job->is_timed_out = job->is_sent = false;
+    mq_start_count(core, job, 1);
     mq_job_move(core, job, MQ_EVENT_GRANT, "");
     mq_hold(core, job, worker);
     w->reserved++;
+    if (job->model != 0) {
+        mq_worker_saw_model(core, w, job->model);
+    }
     core->stats.granted++;
     core->tally.granted += !job->is_transient;
     job->wait_stored = job->grants > 1 && !job->is_transient;
@@ -267,7 +287,7 @@ static bool try_lane(mq_core *core, mq_lane *lane, mq_outputs *out)
     if (lane->is_gang) {
         return mq_gang_form(core, lane, job, out);
     }
-    uint32_t worker = pick(core, lane);
+    uint32_t worker = pick(core, lane, job->model);
     if (worker == MQ_NONE) {
         return false;
     }
@@ -289,6 +309,7 @@ void mq_dispatch(mq_core *core, mq_outputs *out)
 {
     core->turn++;
     core->reserved_for = 0;
+    mq_limits_turn(core);
     for (int i = 0; i < MQ_TURN_GRANTS; i++) {
         if (!has_free(core) || !mq_wait_room(core, 256) || out->count > MQ_OUTPUTS_MAX / 2) {
             return;
@@ -297,7 +318,10 @@ void mq_dispatch(mq_core *core, mq_outputs *out)
         if (lane == NULL) {
             return;
         }
-        if (!try_lane(core, lane, out)) {
+        uint32_t strand = mq_lane_flow(core, lane)->root;
+        if (!mq_strand_open(core, strand)) {
+            mq_limit_block(core, strand); /* the lane's next job is another key's */
+        } else if (!try_lane(core, lane, out)) {
             lane->stuck_turn = core->turn;
         }
     }

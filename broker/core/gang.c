@@ -107,7 +107,7 @@ static uint32_t count_fleets(mq_core *core, const mq_lane *lane, fleet fleets[FI
     uint32_t count = 0;
     for (uint32_t i = 0; i < core->worker_slots.high; i++) {
         const mq_worker *w = &core->workers[i];
-        if (!w->is_used || w->is_draining || w->conn == 0 || !mq_worker_fits(core, w, lane)) {
+        if (!w->is_used || w->is_draining || w->conn == 0 || !mq_worker_fits(w, lane)) {
             continue;
         }
         uint32_t k = 0;
@@ -137,7 +137,7 @@ static void take_seats(mq_core *core, mq_gang *gang, const mq_lane *lane, uint32
         for (uint32_t i = 0; i < core->worker_slots.high && seats > 0; i++) {
             const mq_worker *w = &core->workers[i];
             if (w->is_used && w->fingerprint == gang->fingerprint && mq_worker_idle(w) > 0 &&
-                mq_worker_fits(core, w, lane)) {
+                mq_worker_fits(w, lane)) {
                 add_seat(core, gang, i, phase);
                 seats--;
             }
@@ -155,6 +155,7 @@ static void start(mq_core *core, mq_job *job, mq_gang *gang, mq_outputs *out)
     job->grants++;
     job->is_accepted = job->is_spent = job->is_timed_out = false;
     gang->gang_epoch = mq_gang_next_epoch(core);
+    mq_start_count(core, job, gang->count);
     mq_job_move(core, job, MQ_EVENT_GRANT, "");
     core->stats.granted++;
     core->tally.granted++;
@@ -319,7 +320,7 @@ static bool is_wanted_elsewhere(const mq_core *core, const mq_worker *w)
 {
     for (uint32_t i = 0; i < core->lane_slots.high; i++) {
         const mq_lane *lane = &core->lanes[i];
-        if (lane->is_used && !lane->is_paused && mq_worker_fits(core, w, lane)) {
+        if (lane->is_used && !lane->is_paused && lane->root != MQ_NONE && mq_worker_fits(w, lane)) {
             return true;
         }
     }
@@ -338,15 +339,18 @@ static void grow(mq_core *core, mq_gang *gang, mq_outputs *out)
     if (!may) {
         return;
     }
-    mq_lane like = {.queue = job->queue, .kind = job->kind};
+    mq_lane like = {.queue = job->queue, .kind = job->kind, .needs = job->needs};
+    bool is_known = mq_lane_needs(core, &like);
     uint32_t before = gang->count;
-    for (uint32_t i = 0; i < core->worker_slots.high && gang->count < job->seats_max; i++) {
+    for (uint32_t i = 0; is_known && i < core->worker_slots.high && gang->count < job->seats_max;
+         i++) {
         const mq_worker *w = &core->workers[i];
         if (w->is_used && w->fingerprint == gang->fingerprint && mq_worker_idle(w) > 0 &&
-            mq_worker_fits(core, w, &like) && !is_wanted_elsewhere(core, w)) {
+            mq_worker_fits(w, &like) && !is_wanted_elsewhere(core, w)) {
             add_seat(core, gang, i, MQ_SEAT_JOINING);
         }
     }
+    mq_lane_needs_drop(core, &like);
     if (gang->count > before) {
         gang->changed_ms = core->now_ms;
         mq_job_timer(core, job);

@@ -34,7 +34,7 @@ mq_job *mq_job_new(mq_core *core, mq_span id)
     job->is_used = true;
     job->state = MQ_STATE_NONE;
     job->before = MQ_STATE_NONE;
-    job->worker = job->gang = job->lane = MQ_NONE;
+    job->worker = job->gang = job->strand = MQ_NONE;
     job->held_prev = job->held_next = MQ_NONE;
     job->heap_child = job->heap_next = job->heap_prev = MQ_NONE;
     job->next_dirty = job->next_spawn = job->next_unresolved = MQ_NONE;
@@ -82,6 +82,8 @@ void mq_job_free(mq_core *core, mq_job *job)
     mq_name_drop(core, job->queue);
     mq_name_drop(core, job->model);
     mq_name_drop(core, job->tenant);
+    mq_name_drop(core, job->key);
+    mq_name_drop(core, job->needs);
     job->is_used = false;
     MQ_ASSERT(core->grave_count < core->graves_max);
     core->graves[core->grave_count++] = no;
@@ -112,6 +114,9 @@ static void leave(mq_core *core, mq_job *job)
     }
     if (job->worker != MQ_NONE) {
         mq_unhold(core, job);
+    }
+    if (job->limited != 0 && job->state == MQ_STATE_LEASED) {
+        mq_limits_give(core, job);
     }
 }
 
@@ -356,6 +361,8 @@ void mq_job_fill(const mq_core *core, const mq_job *job, bool as_stored, mq_job_
     out->queue = mq_name_text(core, job->queue);
     out->model = mq_name_text(core, job->model);
     out->tenant = mq_name_text(core, job->tenant);
+    out->limit_key = mq_name_text(core, job->key);
+    out->needs = mq_name_text(core, job->needs);
     out->memo = mq_pool_span(&core->pool, job->memo);
     out->trace = mq_pool_span(&core->pool, job->trace);
     out->hash = mq_span_of(job->hash, sizeof job->hash);

@@ -1,13 +1,13 @@
-/* Waiting jobs: one pairing heap a lane, kept in the jobs themselves (M. Fredman et al., "The
- * pairing heap", Algorithmica 1, 1986): push in constant time, pop and removal in logarithmic time
- * on average. Order: priority 9 first, then submission number, so a retried job keeps its age. It
- * must not know workers. */
+/* Waiting jobs: a pairing heap a strand, kept in the jobs themselves (tree.c says which kind of
+ * heap): push in constant time, pop and removal in logarithmic time on average. Order: priority 9
+ * first, then submission number, so a retried job keeps its age. Lanes, flows and strands are made
+ * with their first job and go with their last (strand.c). It must not know workers. */
 #include "broker/core/state.h"
 
 uint64_t mq_lane_key(const mq_job *job)
 {
-    MQ_ASSERT(job->priority <= 9 && job->number < UINT64_C(1) << 56);
-    return (uint64_t)(9 - job->priority) << 56 | job->number;
+    MQ_ASSERT(job->priority <= 9 && job->number < UINT64_C(1) << MQ_AGE_BITS);
+    return (uint64_t)(9 - job->priority) << MQ_AGE_BITS | job->number;
 }
 
 /* Joins two heaps; either may be MQ_NONE. */
@@ -60,92 +60,40 @@ static uint32_t meld_list(mq_core *core, uint32_t first)
     return root;
 }
 
-/* ---- lanes ---- */
-
-typedef struct lane_key {
-    uint32_t queue, kind, model;
-    bool is_gang, is_transient;
-} lane_key;
-
-static uint32_t hash_key(lane_key k)
-{
-    uint64_t h = (uint64_t)k.queue * UINT64_C(0x9e3779b97f4a7c15);
-    h = (h ^ k.kind) * UINT64_C(0xbf58476d1ce4e5b9);
-    h = (h ^ k.model) * UINT64_C(0x94d049bb133111eb) + (k.is_gang ? 1 : 0);
-    h += k.is_transient ? UINT64_C(1) << 40 : 0;
-    return (uint32_t)(h >> 32);
-}
-
-static uint32_t lane_hash(const mq_core *core, uint32_t value)
-{
-    const mq_lane *l = &core->lanes[value];
-    return hash_key((lane_key){l->queue, l->kind, l->model, l->is_gang, l->is_transient});
-}
-
-static bool lane_is(const mq_core *core, uint32_t value, const void *key)
-{
-    const mq_lane *l = &core->lanes[value];
-    const lane_key *k = key;
-    return l->queue == k->queue && l->kind == k->kind && l->model == k->model &&
-           l->is_gang == k->is_gang && l->is_transient == k->is_transient;
-}
-
-void mq_lane_init(mq_core *core)
-{
-    core->lane_index.hash_of = lane_hash;
-}
+/* ---- strands ---- */
 
 bool mq_lane_push(mq_core *core, mq_job *job)
 {
-    lane_key key = {job->queue, job->kind, job->is_transient ? job->model : 0, job->seats_max > 0,
-                    job->is_transient};
-    uint32_t no = mq_index_find(core, &core->lane_index, hash_key(key), lane_is, &key);
+    uint32_t no = mq_strand_take(core, job);
     if (no == MQ_NONE) {
-        no = MQ_TAKE(core, lane, lanes, mq_lane);
-        if (no == MQ_NONE) {
-            return false;
-        }
-        core->lanes[no] = (mq_lane){.is_used = true,
-                                    .is_gang = key.is_gang,
-                                    .is_transient = key.is_transient,
-                                    .queue = key.queue,
-                                    .kind = key.kind,
-                                    .model = key.model,
-                                    .root = MQ_NONE};
-        core->lanes[no].is_paused = mq_queue_is_paused(core, mq_name_text(core, key.queue));
-        mq_name_hold(core, key.queue);
-        mq_name_hold(core, key.kind);
-        mq_name_hold(core, key.model);
-        mq_index_put(core, &core->lane_index, no);
+        return false;
     }
-    mq_lane *lane = &core->lanes[no];
-    job->lane = no;
+    mq_strand *strand = &core->strands[no];
+    mq_lane *lane = mq_lane_of(core, strand);
+    uint32_t before = strand->root;
+    job->strand = no;
     job->in_lane = true;
     job->heap_child = job->heap_next = job->heap_prev = MQ_NONE;
-    lane->root = meld(core, lane->root, mq_job_no(core, job));
+    strand->root = meld(core, before, mq_job_no(core, job));
+    strand->count++;
     lane->count++;
+    lane->blocked += strand->is_blocked;
+    if (strand->root != before) {
+        mq_strand_place(core, no);
+    }
     return true;
-}
-
-static void give_back(mq_core *core, uint32_t no)
-{
-    mq_lane *lane = &core->lanes[no];
-    mq_index_remove(core, &core->lane_index, no);
-    mq_name_drop(core, lane->queue);
-    mq_name_drop(core, lane->kind);
-    mq_name_drop(core, lane->model);
-    lane->is_used = false;
-    lane->next_free = mq_slots_give(&core->lane_slots, no);
 }
 
 void mq_lane_remove(mq_core *core, mq_job *job)
 {
     MQ_ASSERT(job->in_lane);
-    mq_lane *lane = &core->lanes[job->lane];
+    mq_strand *strand = &core->strands[job->strand];
+    mq_lane *lane = mq_lane_of(core, strand);
     uint32_t no = mq_job_no(core, job);
+    uint32_t before = strand->root;
     uint32_t below = meld_list(core, job->heap_child);
-    if (lane->root == no) {
-        lane->root = below;
+    if (strand->root == no) {
+        strand->root = below;
     } else {
         mq_job *prev = &core->jobs[job->heap_prev];
         if (prev->heap_child == no) {
@@ -156,28 +104,33 @@ void mq_lane_remove(mq_core *core, mq_job *job)
         if (job->heap_next != MQ_NONE) {
             core->jobs[job->heap_next].heap_prev = job->heap_prev;
         }
-        lane->root = meld(core, lane->root, below);
+        strand->root = meld(core, strand->root, below);
     }
     job->heap_child = job->heap_next = job->heap_prev = MQ_NONE;
     job->in_lane = false;
-    MQ_ASSERT(lane->count > 0);
-    if (--lane->count == 0) {
-        MQ_ASSERT(lane->root == MQ_NONE);
-        give_back(core, job->lane);
+    MQ_ASSERT(strand->count > 0 && lane->count >= strand->count);
+    lane->count--;
+    lane->blocked -= strand->is_blocked;
+    if (--strand->count == 0) {
+        MQ_ASSERT(strand->root == MQ_NONE);
+        mq_strand_give(core, job->strand);
+    } else if (strand->root != before) {
+        mq_strand_place(core, job->strand);
     }
-    job->lane = MQ_NONE;
+    job->strand = MQ_NONE;
 }
 
 mq_job *mq_lane_top(mq_core *core, mq_lane *lane)
 {
-    return lane->root == MQ_NONE ? NULL : mq_job_at(core, lane->root);
+    const mq_flow *flow = mq_lane_flow(core, lane);
+    return flow == NULL ? NULL : mq_job_at(core, core->strands[flow->root].root);
 }
 
-void mq_lanes_pause(mq_core *core, uint32_t queue, bool is_paused)
+void mq_lanes_refresh(mq_core *core)
 {
     for (uint32_t i = 0; i < core->lane_slots.high; i++) {
-        if (core->lanes[i].is_used && core->lanes[i].queue == queue) {
-            core->lanes[i].is_paused = is_paused;
+        if (core->lanes[i].is_used) {
+            mq_lane_refresh(core, &core->lanes[i]);
         }
     }
 }
@@ -188,12 +141,17 @@ bool mq_core_lane(const mq_core *core, uint32_t index, mq_lane_view *out)
         return false;
     }
     const mq_lane *lane = &core->lanes[index];
+    uint32_t job =
+        lane->root == MQ_NONE ? MQ_NONE : core->strands[core->flows[lane->root].root].root;
     *out = (mq_lane_view){
         .queue = mq_name_text(core, lane->queue),
         .kind = mq_name_text(core, lane->kind),
         .model = mq_name_text(core, lane->model),
+        .needs = mq_name_text(core, lane->needs),
         .waiting = lane->count,
-        .oldest_ms = lane->root == MQ_NONE ? 0 : core->jobs[lane->root].submitted_ms,
+        .blocked = lane->blocked,
+        .tenants = lane->flow_count,
+        .oldest_ms = job == MQ_NONE ? 0 : core->jobs[job].submitted_ms,
         .is_paused = lane->is_paused,
     };
     return true;

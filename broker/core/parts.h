@@ -35,12 +35,32 @@ typedef struct mq_index {
     uint32_t (*hash_of)(const mq_core *core, uint32_t value);
 } mq_index;
 
-/* A name in use: kind, queue, model or tenant. Index 0 is the empty name. */
+/* Place of an element in a heap (tree.c). */
+typedef struct mq_node {
+    uint32_t child, next, prev;
+    bool is_in;
+    uint64_t tag; /* fairness: of the tenant */
+    uint64_t age; /* mq_lane_key of the first job: priority, then submission number */
+} mq_node;
+
+enum { MQ_AGE_BITS = 56 };
+
+/* Heap elements: base is the mq_node of element 0. */
+typedef struct mq_tree {
+    uint8_t *base;
+    size_t stride;
+} mq_tree;
+
+/* A name in use: kind, queue, model, tenant, limit key, tag or list of needs. Index 0 is the empty
+ * name. One text has one slot, whatever it names. */
 typedef struct mq_name {
     mq_ref text;
     uint32_t refs;
     uint32_t live; /* durable jobs of the tenant of this name that are not ended */
     uint32_t next_free;
+    uint32_t limits[MQ_LIMIT_TYPES]; /* limit of the queue, kind, key of this name; 0 = none */
+    uint32_t weight, quota;          /* of the tenant; 0 = the default */
+    uint64_t finish;                 /* of the tenant: virtual time at which its last start ends */
 } mq_name;
 
 #endif

@@ -16,9 +16,10 @@ void mq_recover_begin(mq_core *core, const mq_input *in)
 
 static bool take_names(mq_core *core, mq_job *job, const mq_job_record *r)
 {
-    const mq_span texts[4] = {r->kind, r->queue, r->model, r->tenant};
-    uint32_t *names[4] = {&job->kind, &job->queue, &job->model, &job->tenant};
-    for (int i = 0; i < 4; i++) {
+    const mq_span texts[] = {r->kind, r->queue, r->model, r->tenant, r->limit_key, r->needs};
+    uint32_t *names[] = {&job->kind,   &job->queue, &job->model,
+                         &job->tenant, &job->key,   &job->needs};
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
         uint32_t name = mq_name_take(core, texts[i]);
         if (name == MQ_NONE) {
             return false;
@@ -144,6 +145,7 @@ static bool place(mq_core *core, mq_job *job, const mq_job_record *r)
         break;
     case MQ_STATE_LEASED:
         job->lease_until_ms = core->now_ms + 2 * (int64_t)job->lease_ms;
+        mq_limits_load(core, job);
         if (job->seats_max > 0 && r->member_count > 0 && !mq_gang_load(core, job, r)) {
             return false;
         }
@@ -190,6 +192,8 @@ static void clear_for_load(mq_core *core, mq_job *job, mq_outputs *out)
     mq_name_drop(core, job->queue);
     mq_name_drop(core, job->model);
     mq_name_drop(core, job->tenant);
+    mq_name_drop(core, job->key);
+    mq_name_drop(core, job->needs);
     mq_bytes_release(core, job->body, out);
     mq_job keep = *job;
     memset(job, 0, sizeof *job);
@@ -204,7 +208,7 @@ static void clear_for_load(mq_core *core, mq_job *job, mq_outputs *out)
     job->waiter_weight = keep.waiter_weight;
     job->children = keep.children;
     job->is_watched = keep.is_watched;
-    job->worker = job->gang = job->lane = job->held_prev = job->held_next = MQ_NONE;
+    job->worker = job->gang = job->strand = job->held_prev = job->held_next = MQ_NONE;
     job->heap_child = job->heap_next = job->heap_prev = MQ_NONE;
     job->next_spawn = job->next_unresolved = job->parents = MQ_NONE;
     job->spawns = job->entries = MQ_NONE;
@@ -267,5 +271,6 @@ void mq_recover_done(mq_core *core, const mq_input *in)
 {
     (void)in;
     core->is_loading = false;
+    mq_limits_loaded(core);
     core->wants_turn = true;
 }

@@ -196,6 +196,7 @@ void mq_registry_load(mq_core *core, const mq_input *in)
     }
     cache(&core->regs[no], &core->entry);
     count_blobs(core, &core->entry, true);
+    mq_policy_apply(core, &key, &core->entry);
 }
 
 /* ---- publishing ---- */

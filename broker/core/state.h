@@ -28,6 +28,7 @@ enum {
     MQ_NOTE_LOG_MAX = 4096, /* bytes of a job's last log lines that are kept */
     MQ_NOTE_LINE_MAX = 1024,
     MQ_NOTE_PROGRESS_MAX = 1024, /* a longer progress is not kept after the end */
+    MQ_WORKER_MODELS = 8,        /* that a worker is remembered for */
 };
 
 /* ---- jobs ---- */
@@ -67,7 +68,9 @@ typedef struct mq_job {
     bool holds_key;                      /* is in the index of unique keys */
     bool runs_anyway;                    /* parents need only end */
     uint32_t kind, queue, model, tenant; /* names */
-    uint32_t lane;
+    uint32_t key, needs;                 /* names: limit key, what its worker must have */
+    uint8_t limited; /* bits of mq_limit_type that count it while it is leased */
+    uint32_t strand;
     uint32_t worker; /* index of the worker that holds it, MQ_NONE: nobody connected */
     uint32_t held_prev, held_next;
     uint32_t heap_child, heap_next, heap_prev; /* in its lane */
@@ -104,15 +107,64 @@ typedef struct mq_edge {
     uint32_t prev_child, next_free;
 } mq_edge;
 
-/* Waiting jobs of one (queue, kind, gang or not, model of transient ones), a pairing heap by
- * priority, then age. */
+/* Waiting jobs are kept in four levels, each a heap of the next:
+ *     lane    (queue, kind, needs, gang or not, model of transient ones): the same workers fit
+ *     flow    (lane, tenant): fairness
+ *     strand  (flow, limit key): what a limit of a key holds back as a whole
+ *     job     by priority, then age
+ * So whatever holds a job back - a pause, a limit, no worker - is found once for all jobs that it
+ * holds back, and none of them is looked at. */
 typedef struct mq_lane {
     bool is_used, is_gang, is_transient, is_paused;
-    uint32_t queue, kind, model;
-    uint32_t root, count;
+    bool is_limited; /* one of limits is not 0 */
+    uint32_t queue, kind, model, needs;
+    uint32_t limits[2];  /* of its queue and of its kind; 0 = none */
+    uint32_t root;       /* heap of flows that have a ready strand */
+    uint32_t flow_count; /* all of them */
+    uint32_t count;      /* jobs */
+    uint32_t blocked;    /* of them, in strands that wait for the limit of their key */
     uint32_t next_free;
     uint64_t stuck_turn; /* nobody could take its first job in this pass */
+    uint8_t tag_count;
+    uint32_t tags[MQ_NEEDS_TAGS_MAX]; /* names of the tags among its needs */
+    uint64_t memory_bytes;            /* that a job of it needs */
 } mq_lane;
+
+typedef struct mq_flow {
+    mq_node node; /* in its lane while a strand is ready */
+    bool is_used;
+    uint32_t lane, tenant;
+    uint32_t root;         /* heap of ready strands */
+    uint32_t strand_count; /* all of them */
+    uint32_t next_free;
+} mq_flow;
+
+typedef struct mq_strand {
+    mq_node node; /* in its flow while it is ready */
+    bool is_used, is_blocked;
+    uint32_t flow, key;
+    uint32_t root, count; /* heap of jobs */
+    uint32_t limit;       /* of its key; 0 = none */
+    uint32_t blocked_prev, blocked_next;
+    uint32_t next_free;
+} mq_strand;
+
+/* A limit in force, for the whole fleet (limit.c). Slot 0 is not used. */
+typedef struct mq_limit {
+    bool is_used;
+    bool is_own;  /* set for this name, not made from "key=*" */
+    uint8_t type; /* mq_limit_type */
+    uint32_t name;
+    uint32_t concurrency;     /* jobs leased at once; 0 = any number */
+    uint32_t rate, period_ms; /* starts in each period; 0 = any number */
+    uint32_t burst;           /* starts at once after a rest */
+    uint32_t running;
+    uint32_t strands; /* that wait under it, blocked or not */
+    uint64_t level;   /* tokens x period_ms, at most burst x period_ms */
+    int64_t filled_ms;
+    uint32_t blocked_head, blocked_tail; /* strands */
+    uint32_t next_free;
+} mq_limit;
 
 /* ---- workers and gangs ---- */
 
@@ -125,6 +177,11 @@ typedef struct mq_worker {
     uint64_t free, sent, seen;
     uint32_t slots, fingerprint; /* fingerprint: a name */
     uint32_t kind_count, queue_count;
+    uint32_t tag_count;
+    uint32_t tags[16];                 /* names; but "queue=" and "online=" */
+    uint64_t memory_bytes;             /* that its jobs may use together */
+    uint64_t memory_held;              /* by those that said how much they need */
+    uint32_t models[MQ_WORKER_MODELS]; /* names: of jobs it was sent last, newest first; 0 = none */
     uint32_t kinds[64];
     uint32_t queues[16]; /* of tags "queue=NAME"; none = all */
     uint32_t held_head;  /* jobs it holds alone */
@@ -311,12 +368,16 @@ struct mq_core {
     mq_entry making;       /* scratch: the registry value to be written */
     mq_buf packed;         /* scratch, over packed_bytes */
     uint8_t packed_bytes[MQ_ENTRY_BYTES_MAX];
+    char needs[MQ_NEEDS_BYTES_MAX + 1]; /* scratch of mq_needs_text */
     uint32_t reserved_for; /* fingerprint whose slots are kept for a gang in this pass; 0 = none */
 
     mq_job *jobs;
     mq_edge *edges;
     mq_name *names;
     mq_lane *lanes;
+    mq_flow *flows;
+    mq_strand *strands;
+    mq_limit *limits;
     mq_worker *workers;
     mq_gang *gangs;
     mq_waiter *waiters;
@@ -325,13 +386,16 @@ struct mq_core {
     mq_reg *regs;
     mq_blob *blobs;
     mq_recent *recents;
-    mq_slots job_slots, edge_slots, name_slots, lane_slots, worker_slots, gang_slots, waiter_slots,
-        ask_slots, object_slots, reg_slots, blob_slots;
+    mq_slots job_slots, edge_slots, name_slots, lane_slots, flow_slots, strand_slots, limit_slots,
+        worker_slots, gang_slots, waiter_slots, ask_slots, object_slots, reg_slots, blob_slots;
     uint64_t recent_total; /* ever remembered; the newest is at (total - 1) % recent_max */
 
-    mq_index job_index, name_index, lane_index, worker_index, object_index, blob_index,
-        recent_index, unique_index;
-    mq_heap timers; /* per job */
+    mq_index job_index, name_index, lane_index, flow_index, strand_index, worker_index,
+        object_index, blob_index, recent_index, unique_index;
+    mq_heap timers;       /* per job */
+    mq_heap limit_timers; /* per limit: when to look at it again */
+    mq_limit every_key;   /* "key=*": what each key gets that has no limit of its own */
+    uint64_t virtual_now; /* fairness: start of the job that was granted last (fair.c) */
     mq_pool pool;
 
     uint32_t dirty_head, dirty_tail;

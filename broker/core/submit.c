@@ -27,6 +27,12 @@ static void hash_of(const mq_msg_submit_job *item, const mq_bytes *body, uint64_
         a = mq_hash64(item->unique, a + item->runs_anyway);
         b = mq_hash64(item->unique, b + item->runs_anyway);
     }
+    if (item->limit_key.len > 0 || item->needs.len > 0 || item->memory_bytes > 0) {
+        const uint64_t route[] = {mq_hash64(item->limit_key, 1), mq_hash64(item->needs, 2),
+                                  item->memory_bytes};
+        a = mq_hash64(mq_span_of(route, sizeof route), a);
+        b = mq_hash64(mq_span_of(route, sizeof route), b);
+    }
     if (body != NULL) {
         a = mq_hash64(mq_span_of(body->data, body->len), a);
         b = mq_hash64(mq_span_of(body->data, body->len), b);
@@ -128,7 +134,12 @@ static mq_code check_item(const mq_core *core, const mq_msg_submit_job *item, co
         return refuse(err, MQ_E_ARG,
                       "keep: 1 s to 365 days; bo, bomax: at most 1 day, in milliseconds");
     }
-    return check_deps(item, err);
+    if (item->limit_key.len > 0 &&
+        (!mq_entry_name_ok(item->limit_key) || mq_span_is(item->limit_key, "*"))) {
+        return refuse(err, MQ_E_ARG, "lkey: 1 to 64 printable letters without blank / @");
+    }
+    const char *needs = mq_needs_check(item);
+    return needs != NULL ? refuse(err, MQ_E_ARG, needs) : check_deps(item, err);
 }
 
 /* Why there is no room now; NULL when there is. */
@@ -141,8 +152,10 @@ static const char *no_room(mq_core *core, const mq_msg_submit_job *item, const m
     if (core->is_full) {
         return "the store is above its memory threshold or the broker is stopping";
     }
-    if (!mq_slots_has(&core->job_slots, 256) || !mq_slots_has(&core->name_slots, 8) ||
-        !mq_slots_has(&core->lane_slots, 1) || !mq_slots_has(&core->edge_slots, 64) ||
+    if (!mq_slots_has(&core->job_slots, 256) || !mq_slots_has(&core->name_slots, 32) ||
+        !mq_slots_has(&core->lane_slots, 1) || !mq_slots_has(&core->strand_slots, 1) ||
+        !mq_slots_has(&core->flow_slots, 1) || !mq_slots_has(&core->limit_slots, 1) ||
+        !mq_slots_has(&core->edge_slots, 64) ||
         core->pool.units - core->pool.high < core->pool.units / POOL_RESERVE) {
         return "the broker's job memory is full";
     }
@@ -157,8 +170,8 @@ static const char *no_room(mq_core *core, const mq_msg_submit_job *item, const m
     if (core->live >= c->live_max) {
         return "too many live jobs";
     }
-    if (tenant != MQ_NONE && core->names[tenant].live >= c->tenant_live_max) {
-        return "too many live jobs of this tenant";
+    if (tenant != MQ_NONE && core->names[tenant].live >= mq_tenant_quota(core, tenant)) {
+        return "too many live jobs of this tenant: its quota";
     }
     return mq_wait_room(core, 4096) ? NULL : "too many answers wait for the store";
 }
@@ -166,11 +179,14 @@ static const char *no_room(mq_core *core, const mq_msg_submit_job *item, const m
 static bool fill_names(mq_core *core, mq_job *job, const mq_msg_submit_job *item)
 {
     mq_span queue = item->queue.len > 0 ? item->queue : mq_str("default");
-    uint32_t names[4] = {mq_name_take(core, item->kind), mq_name_take(core, queue),
-                         mq_name_take(core, item->model), mq_name_take(core, item->tenant)};
-    for (int i = 0; i < 4; i++) {
+    enum { NAMES = 6 };
+    uint32_t names[NAMES] = {
+        mq_name_take(core, item->kind),      mq_name_take(core, queue),
+        mq_name_take(core, item->model),     mq_name_take(core, item->tenant),
+        mq_name_take(core, item->limit_key), mq_name_take(core, mq_needs_text(core, item))};
+    for (int i = 0; i < NAMES; i++) {
         if (names[i] == MQ_NONE) {
-            for (int k = 0; k < 4; k++) {
+            for (int k = 0; k < NAMES; k++) {
                 mq_name_drop(core, names[k] == MQ_NONE ? 0 : names[k]);
             }
             return false;
@@ -180,6 +196,8 @@ static bool fill_names(mq_core *core, mq_job *job, const mq_msg_submit_job *item
     job->queue = names[1];
     job->model = names[2];
     job->tenant = names[3];
+    job->key = names[4];
+    job->needs = names[5];
     return mq_pool_copy(&core->pool, item->memo, &job->memo) &&
            mq_pool_copy(&core->pool, item->trace, &job->trace) &&
            mq_pool_copy(&core->pool, item->unique, &job->unique);
@@ -403,6 +421,8 @@ mq_job *mq_spawn_new(mq_core *core, const mq_job *parent, const mq_msg_spawned *
         .model = spawn->model,
         .queue = mq_name_text(core, parent->queue),
         .tenant = mq_name_text(core, parent->tenant),
+        .limit_key = mq_name_text(core, parent->key),
+        .needs = mq_name_text(core, parent->needs),
         .trace = mq_pool_span(&core->pool, parent->trace),
         .priority = parent->priority,
         .is_quiet = true,

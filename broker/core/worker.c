@@ -40,8 +40,11 @@ static void drop_names(mq_core *core, mq_worker *w)
     for (uint32_t i = 0; i < w->queue_count; i++) {
         mq_name_drop(core, w->queues[i]);
     }
+    for (uint32_t i = 0; i < w->tag_count; i++) {
+        mq_name_drop(core, w->tags[i]);
+    }
     mq_name_drop(core, w->fingerprint);
-    w->kind_count = w->queue_count = w->fingerprint = 0;
+    w->kind_count = w->queue_count = w->tag_count = w->fingerprint = 0;
 }
 
 /* Ends a worker: whatever it held goes back. */
@@ -53,6 +56,7 @@ static void remove(mq_core *core, mq_worker *w, bool is_counted, const char *why
     mq_gang_worker_gone(core, number_of(core, w), out);
     mq_index_remove(core, &core->worker_index, number_of(core, w));
     drop_names(core, w);
+    mq_worker_forget_models(core, w);
     core->slots_connected -= w->slots;
     w->is_used = false;
     w->next_free = mq_slots_give(&core->worker_slots, number_of(core, w));
@@ -98,6 +102,12 @@ static bool take_kinds(mq_core *core, mq_worker *w, const mq_msg_ready *m)
                 return false;
             }
             w->queues[w->queue_count++] = name;
+        } else if (mq_entry_name_ok(m->tags[i])) {
+            uint32_t name = mq_name_take(core, m->tags[i]);
+            if (name == MQ_NONE) {
+                return false;
+            }
+            w->tags[w->tag_count++] = name;
         }
     }
     w->fingerprint = mq_name_take(core, m->fingerprint);
@@ -197,6 +207,7 @@ static void fill(mq_worker *w, const mq_msg_ready *m)
     (void)mq_span_copy(m->gang_unix, w->gang_unix, sizeof w->gang_unix);
     (void)mq_span_copy(m->gang_tcp, w->gang_tcp, sizeof w->gang_tcp);
     w->pid = m->pid;
+    w->memory_bytes = m->memory_bytes;
 }
 
 void mq_worker_ready(mq_core *core, const mq_input *in, mq_outputs *out)
@@ -364,5 +375,11 @@ bool mq_core_worker(const mq_core *core, uint32_t index, mq_worker_view *out)
     for (uint32_t i = 0; i < w->kind_count; i++) {
         out->kinds[i] = mq_name_text(core, w->kinds[i]);
     }
+    out->tag_count = w->tag_count;
+    for (uint32_t i = 0; i < w->tag_count; i++) {
+        out->tags[i] = mq_name_text(core, w->tags[i]);
+    }
+    out->memory_bytes = w->memory_bytes;
+    out->memory_held = w->memory_held;
     return true;
 }

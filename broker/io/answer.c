@@ -244,6 +244,15 @@ static void answer_workers(mq_broker *b, const mq_msg_query *query, mq_buf *out)
             mq_buf_add_json(out, w.kinds[k]);
         }
         mq_buf_add_str(out, "]");
+        mq_json_key(out, "tags");
+        mq_buf_add_str(out, "[");
+        for (uint32_t k = 0; k < w.tag_count; k++) {
+            mq_json_comma(out);
+            mq_buf_add_json(out, w.tags[k]);
+        }
+        mq_buf_add_str(out, "]");
+        mq_json_int(out, "memory_bytes", (int64_t)w.memory_bytes);
+        mq_json_int(out, "memory_held", (int64_t)w.memory_held);
         mq_json_key(out, "jobs");
         mq_buf_add_str(out, "[");
         held_list list = {b, out};
@@ -257,6 +266,8 @@ static void answer_queues(mq_broker *b, const mq_msg_query *query, mq_buf *out)
 {
     (void)query;
     mq_lane_view l;
+    mq_hold_view hold;
+    char why[512];
     mq_json_key(out, "queues");
     mq_buf_add_str(out, "[");
     for (uint32_t i = 0; i < b->core_config.lanes_max; i++) {
@@ -271,6 +282,12 @@ static void answer_queues(mq_broker *b, const mq_msg_query *query, mq_buf *out)
         mq_json_int(out, "waiting", l.waiting);
         mq_json_int(out, "oldest_ms", l.waiting == 0 ? 0 : mq_broker_now(b) - l.oldest_ms);
         mq_json_bool(out, "is_paused", l.is_paused);
+        mq_json_text(out, "needs", l.needs);
+        mq_json_int(out, "tenants", l.tenants);
+        mq_json_int(out, "blocked", l.blocked);
+        if (mq_core_lane_hold(b->core, i, &hold)) {
+            mq_json_text(out, "waits", mq_str(mq_hold_text(b, &hold, why, sizeof why)));
+        }
         mq_buf_add_str(out, "}");
     }
     mq_buf_add_str(out, "]");
@@ -304,10 +321,8 @@ static const struct {
     const char *what;
     answer_fn *answer;
 } rows[] = {
-    {"status", answer_status},
-    {"workers", answer_workers},
-    {"queues", answer_queues},
-    {"events", answer_events},
+    {"status", answer_status}, {"workers", answer_workers},  {"queues", answer_queues},
+    {"events", answer_events}, {"limits", mq_answer_limits}, {"tenants", mq_answer_tenants},
 };
 
 void mq_answer_send(mq_broker *b, uint64_t conn, uint64_t rid, mq_code code, const char *text,
@@ -345,11 +360,11 @@ void mq_answer_query(mq_broker *b, uint64_t conn, const mq_msg_query *query)
     }
     mq_buf_add_str(&out, "}");
     if (code == MQ_E_UNSUPPORTED) {
-        mq_fail(
-            &err, MQ_E_ARG,
-            "what: \"%.*s\" is none of status, workers, queues, events, jobs, job, models, model, "
-            "datasets, dataset, memo",
-            MQ_SPAN_ARG(query->what));
+        mq_fail(&err, MQ_E_ARG,
+                "what: \"%.*s\" is none of status, workers, queues, limits, tenants, events, jobs, "
+                "job, models, model, "
+                "datasets, dataset, memo",
+                MQ_SPAN_ARG(query->what));
         code = MQ_E_ARG;
     }
     mq_answer_send(b, conn, query->rid, code, code == MQ_OK ? "" : err.text, &out);

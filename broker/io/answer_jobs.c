@@ -206,6 +206,8 @@ static void add_record(mq_broker *b, mq_buf *out, const mq_job_record *r)
     mq_json_text(out, "error", r->error);
     mq_json_text(out, "trace", r->trace);
     mq_json_text(out, "memo", r->memo);
+    mq_json_text(out, "limit_key", r->limit_key);
+    mq_json_text(out, "needs", r->needs);
     mq_json_int(out, "priority", (int64_t)r->priority);
     mq_json_int(out, "attempts", (int64_t)r->attempts);
     mq_json_int(out, "attempts_max", (int64_t)r->attempts_max);
@@ -273,6 +275,11 @@ static void answer_job(mq_broker *b, uint64_t conn, const mq_msg_query *query)
     if (slot != MQ_CORE_NO_SLOT && mq_core_record(b->core, slot, &record) &&
         !mq_state_is_terminal(mq_state_parse(record.state))) {
         add_record(b, &w->out, &record);
+        mq_hold_view hold;
+        char why[512];
+        if (mq_core_job_hold(b->core, slot, &hold)) {
+            mq_json_text(&w->out, "waits", mq_str(mq_hold_text(b, &hold, why, sizeof why)));
+        }
         waiting_end(w, MQ_OK, "");
     } else if (mq_ulid_ms(query->name) < 0) {
         waiting_end(w, MQ_E_ARG, "name: a job's id has 26 letters");

@@ -18,6 +18,11 @@ uint32_t mq_answer_limit(const mq_msg_query *query);
 void mq_answer_send(mq_broker *b, uint64_t conn, uint64_t rid, mq_code code, const char *text,
                     mq_buf *out);
 
+/* answer_holds.c: why a job or a lane waits, "" for no reason; limits; tenants. */
+const char *mq_hold_text(const mq_broker *b, const mq_hold_view *hold, char *out, size_t size);
+void mq_answer_limits(mq_broker *b, const mq_msg_query *query, mq_buf *out);
+void mq_answer_tenants(mq_broker *b, const mq_msg_query *query, mq_buf *out);
+
 /* answer_registry.c: models, model, datasets, dataset, memo. MQ_E_UNSUPPORTED: not one of them. */
 MQ_MUST_USE mq_code mq_answer_registry(mq_broker *b, const mq_msg_query *query, mq_buf *out,
                                        mq_error *err);

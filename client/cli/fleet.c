@@ -6,7 +6,7 @@
 
 void mq_fleet_queues(const json_t *answer)
 {
-    mq_table *table = mq_table_new("queue|kind|model|>waiting|oldest|state");
+    mq_table *table = mq_table_new("queue|kind|model|needs|>waiting|oldest|state");
     size_t i;
     json_t *queue;
     json_array_foreach(json_object_get(answer, "queues"), i, queue)
@@ -15,9 +15,11 @@ void mq_fleet_queues(const json_t *answer)
         mq_table_cell(table, "%s", mq_js_text(queue, "queue", "-"));
         mq_table_cell(table, "%s", mq_js_text(queue, "kind", "-"));
         mq_table_cell(table, "%s", mq_js_text(queue, "model", "-"));
+        mq_table_cell(table, "%s", mq_js_text(queue, "needs", "-"));
         mq_table_cell(table, "%lld", (long long)mq_js_int(queue, "waiting"));
         mq_table_cell(table, "%s", mq_out_ms(mq_js_int(queue, "oldest_ms")));
-        mq_table_cell(table, "%s", is_paused ? "paused" : "open");
+        const char *waits = mq_js_text(queue, "waits", "");
+        mq_table_cell(table, "%s", is_paused ? "paused" : waits[0] == '\0' ? "open" : waits);
     }
     mq_table_print(table, "no queue has a job that waits");
 }

@@ -11,7 +11,7 @@
 #include "shared/base/file.h"
 #include "shared/job/kinds.h"
 
-enum { DEPS_MAX = 64, BODY_BYTES_MAX = 1 << 20, PARAMS_MAX = 256 };
+enum { DEPS_MAX = 64, BODY_BYTES_MAX = 1 << 20, PARAMS_MAX = 256, NEEDS_BYTES_MAX = 257 };
 
 /* ---- submit ---- */
 
@@ -108,25 +108,41 @@ static mq_code read_rules(const mq_argv *args, maasq_spec *spec, mq_error *err)
     return code;
 }
 
+/* --need TAG... as the list that a spec takes. */
+static mq_code read_needs(const mq_argv *args, mq_buf *needs, mq_error *err)
+{
+    const char *tag = NULL;
+    for (size_t i = 0; (tag = mq_argv_nth(args, "need", i)) != NULL; i++) {
+        if ((i > 0 && !mq_buf_add_str(needs, ",")) || !mq_buf_add_str(needs, tag)) {
+            return mq_fail(err, MQ_E_ARG, "--need: more than %zu bytes", needs->limit);
+        }
+    }
+    return mq_buf_add(needs, "", 1) ? MQ_OK : mq_fail(err, MQ_E_ARG, "--need: too many tags");
+}
+
 static mq_code read_spec(const mq_argv *args, maasq_spec *spec, const char **deps, mq_error *err)
 {
-    int64_t priority = 0, ttl = 0;
+    int64_t priority = 0, ttl = 0, memory = 0;
     *spec =
         (maasq_spec){.size = sizeof *spec,
                      .kind = mq_argv_word(args, 0),
                      .id = mq_argv_text(args, "id", NULL),
                      .model = mq_argv_text(args, "model", NULL),
                      .queue = mq_argv_text(args, "queue", NULL),
+                     .tenant = mq_argv_text(args, "tenant", NULL),
+                     .limit_key = mq_argv_text(args, "limit-key", NULL),
                      .durability = mq_argv_has(args, "transient") ? MAASQ_TRANSIENT : MAASQ_BY_KIND,
                      .deps = deps};
     mq_code code = mq_argv_int(args, "priority", 1, 9, &priority, err);
     code = code != MQ_OK ? code : mq_argv_int(args, "ttl", 1, 31536000, &ttl, err);
+    code = code != MQ_OK ? code : mq_argv_int(args, "memory", 1, INT64_C(1) << 50, &memory, err);
     if (code == MQ_OK && mq_argv_has(args, "at")) {
         code = read_time(mq_argv_text(args, "at", ""), &spec->run_at_ms, err);
     }
     code = code != MQ_OK ? code : read_rules(args, spec, err);
     spec->priority = (uint32_t)priority;
     spec->ttl_ms = (uint64_t)ttl * 1000;
+    spec->memory_bytes = (uint64_t)memory;
     const char *dep = NULL;
     while (code == MQ_OK && (dep = mq_argv_nth(args, "after", spec->deps_count)) != NULL) {
         if (spec->deps_count == DEPS_MAX) {
@@ -293,18 +309,21 @@ int mq_cmd_job_submit(mq_cli *cli, const mq_argv *args)
     const char *deps[DEPS_MAX];
     maasq_spec spec;
     mq_error err;
-    mq_buf body;
+    mq_buf body, needs;
     if (read_spec(args, &spec, deps, &err) != MQ_OK) {
         return mq_cli_usage(cli, "%s", err.text);
     }
     mq_buf_init(&body, (size_t)64 << 20);
-    if (read_body(args, &body, &err) != MQ_OK) {
+    mq_buf_init(&needs, NEEDS_BYTES_MAX);
+    if (read_needs(args, &needs, &err) != MQ_OK || read_body(args, &body, &err) != MQ_OK) {
         mq_buf_release(&body);
+        mq_buf_release(&needs);
         return err.code == MQ_E_ARG ? mq_cli_usage(cli, "%s", err.text)
                                     : mq_cli_fail(cli, "%s", err.text);
     }
     spec.body = body.data;
     spec.body_bytes = body.len;
+    spec.needs = (const char *)needs.data;
     int status = mq_cli_connect(cli);
     status = status != MQ_EXIT_OK ? status : check_kind(cli, spec.kind);
     bool is_waiting =
@@ -324,6 +343,7 @@ int mq_cmd_job_submit(mq_cli *cli, const mq_argv *args)
     }
     maasq_job_release(&job);
     mq_buf_release(&body);
+    mq_buf_release(&needs);
     return status;
 }
 
@@ -394,8 +414,9 @@ int mq_cmd_job_show(mq_cli *cli, const mq_argv *args)
     if (status != MQ_EXIT_OK || cli->is_json) {
         return status != MQ_EXIT_OK ? status : mq_cli_json(job);
     }
-    static const char *const texts[] = {"id",  "kind", "queue", "model", "state",
-                                        "why", "code", "error", "worker"};
+    static const char *const texts[] = {"id",        "kind",  "queue", "model", "tenant",
+                                        "limit_key", "needs", "state", "waits", "why",
+                                        "code",      "error", "worker"};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         const char *value = mq_js_text(job, texts[i], "");
         if (value[0] != '\0') {

@@ -188,6 +188,9 @@ typedef struct maasq_spec {
                               * 0: the deployment's retention */
     uint64_t backoff_ms;     /* wait before attempt n + 1: random in 0..backoff_ms * 2^n; 0: 1 s */
     uint64_t backoff_max_ms; /* at most that; 0: 300 s; both at most 1 day */
+    const char *limit_key; /* jobs of one key share its limits (`maasq limit`); at most 64 bytes */
+    const char *needs;     /* tags that its worker must have: "avx512,region=eu"; at most 8 */
+    uint64_t memory_bytes; /* that its worker must have free for it; 0: any worker */
 } maasq_spec;
 
 /* Runs when the job has ended, in whatever way; see the callback contract above. `job` is valid for

@@ -40,7 +40,8 @@ static void flush(maasq_client *client, batch *b)
 static size_t header_bytes(const mq_msg_submit_job *r)
 {
     return 256 + r->kind.len + r->queue.len + r->model.len + r->tenant.len + r->memo.len +
-           r->trace.len + r->unique.len + r->deps_count * (size_t)MQ_CCORE_ID_SIZE;
+           r->trace.len + r->unique.len + r->limit_key.len + r->needs.len +
+           r->deps_count * (size_t)MQ_CCORE_ID_SIZE;
 }
 
 static void add(maasq_client *client, batch *b, const mq_ccore_action *action)

@@ -99,9 +99,10 @@ static mq_code check_texts(const maasq_spec *s, mq_error *err)
     const struct {
         const char *field, *text;
         size_t max;
-    } texts[] = {{"kind", s->kind, 64},     {"model", s->model, 128}, {"queue", s->queue, 64},
-                 {"tenant", s->tenant, 64}, {"memo", s->memo, 128},   {"trace", s->trace, 64},
-                 {"unique", s->unique, 128}};
+    } texts[] = {
+        {"kind", s->kind, 64},      {"model", s->model, 128},        {"queue", s->queue, 64},
+        {"tenant", s->tenant, 64},  {"memo", s->memo, 128},          {"trace", s->trace, 64},
+        {"unique", s->unique, 128}, {"limit_key", s->limit_key, 64}, {"needs", s->needs, 256}};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         if (check_text(texts[i].field, texts[i].text, texts[i].max, err) != MQ_OK) {
             return MQ_E_ARG;
@@ -135,7 +136,8 @@ static mq_span put(uint8_t **at, mq_span s)
 static size_t block_bytes(const maasq_spec *s, const char *tenant)
 {
     size_t bytes = s->deps_count * sizeof(mq_span) + s->body_bytes;
-    const char *texts[] = {s->kind, s->model, s->queue, tenant, s->memo, s->trace, s->unique};
+    const char *texts[] = {s->kind,  s->model,  s->queue,     tenant,  s->memo,
+                           s->trace, s->unique, s->limit_key, s->needs};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         bytes += mq_str(texts[i]).len;
     }
@@ -159,6 +161,7 @@ static void copy_numbers(mq_msg_submit_job *r, const maasq_spec *s, bool is_tran
     r->keep_ms = s->keep_ms;
     r->backoff_ms = s->backoff_ms;
     r->backoff_max_ms = s->backoff_max_ms;
+    r->memory_bytes = s->memory_bytes;
     r->len = s->body_bytes;
 }
 
@@ -184,6 +187,8 @@ static bool copy_request(maasq_job *job, const maasq_spec *s, const char *tenant
     r->memo = put(&at, mq_str(s->memo));
     r->trace = put(&at, mq_str(s->trace));
     r->unique = put(&at, mq_str(s->unique));
+    r->limit_key = put(&at, mq_str(s->limit_key));
+    r->needs = put(&at, mq_str(s->needs));
     job->body = put(&at, mq_span_of(s->body, s->body_bytes));
     MQ_ASSERT(at <= (uint8_t *)job->block + job->block_bytes);
     r->id = mq_str(job->id);

@@ -10,8 +10,9 @@
 enum { ENTRY_NODES_MAX = 1100, VERSION_DIGITS = 10 };
 
 static const char *const prefixes[] = {
-    [MQ_ENTRY_MODEL] = "model/", [MQ_ENTRY_ALIAS] = "model/", [MQ_ENTRY_DATASET] = "dataset/",
-    [MQ_ENTRY_MEMO] = "memo/",   [MQ_ENTRY_QUEUE] = "queue/",
+    [MQ_ENTRY_MODEL] = "model/", [MQ_ENTRY_ALIAS] = "model/",   [MQ_ENTRY_DATASET] = "dataset/",
+    [MQ_ENTRY_MEMO] = "memo/",   [MQ_ENTRY_QUEUE] = "queue/",   [MQ_ENTRY_KIND] = "kind/",
+    [MQ_ENTRY_LIMIT] = "limit/", [MQ_ENTRY_TENANT] = "tenant/",
 };
 
 bool mq_entry_name_ok(mq_span s)
@@ -95,6 +96,19 @@ static bool read_tail(mq_span s, mq_entry_key *out)
     return n >= 1 && n <= MQ_ENTRY_VERSION_MAX && mq_entry_name_ok(out->name);
 }
 
+/* The other types: a name behind the prefix. */
+static bool read_plain(mq_span s, mq_entry_key *out)
+{
+    for (size_t i = MQ_ENTRY_MEMO; i < sizeof prefixes / sizeof prefixes[0]; i++) {
+        if (take(&s, prefixes[i])) {
+            out->type = (mq_entry_type)i;
+            out->name = s;
+            return s.len > 0 && s.len <= MQ_ENTRY_NAME_MAX;
+        }
+    }
+    return false;
+}
+
 mq_code mq_entry_field_read(mq_span field, mq_entry_key *out, mq_error *err)
 {
     *out = (mq_entry_key){0};
@@ -106,10 +120,8 @@ mq_code mq_entry_field_read(mq_span field, mq_entry_key *out, mq_error *err)
     } else if (take(&s, prefixes[MQ_ENTRY_DATASET])) {
         out->type = MQ_ENTRY_DATASET;
         is_ok = read_tail(s, out);
-    } else if (take(&s, prefixes[MQ_ENTRY_MEMO]) || take(&s, prefixes[MQ_ENTRY_QUEUE])) {
-        out->type = field.data[0] == 'm' ? MQ_ENTRY_MEMO : MQ_ENTRY_QUEUE;
-        out->name = s;
-        is_ok = s.len > 0 && s.len <= MQ_ENTRY_NAME_MAX;
+    } else {
+        is_ok = read_plain(s, out);
     }
     if (!is_ok) {
         return mq_fail(err, MQ_E_FORMAT, "registry field \"%.*s\": not a known form",
@@ -124,7 +136,7 @@ mq_code mq_entry_pack(const mq_entry *entry, mq_buf *out, mq_error *err)
     MQ_ASSERT(entry->before_count <= MQ_ENTRY_BEFORE_MAX);
     mq_writer w;
     mq_writer_init(&w, out);
-    mq_write_map(&w, entry->before_count > 0 ? 9 : 8);
+    mq_write_map(&w, entry->before_count > 0 ? 11 : 10);
     mq_write_key(&w, "meta");
     mq_write_bytes(&w, entry->meta);
     mq_write_key(&w, "job");
@@ -145,6 +157,13 @@ mq_code mq_entry_pack(const mq_entry *entry, mq_buf *out, mq_error *err)
         for (uint32_t i = 0; i < entry->before_count; i++) {
             mq_write_u64(&w, entry->before[i]);
         }
+    }
+    mq_write_key(&w, "drain");
+    mq_write_bool(&w, entry->is_draining);
+    mq_write_key(&w, "n");
+    mq_write_array(&w, MQ_ENTRY_NUMBERS);
+    for (uint32_t i = 0; i < MQ_ENTRY_NUMBERS; i++) {
+        mq_write_u64(&w, entry->numbers[i]);
     }
     mq_write_key(&w, "blobs");
     mq_write_array(&w, entry->blob_count);
@@ -185,6 +204,17 @@ static void read_before(mq_reader *in, mq_entry *out)
     out->before_count = count;
 }
 
+static void read_numbers(mq_reader *in, mq_entry *out)
+{
+    uint32_t count = mq_read_array(in);
+    for (uint32_t i = 0; i < count && !mq_reader_failed(in); i++) {
+        uint64_t n = mq_read_u64(in);
+        if (i < MQ_ENTRY_NUMBERS) { /* more: of a later version */
+            out->numbers[i] = n;
+        }
+    }
+}
+
 static void read_entry_field(mq_reader *in, mq_span name, mq_entry *out)
 {
     if (mq_span_is(name, "meta")) {
@@ -201,6 +231,10 @@ static void read_entry_field(mq_reader *in, mq_span name, mq_entry *out)
         out->is_deleted = mq_read_bool(in);
     } else if (mq_span_is(name, "paused")) {
         out->is_paused = mq_read_bool(in);
+    } else if (mq_span_is(name, "drain")) {
+        out->is_draining = mq_read_bool(in);
+    } else if (mq_span_is(name, "n")) {
+        read_numbers(in, out);
     } else if (mq_span_is(name, "blobs")) {
         read_blobs(in, out);
     } else if (mq_span_is(name, "before")) {

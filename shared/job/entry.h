@@ -5,7 +5,10 @@
  *   model/<name>/a/<alias>       version, time, the versions it pointed to before
  *   dataset/<name>/v/<n>         as a model's version
  *   memo/<key>                   meta = the result to return, job, time, fingerprint
- *   queue/<name>                 paused
+ *   queue/<name>                 paused, or draining
+ *   kind/<name>                  paused, meta = why
+ *   limit/<type>=<name>          numbers: concurrency, rate, period_ms, burst
+ *   tenant/<name>                numbers: weight, quota
  *
  * <n> has 10 digits, so that text order is number order. Names hold none of "/" and "@". Pure. */
 #ifndef MQ_JOB_ENTRY_H
@@ -22,6 +25,7 @@ enum {
     MQ_ENTRY_NAME_MAX = 128,         /* of a model, dataset, alias or memo key */
     MQ_ENTRY_VERSION_MAX = 999999999,
     MQ_ENTRY_BEFORE_MAX = 16, /* versions that an alias remembers */
+    MQ_ENTRY_NUMBERS = 4,
 };
 
 typedef enum mq_entry_type {
@@ -30,6 +34,9 @@ typedef enum mq_entry_type {
     MQ_ENTRY_DATASET, /* a dataset's version */
     MQ_ENTRY_MEMO,
     MQ_ENTRY_QUEUE,
+    MQ_ENTRY_KIND,
+    MQ_ENTRY_LIMIT,
+    MQ_ENTRY_TENANT,
 } mq_entry_type;
 
 typedef struct mq_entry_key {
@@ -47,9 +54,11 @@ typedef struct mq_entry {
     int64_t at_ms;
     uint32_t version; /* alias: where it points; 0 = removed */
     bool is_deleted;  /* a version that was taken back; its number is not used again */
-    bool is_paused;   /* queue */
     uint32_t before_count;
     uint32_t before[MQ_ENTRY_BEFORE_MAX]; /* alias: where it pointed before, latest first */
+    bool is_paused;                       /* queue, kind */
+    bool is_draining;                     /* queue: takes no new jobs */
+    uint64_t numbers[MQ_ENTRY_NUMBERS];
     uint32_t blob_count;
     mq_span blobs[MQ_ENTRY_BLOBS_MAX]; /* 64 hex digits each */
 } mq_entry;

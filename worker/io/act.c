@@ -44,8 +44,16 @@ static void send_ready(mq_supervisor *sv)
     for (uint32_t i = 0; i < sv->own.count && kind_count < KINDS_MAX; i++) {
         kinds[kind_count++] = mq_str(sv->own.at[i].name);
     }
-    for (uint32_t i = 0; i < sv->options->tag_count; i++) {
+    uint32_t tag_count = sv->options->tag_count;
+    for (uint32_t i = 0; i < tag_count; i++) {
         tags[i] = mq_str(sv->options->tags[i]);
+    }
+    for (uint32_t i = 0; tag_count < MQ_WORKER_TAGS_MAX; i++) {
+        const char *tag = mq_worker_cpu_tag(i);
+        if (tag == NULL) {
+            break;
+        }
+        tags[tag_count++] = mq_str(tag);
     }
     mq_msg_ready m = {
         .worker = mq_str(sv->worker),
@@ -60,7 +68,8 @@ static void send_ready(mq_supervisor *sv)
         .kinds = kinds,
         .kinds_count = kind_count,
         .tags = tags,
-        .tags_count = sv->options->tag_count,
+        .tags_count = tag_count,
+        .memory_bytes = mq_worker_memory_bytes(sv->options->memory_bytes, sv->slot_count),
         .held = sv->held,
         .held_count = mq_ws_held(&sv->session, sv->held, sv->held_jobs),
     };

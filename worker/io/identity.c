@@ -52,6 +52,36 @@ uint64_t mq_worker_load_milli(void)
     return getloadavg(load, 1) == 1 && load[0] >= 0 ? (uint64_t)(load[0] * 1000.0) : 0;
 }
 
+const char *mq_worker_cpu_tag(uint32_t n)
+{
+    const char *tags[4] = {NULL};
+    uint32_t count = 0;
+#if defined(__x86_64__)
+    tags[count++] = "x86_64";
+    if (__builtin_cpu_supports("avx2")) {
+        tags[count++] = "avx2";
+    }
+    if (__builtin_cpu_supports("avx512f")) {
+        tags[count++] = "avx512";
+    }
+#elif defined(__aarch64__)
+    tags[count++] = "aarch64";
+#endif
+    return n < count ? tags[n] : NULL;
+}
+
+uint64_t mq_worker_memory_bytes(int64_t slot_bytes, uint32_t slots)
+{
+    char text[64];
+    long pages = sysconf(_SC_PHYS_PAGES);
+    uint64_t most = pages < 1 ? 0 : (uint64_t)pages * (uint64_t)sysconf(_SC_PAGESIZE);
+    read_text("/sys/fs/cgroup/memory.max", text, sizeof text); /* "max": no limit, reads as 0 */
+    uint64_t group = (uint64_t)strtoull(text, NULL, 10);
+    most = group > 0 && group < most ? group : most;
+    uint64_t own = (uint64_t)slot_bytes * slots;
+    return own > 0 && own < most ? own : most;
+}
+
 uint64_t mq_worker_rss_bytes(pid_t pid)
 {
     char path[64], text[128];

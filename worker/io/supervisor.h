@@ -180,5 +180,10 @@ void mq_worker_host_id(char out[65]);
 /* Load of the machine in thousandths, resident bytes of this process and its slots. */
 uint64_t mq_worker_load_milli(void);
 uint64_t mq_worker_rss_bytes(pid_t pid);
+/* What the processor can do, as tags that jobs may need: NULL behind the last one. */
+const char *mq_worker_cpu_tag(uint32_t n);
+/* Memory that jobs may use here together: of the slots' limits, the control group, the machine the
+ * smallest. slot_bytes 0: no limit of a slot. */
+uint64_t mq_worker_memory_bytes(int64_t slot_bytes, uint32_t slots);
 
 #endif
