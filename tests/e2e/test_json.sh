@@ -102,6 +102,12 @@ json '.matched == 0 and .done == 0' maasq queue purge --filter kind=nosuch
 json '.queues | type == "array"' maasq queue list
 json '.verb == "pause"' maasq queue pause elsewhere
 json '.verb == "resume"' maasq queue resume elsewhere
+json '.limit == "key=acme" and .concurrency == 2' maasq limit set key=acme --concurrency 2 --rate 600/min
+json '.limits[0] | .type == "key" and .name == "acme" and .concurrency == 2 and .period_ms == 60000' maasq limit list
+json '.removed == "key=acme"' maasq limit remove key=acme
+json '.tenant == "gold" and .weight == 3' maasq tenant weight gold 3
+json '.tenant == "gold" and .quota == 500' maasq tenant quota gold 500
+json '[.tenants[] | select(.tenant == "gold" and .weight == 3 and .quota == 500)] | length == 1' maasq tenant list
 json '.workers | length == 2 and .[0].name and .[0].pid > 0' maasq worker list
 
 figures '.bench == "queue" and .unit == "jobs/s" and .value > 0' maasq bench queue --jobs 100
