@@ -143,6 +143,14 @@ $(B)/tests/gateway/test_%: $(B)/tests/gateway/test_%.o $(B)/gateway.a $(B)/clien
 	$(call say,LINK)
 	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(TEST_LIBS) $(LIBS_gateway)
 
+# The simulator drives the three cores in one program (tests/sim/sim.h).
+SIM_OBJ := $(call objects,$(filter-out %/test_sim.c,$(wildcard tests/sim/*.c))) \
+  $(call objects,$(wildcard broker/core/*.c worker/core/*.c) client/src/core.c)
+TEST_BIN += $(B)/tests/sim/test_sim
+$(B)/tests/sim/test_sim: $(B)/tests/sim/test_sim.o $(SIM_OBJ) $(B)/shared.a
+	$(call say,LINK)
+	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(TEST_LIBS) $(LIBS_shared)
+
 # End-to-end tests run the real programs, found next to the tests' build folder.
 SUPPORT := $(patsubst %.c,$(B)/%.o,$(wildcard tests/support/*.c))
 $(B)/tests/e2e/test_%: $(B)/tests/e2e/test_%.o $(SUPPORT) $(B)/client.a $(B)/shared.a | $(PROGRAMS)
@@ -213,6 +221,10 @@ lint-tidy: $(GEN)
 	  xargs -P $(JOBS) -I{} clang-tidy --quiet {} -- -std=c11 -D_GNU_SOURCE -I. -I$(B)/gen -DMQ_VERSION='""' $(PKG_CFLAGS)
 format: ## lay out all C files with clang-format
 	clang-format -i $(SOURCES_C) $(SOURCES_H)
+
+.PHONY: sim
+sim: $(B)/tests/sim/test_sim ## simulate: SEEDS=2000 many lives, SEED=42 TRACE=1 one with its trace
+	$(Q)SEEDS='$(or $(SEEDS),$(if $(SEED),1,2000))' SEED='$(or $(SEED),1)' TRACE='$(TRACE)' $<
 
 .PHONY: bench
 bench: all $(B)/tests/bench/bench_store ## ratios against named ceilings, one JSON object a line

@@ -44,6 +44,8 @@ void mq_recent_add(mq_core *core, const mq_job *job)
     if (r->id[0] != '\0') {
         forget(core, no);
     }
+    /* Else its last lease ended without a result: that one, when it comes, is stale. */
+    bool is_taken = job->state == MQ_STATE_SUCCEEDED || job->is_spent;
     *r = (mq_recent){.state = job->state,
                      .is_gang = job->seats_max > 0,
                      .kind = job->kind,
@@ -51,7 +53,7 @@ void mq_recent_add(mq_core *core, const mq_job *job)
                      .model = job->model,
                      .hash = {job->hash[0], job->hash[1]},
                      .epoch = job->epoch,
-                     .grant = job->grant,
+                     .grant = is_taken ? job->grant : 0,
                      .queue_us = job->queue_us,
                      .run_us = job->run_us,
                      .submitted_ms = job->submitted_ms,
@@ -124,10 +126,12 @@ static void found_submit(mq_core *core, const mq_ask *ask, const mq_job_record *
 static void found_result(const mq_ask *ask, const mq_job_record *r, mq_outputs *out)
 {
     const char *verdict = "unknown";
-    if (r != NULL) {
+    if (r != NULL) { /* the last lease may have ended without its result */
+        bool is_taken =
+            mq_state_parse(r->state) == MQ_STATE_SUCCEEDED || (r->flags & MQ_REC_SPENT) != 0;
         bool is_it =
             r->epoch == ask->epoch && r->grant == ask->grant && mq_span_is(r->worker, ask->worker);
-        verdict = is_it ? "dup" : "stale";
+        verdict = is_it && is_taken ? "dup" : "stale";
     }
     mq_say_verdict(out, ask->conn, mq_span_of(ask->id, MQ_ULID_LEN), ask->epoch, ask->grant,
                    verdict);

@@ -186,6 +186,7 @@ static bool look_up(mq_core *core, mq_job *child, mq_outputs *out)
     }
     if (recent != NULL && satisfies(child, (mq_state)recent->state)) {
         forget_id(core, child, child->deps_asked);
+        mq_job_dirty(core, child);
         return true;
     }
     if (recent != NULL) {

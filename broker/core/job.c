@@ -146,6 +146,13 @@ static void remember(mq_job *job, mq_transition step)
     job->history[job->history_count++] = mq_transition_pack(step);
 }
 
+void mq_job_lease_counts(mq_job *job)
+{
+    job->lease_counts[0] = (uint16_t)job->attempts;
+    job->lease_counts[1] = (uint16_t)job->crashes;
+    job->lease_counts[2] = (uint16_t)job->lapses;
+}
+
 void mq_job_move(mq_core *core, mq_job *job, mq_event event, const char *why)
 {
     mq_state to = mq_lifecycle_next((mq_state)job->state, event);
@@ -162,6 +169,8 @@ void mq_job_move(mq_core *core, mq_job *job, mq_event event, const char *why)
     remember(job, (mq_transition){core->now_ms, job->grants, event, to});
     if (to == MQ_STATE_QUEUED) {
         job->ready_ms = core->now_ms;
+    } else if (to == MQ_STATE_LEASED) {
+        mq_job_lease_counts(job);
     }
     if (mq_job_ended(job)) {
         job->ended_ms = core->now_ms;
@@ -353,6 +362,21 @@ static void fill_counts(const mq_job *job, mq_job_record *r)
     r->backoff_max_ms = job->backoff_max_ms;
 }
 
+/* What the end brought is not part of a record that is stored before it: after a takeover its
+ * result would be taken for one that has been counted. */
+static void hide_end(const mq_job *job, mq_job_record *r)
+{
+    if (job->before == MQ_STATE_LEASED) { /* nowhere else an end counts anything */
+        r->attempts = job->lease_counts[0];
+        r->crashes = job->lease_counts[1];
+        r->lapses = job->lease_counts[2];
+    }
+    r->flags &= ~(uint64_t)(MQ_REC_SPENT | MQ_REC_HAS_RESULT);
+    r->result_bytes = r->run_us = 0;
+    r->ended_ms = 0;
+    r->code = r->error = (mq_span){0};
+}
+
 void mq_job_fill(const mq_core *core, const mq_job *job, bool as_stored, mq_job_record *out)
 {
     memset(out, 0, offsetof(mq_job_record, deps));
@@ -380,11 +404,11 @@ void mq_job_fill(const mq_core *core, const mq_job *job, bool as_stored, mq_job_
     fill_counts(job, out);
     fill_deps(core, job, out);
     fill_gang(core, job, out);
-    uint32_t from = 0;
     uint32_t count = job->history_count;
     if (as_stored && shown_state(job) != (mq_state)job->state && count > 0) {
         count--; /* the end is not part of it yet */
+        hide_end(job, out);
     }
     out->history_count = count;
-    memcpy(out->history, job->history + from, sizeof job->history[0] * count);
+    memcpy(out->history, job->history, sizeof job->history[0] * count);
 }

@@ -10,7 +10,8 @@ void mq_recover_begin(mq_core *core, const mq_input *in)
     core->epoch = in->as.begin.epoch;
     core->sequence = in->as.begin.sequence;
     core->next_number = in->as.begin.first_number;
-    core->begun_ms = core->now_ms;
+    /* A clock that runs ahead gives ids that are as much younger than they are old. */
+    core->begun_ms = core->sequence == 0 ? INT64_MIN : core->now_ms + MQ_ID_FUTURE_MS;
     core->workers_checked_ms = core->now_ms;
 }
 
@@ -81,6 +82,7 @@ static void take_counts(mq_job *job, const mq_job_record *r)
     job->attempts = (uint32_t)r->attempts;
     job->crashes = (uint32_t)r->crashes;
     job->lapses = (uint32_t)r->lapses;
+    mq_job_lease_counts(job);
     job->submitted_ms = r->submitted_ms;
     job->leased_ms = r->leased_ms;
     job->ended_ms = r->ended_ms;

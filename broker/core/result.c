@@ -147,6 +147,7 @@ void mq_complete(mq_core *core, mq_job *job, const mq_input *in, mq_outputs *out
             return;
         }
         mq_job_set_error(core, job, mq_str(mq_code_name(err->code)), mq_str(err->text));
+        job->is_spent = true;
         mq_end(core, job, MQ_EVENT_FAIL, "error", in, out);
         return;
     }
@@ -278,9 +279,13 @@ void mq_result(mq_core *core, const mq_input *in, mq_outputs *out)
     if (!is_it) {
         mq_result_refuse(in, out);
         say(in, "stale", out);
-    } else if (mq_job_ended(job) || job->is_spent) {
+    } else if (job->state == MQ_STATE_SUCCEEDED || job->is_spent) {
         mq_result_refuse(in, out);
-        mq_result_wait(core, job, in, MQ_SAY_DUP);
+        if (job->is_transient) { /* no commit will answer it */
+            say(in, "dup", out);
+        } else {
+            mq_result_wait(core, job, in, MQ_SAY_DUP);
+        }
     } else if (job->state == MQ_STATE_LEASED || (may_be_late && is_ok)) {
         job->run_us = item->run_us;
         if (!mq_wait_room(core, 8)) {

@@ -82,6 +82,7 @@ typedef struct mq_job {
     uint32_t spawns;  /* children made by its result, via next_spawn */
     uint32_t entries; /* registry entries made by its result, via next_of_job */
     uint32_t attempts, attempts_max, crashes, crashes_max, lapses, grants;
+    uint16_t lease_counts[3]; /* attempts, crashes, lapses when it was leased last */
     uint32_t lease_ms;
     uint64_t max_run_ms;
     uint64_t number, epoch, grant;
@@ -349,7 +350,7 @@ struct mq_core {
     bool is_begun, is_loading, is_full;
     uint64_t epoch, sequence; /* of the last commit sent */
     uint64_t next_number, next_grant, next_gang;
-    int64_t begun_ms;
+    int64_t begun_ms; /* ids of this time and later were not used before this ownership */
     uint64_t turn;
     int64_t workers_checked_ms;
     mq_prng prng;

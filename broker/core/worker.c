@@ -296,6 +296,9 @@ void mq_worker_beat(mq_core *core, const mq_input *in, mq_outputs *out)
     set_credit(w, &w->beat_seq, m->seq, m->free, m->jobs_seen);
     w->rss_bytes = m->rss_bytes;
     w->load_milli = m->load_milli;
+    if (w->is_draining && !m->is_draining) { /* the word was lost on its way */
+        mq_out_add(out, MQ_OUT_DRAIN, w->conn, 0);
+    }
     w->is_draining = w->is_draining || m->is_draining;
     judge_all(core, w, m->jobs, m->jobs_count, out);
     mq_output *item = mq_out_add(out, MQ_OUT_BEATEN, in->conn, 0);

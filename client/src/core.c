@@ -223,7 +223,7 @@ bool mq_ccore_cancel(mq_ccore *core, int64_t now_ms, uint32_t slot, bool is_hard
 {
     mq_ccore_entry *entry = entry_of(core, slot);
     MQ_ASSERT(entry->phase != MQ_CCORE_CALL);
-    if (entry->phase == MQ_CCORE_WAITING) {
+    if (entry->phase == MQ_CCORE_WAITING && entry->sends == 0) {
         mq_ccore_drop(core, slot);
         return true;
     }
@@ -393,9 +393,10 @@ uint32_t mq_ccore_state(mq_ccore *core, int64_t now_ms, uint64_t rid, mq_code ve
         return slot;
     }
     /* The broker lost it (a transient job with its broker, a durable one with a failed-over store):
-     * offered again under the same id. */
-    set_phase(core, slot, MQ_CCORE_SENT);
-    schedule(core, slot, now_ms);
+     * offered again under the same id, when the window has room. */
+    set_phase(core, slot, MQ_CCORE_WAITING);
+    waiting_push(core, slot);
+    schedule(core, slot, INT64_MAX);
     return MQ_CCORE_NONE;
 }
 

@@ -228,8 +228,12 @@ static bool lists_equal(const mq_job_record *a, const mq_job_record *b, const ch
     if (a->dep_count != b->dep_count) {
         return false;
     }
-    for (uint32_t i = 0; i < a->dep_count; i++) {
-        if (!mq_span_eq(a->deps[i], b->deps[i])) {
+    for (uint32_t i = 0; i < a->dep_count; i++) { /* a set: a takeover may turn the order */
+        uint32_t k = 0;
+        while (k < b->dep_count && !mq_span_eq(a->deps[i], b->deps[k])) {
+            k++;
+        }
+        if (k == b->dep_count) {
             return false;
         }
     }
