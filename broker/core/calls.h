@@ -69,9 +69,9 @@ mq_job *mq_job_find(mq_core *core, mq_span id);
 mq_job *mq_job_new(mq_core *core, mq_span id); /* NULL when full; put into the index */
 void mq_job_free(mq_core *core, mq_job *job);  /* at the next step; gives back all it holds */
 bool mq_job_ended(const mq_job *job);
-/* The only place that changes a state: lanes, timers, counters, history, the dirty list. */
 /* Keeps what had been counted when a lease begins. */
 void mq_job_lease_counts(mq_job *job);
+/* The only place that changes a state: lanes, timers, counters, history, the dirty list. */
 void mq_job_move(mq_core *core, mq_job *job, mq_event event, const char *why);
 void mq_job_why(mq_job *job, const char *text, mq_span tail);
 /* Puts a job that is QUEUED and may run into its lane (or ends it by its memo). */

@@ -71,6 +71,11 @@ void mq_cancel(mq_core *core, const mq_input *in, mq_outputs *out)
         answer_unknown(core, in, out);
         return;
     }
+    if (core->is_loading && !job->is_transient && job->create != MQ_CREATE_STORED) {
+        /* It may be a repeat of one that is loaded yet, which would not hear of it. */
+        mq_say_reply(out, in->conn, in->rid, "busy", "", "the broker is still loading; ask again");
+        return;
+    }
     if (mq_job_ended(job)) {
         answer(core, job, in, MQ_SAY_DUP, out);
         return;

@@ -360,10 +360,13 @@ void mq_submit(mq_core *core, const mq_input *in, mq_outputs *out)
     mq_error *err = &core->err;
     bool is_transient = false;
     mq_job *job = NULL;
-    if (check_item(core, item, in->body, &is_transient, err) != MQ_OK) {
+    mq_code code = check_item(core, item, in->body, &is_transient, err);
+    /* What was taken when the clocks were right is known whatever they say now. */
+    bool is_repeat = (code == MQ_OK || code == MQ_E_CLOCK) && answer_repeat(core, in, out);
+    if (code != MQ_OK && !is_repeat) {
         mq_say_submitted(out, in->conn, in->rid, item->id, mq_code_name(err->code), "", err->text,
                          0);
-    } else if (!answer_repeat(core, in, out) && !mq_unique_answer(core, in, out)) {
+    } else if (!is_repeat && !mq_unique_answer(core, in, out)) {
         const char *why = no_room(core, item, in->body, is_transient);
         job = why == NULL ? take_in(core, item, in->body, is_transient) : NULL;
         if (job == NULL) {

@@ -400,18 +400,22 @@ uint32_t mq_ccore_state(mq_ccore *core, int64_t now_ms, uint64_t rid, mq_code ve
     return MQ_CCORE_NONE;
 }
 
-uint32_t mq_ccore_answered(mq_ccore *core, uint64_t rid)
+uint32_t mq_ccore_answered(mq_ccore *core, int64_t now_ms, uint64_t rid, mq_code verdict)
 {
     uint32_t slot = slot_of(core, rid);
     if (slot == MQ_CCORE_NONE) {
         return MQ_CCORE_NONE;
     }
-    if (core->entries[slot].phase != MQ_CCORE_CALL) {
-        core->entries[slot].cancel = 0;
-        return MQ_CCORE_NONE;
+    if (core->entries[slot].phase == MQ_CCORE_CALL) {
+        mq_ccore_drop(core, slot);
+        return slot;
     }
-    mq_ccore_drop(core, slot);
-    return slot;
+    if (!is_passing(verdict)) {
+        core->entries[slot].cancel = 0;
+    } else if (core->entries[slot].cancel != 0 && core->entries[slot].phase == MQ_CCORE_OPEN) {
+        schedule(core, slot, retry_due(core, now_ms, 1000));
+    }
+    return MQ_CCORE_NONE;
 }
 
 static void batch_refused(mq_ccore *core, int64_t now_ms, uint64_t rid, mq_code code,

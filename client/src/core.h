@@ -159,8 +159,9 @@ uint32_t mq_ccore_done(mq_ccore *core, mq_span id);
 uint32_t mq_ccore_state(mq_ccore *core, int64_t now_ms, uint64_t rid, mq_code verdict,
                         bool is_terminal, mq_code *code);
 
-/* `reply` or `answer` to a call: its slot, freed. For a job's cancel: the wish is met, NONE. */
-uint32_t mq_ccore_answered(mq_ccore *core, uint64_t rid);
+/* `reply` or `answer` to a call: its slot, freed. For a job's cancel NONE: the wish is met, or is
+ * told again when the verdict is busy, moved or stale. */
+uint32_t mq_ccore_answered(mq_ccore *core, int64_t now_ms, uint64_t rid, mq_code verdict);
 
 /* `error` for a whole message: busy and moved are tried again after retry_ms; other codes end a
  * call (its slot is returned, freed), and jobs of a batch through next(). */

@@ -196,9 +196,8 @@ static void on_state(maasq_client *client, int64_t now_ms, mq_msg_state *m, mq_s
 
 static void on_reply(maasq_client *client, int64_t now_ms, mq_msg_reply *m, mq_span payload)
 {
-    (void)now_ms;
     (void)payload;
-    uint32_t slot = mq_ccore_answered(&client->core, m->rid);
+    uint32_t slot = mq_ccore_answered(&client->core, now_ms, m->rid, verdict_of(m->verdict));
     if (slot != MQ_CCORE_NONE) {
         end_call(client, slot, verdict_of(m->verdict), m->text.len > 0 ? m->text : m->verdict,
                  (mq_span){0});
@@ -207,8 +206,7 @@ static void on_reply(maasq_client *client, int64_t now_ms, mq_msg_reply *m, mq_s
 
 static void on_answer(maasq_client *client, int64_t now_ms, mq_msg_answer *m, mq_span payload)
 {
-    (void)now_ms;
-    uint32_t slot = mq_ccore_answered(&client->core, m->rid);
+    uint32_t slot = mq_ccore_answered(&client->core, now_ms, m->rid, verdict_of(m->verdict));
     if (slot != MQ_CCORE_NONE) {
         end_call(client, slot, verdict_of(m->verdict), m->text.len > 0 ? m->text : m->verdict,
                  payload);

@@ -419,7 +419,7 @@ static void cancel_before_sending_ends_here_and_later_is_asked_for_until_met(voi
     assert_int_equal(action.cancel, 2);
     action = next_real(&f, 2000);
     assert_int_equal(action.cancel, 2); /* not answered: again */
-    assert_int_equal(mq_ccore_answered(&f.core, action.rid), MQ_CCORE_NONE);
+    assert_int_equal(mq_ccore_answered(&f.core, 0, action.rid, MQ_OK), MQ_CCORE_NONE);
     mq_ccore_heard(&f.core, f.now);
     action = next_real(&f, 5000);
     assert_int_equal(action.cancel, 0);
@@ -437,8 +437,8 @@ static void call_is_resent_with_one_rid_until_answered(void **state)
     assert_int_equal(first.what, MQ_CCORE_SEND);
     mq_ccore_action second = next_real(&f, 1000);
     assert_true(first.rid == second.rid);
-    assert_int_equal(mq_ccore_answered(&f.core, first.rid), slot);
-    assert_int_equal(mq_ccore_answered(&f.core, first.rid), MQ_CCORE_NONE);
+    assert_int_equal(mq_ccore_answered(&f.core, 0, first.rid, MQ_OK), slot);
+    assert_int_equal(mq_ccore_answered(&f.core, 0, first.rid, MQ_OK), MQ_CCORE_NONE);
     mq_ccore_release(&f.core);
 }
 

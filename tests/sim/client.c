@@ -40,7 +40,7 @@ static void handle_end(sim *s, sim_client *c, uint32_t slot, mq_code code, mq_sp
     mq_span record, stored;
     bool may_vanish = j->is_transient || !j->is_acked;
     SIM_CHECK(s,
-              j->is_transient || code == MQ_E_CANCELLED ||
+              j->is_transient || code == MQ_E_CANCELLED || code == MQ_E_CLOCK ||
                   !sim_stored(s, mq_str(j->id), &record, &stored),
               "client %u: job %s is said not to be taken (%s), and is stored", c->no, j->id,
               mq_code_name(code));
@@ -307,10 +307,12 @@ static void on_reply(sim *s, sim_client *c, const mq_msg_reply *m)
     bool is_open = slot < c->core.capacity && c->core.entries[slot].phase == MQ_CCORE_OPEN &&
                    c->handles[slot] != SIM_NONE &&
                    c->core.entries[slot].generation == (uint32_t)(m->rid >> 32);
+    sim_trace(s, "client %u: reply %.*s %.*s to %s", c->no, MQ_SPAN_ARG(m->verdict),
+              MQ_SPAN_ARG(m->state), is_open ? s->jobs[c->handles[slot]].id : "a call");
     if (is_open && (mq_span_is(m->verdict, "ok") || mq_span_is(m->verdict, "dup"))) {
         sim_check_cancelled(s, &s->jobs[c->handles[slot]]);
     }
-    (void)mq_ccore_answered(&c->core, m->rid);
+    (void)mq_ccore_answered(&c->core, s->now_ms, m->rid, verdict_of(m->verdict));
 }
 
 static void on_error(sim *s, sim_client *c, const mq_msg_error *m)

@@ -333,6 +333,7 @@ static void draw_config(sim *s)
     s->client_count = 1 + (uint32_t)sim_draw(s, SIM_CLIENTS);
     s->slot_count = 1 + (uint32_t)sim_draw(s, SIM_SLOTS);
     s->prefetch = (uint32_t)sim_draw(s, 4);
+    s->hand = (uint32_t)sim_draw(s, 9);
     s->delay_max_ms = sim_draw(s, 4) == 0 ? 300 : 1 + (int64_t)sim_draw(s, 10);
     s->store_max_ms = sim_draw(s, 4) == 0 ? 400 : 1 + (int64_t)sim_draw(s, 10);
     s->turn_max_ms = (int64_t)sim_draw(s, 3) * (int64_t)sim_draw(s, 20);

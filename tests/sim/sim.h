@@ -174,6 +174,8 @@ typedef struct sim_slot {
     uint64_t run;
     uint32_t job;
     bool is_cancelled;
+    uint32_t queue[MQ_WS_HAND_MAX]; /* given and not begun */
+    uint32_t queue_count;
 } sim_slot;
 
 typedef struct sim_worker {
@@ -232,7 +234,7 @@ struct sim {
     /* settings of the seed */
     mq_core_config config;
     int64_t tenure_ms;
-    uint32_t broker_count, worker_count, client_count, slot_count, prefetch;
+    uint32_t broker_count, worker_count, client_count, slot_count, prefetch, hand;
     sim_broker brokers[SIM_BROKERS];
     sim_worker workers[SIM_WORKERS];
     sim_client clients[SIM_CLIENTS];

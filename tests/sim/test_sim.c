@@ -11,7 +11,7 @@
 
 #include "tests/sim/sim.h"
 
-enum { SHORT_SEEDS = 300, TWICE = 5, SHOWN = 3 };
+enum { SHORT_SEEDS = 150, TWICE = 5, SHOWN = 3 };
 
 static const char *const fault_names[] = {
 #define SIM_FAULT(symbol, text) text,

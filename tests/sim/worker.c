@@ -119,12 +119,14 @@ static void slot_up(sim *s, sim_event *e)
     }
 }
 
-static void slot_died(sim *s, sim_worker *w, uint32_t no)
+static void slot_died(sim *s, sim_worker *w, uint32_t no, bool has_begun)
 {
     w->slots[no] = (sim_slot){.run = w->slots[no].run + 1};
-    mq_ws_on_slot_dead(&w->session, no, mq_str("signal 11"), s->now_ms, &w->actions);
+    mq_ws_on_slot_dead(&w->session, no, mq_str("signal 11"), has_begun, s->now_ms, &w->actions);
     sim_at(s, s->now_ms + 5 + (int64_t)sim_draw(s, 100), slot_up, party_of(w), no, NULL);
 }
+
+static void slot_next(sim *s, sim_worker *w, uint32_t no);
 
 /* What a run comes to. a: run << 8 | slot. */
 static void slot_end(sim *s, sim_event *e)
@@ -141,7 +143,7 @@ static void slot_end(sim *s, sim_event *e)
     if (slot->is_cancelled && sim_draw(s, 3) > 0) {
         (void)mq_fail(&error, MQ_E_CANCELLED, "stopped as asked");
     } else if (job->outcome == SIM_POISON || sim_fault_now(s, SIM_F_SLOT_CRASH)) {
-        slot_died(s, w, no);
+        slot_died(s, w, no, job->outcome == SIM_POISON || sim_draw(s, 3) > 0);
         flush(s, w);
         return;
     } else if (job->outcome == SIM_FATAL) {
@@ -155,8 +157,7 @@ static void slot_end(sim *s, sim_event *e)
                        (unsigned long long)kept->grant, w->uuid);
         memcpy(kept->result, text, sizeof text);
     }
-    slot->is_busy = slot->is_cancelled = false;
-    slot->run++;
+    slot_next(s, w, no);
     mq_ws_on_ended(&w->session, no, &error, (uint64_t)job->run_ms * 1000, 100, s->now_ms,
                    &w->actions);
     flush(s, w);
@@ -167,7 +168,7 @@ static void slot_killed(sim *s, sim_event *e)
     sim_worker *w = &s->workers[e->party - SIM_BROKERS];
     uint32_t no = (uint32_t)(e->a & 255);
     if (w->slots[no].is_up && w->slots[no].run == e->a >> 8) {
-        slot_died(s, w, no);
+        slot_died(s, w, no, true);
         flush(s, w);
     }
 }
@@ -195,15 +196,18 @@ static void checkpoint(sim *s, sim_event *e)
     sim_at(s, s->now_ms + 200 + (int64_t)sim_draw(s, 500), checkpoint, party_of(w), e->a, NULL);
 }
 
-static void slot_start(sim *s, sim_worker *w, uint32_t index, uint32_t no)
+/* The slot takes the next of the jobs that it was given. */
+static void slot_begin(sim *s, sim_worker *w, uint32_t no)
 {
     sim_slot *slot = &w->slots[no];
+    uint32_t index = slot->queue[0];
     sim_kept *kept = &w->kept[index];
-    SIM_CHECK(s, slot->is_up && !slot->is_busy, "worker %u: slot %u cannot take a job", w->no, no);
-    SIM_CHECK(s, kept->is_used && strcmp(kept->id, w->session.jobs[index].id) == 0,
-              "worker %u starts a job whose body it does not have", w->no);
     const sim_job *job = &s->jobs[kept->job];
-    *slot = (sim_slot){.is_up = true, .is_busy = true, .run = slot->run + 1, .job = index};
+    memmove(slot->queue, slot->queue + 1, --slot->queue_count * sizeof slot->queue[0]);
+    slot->is_busy = true;
+    slot->is_cancelled = false;
+    slot->job = index;
+    slot->run++;
     slot->is_stubborn = job->outcome == SIM_HANG && sim_draw(s, 2) == 0;
     uint64_t run = slot->run << 8 | no;
     sim_trace(s, "worker %u slot %u starts %s", w->no, no, kept->id);
@@ -214,6 +218,44 @@ static void slot_start(sim *s, sim_worker *w, uint32_t index, uint32_t no)
     }
     if (kept->is_gang) {
         sim_at(s, s->now_ms + 100, checkpoint, party_of(w), run, NULL);
+    }
+}
+
+static void slot_next(sim *s, sim_worker *w, uint32_t no)
+{
+    sim_slot *slot = &w->slots[no];
+    slot->is_busy = slot->is_cancelled = false;
+    slot->run++;
+    if (slot->queue_count > 0) {
+        slot_begin(s, w, no);
+    }
+}
+
+static void slot_start(sim *s, sim_worker *w, uint32_t index, uint32_t no)
+{
+    sim_slot *slot = &w->slots[no];
+    const sim_kept *kept = &w->kept[index];
+    SIM_CHECK(s, slot->is_up && slot->queue_count < MQ_WS_HAND_MAX,
+              "worker %u: slot %u cannot take a job", w->no, no);
+    SIM_CHECK(s, kept->is_used && strcmp(kept->id, w->session.jobs[index].id) == 0,
+              "worker %u starts a job whose body it does not have", w->no);
+    slot->queue[slot->queue_count++] = index;
+    if (!slot->is_busy) {
+        slot_begin(s, w, no);
+    }
+}
+
+/* Takes a job back that the slot has not begun. */
+static void slot_recall(sim_worker *w, uint32_t index, uint32_t no)
+{
+    sim_slot *slot = &w->slots[no];
+    for (uint32_t i = 0; i < slot->queue_count; i++) {
+        if (slot->queue[i] == index) {
+            memmove(slot->queue + i, slot->queue + i + 1,
+                    (--slot->queue_count - i) * sizeof slot->queue[0]);
+            mq_ws_on_recalled(&w->session, index, &w->actions);
+            return;
+        }
     }
 }
 
@@ -246,7 +288,7 @@ static void left(sim *s, sim_event *e)
 
 static void act(sim *s, sim_worker *w, const mq_ws_action *a)
 {
-    switch (a->type) {
+    switch ((int)a->type) {
     case MQ_WS_CONNECT:
         sim_connect(s, party_of(w), a->index);
         break;
@@ -281,6 +323,9 @@ static void act(sim *s, sim_worker *w, const mq_ws_action *a)
     }
     case MQ_WS_START:
         slot_start(s, w, a->index, a->slot);
+        break;
+    case MQ_WS_RECALL:
+        slot_recall(w, a->index, a->slot);
         break;
     case MQ_WS_CANCEL:
         slot_cancel(s, w, a->slot);
@@ -475,6 +520,7 @@ void sim_worker_start(sim *s, sim_worker *w)
     mq_ws_config config = {.broker_count = s->broker_count,
                            .slot_count = s->slot_count,
                            .prefetch = s->prefetch,
+                           .hand = s->hand,
                            .drain_ms = 5000,
                            .seed = sim_draw(s, UINT64_MAX)};
     mq_ws_init(&w->session, &config, s->now_ms);
