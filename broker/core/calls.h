@@ -129,6 +129,10 @@ bool mq_unique_answer(mq_core *core, const mq_input *in, mq_outputs *out);
 void mq_unique_say(mq_core *core, const mq_waiter *w, mq_outputs *out);
 void mq_note(mq_core *core, const mq_input *in);
 
+/* ---- cron.c ---- */
+
+void mq_cron(mq_core *core, const mq_input *in, mq_outputs *out);
+
 /* ---- dead.c ---- */
 
 /* Answer to MQ_ASK_DISCARD; r NULL: the store has none. */
@@ -215,6 +219,9 @@ mq_code mq_spawn_check(const mq_core *core, const mq_msg_spawned *spawn, mq_erro
 mq_job *mq_spawn_new(mq_core *core, const mq_job *parent, const mq_msg_spawned *spawn,
                      mq_bytes *body);
 void mq_spawn_start(mq_core *core, mq_job *job); /* its parent's commit is stored */
+/* A job that nobody waits for, in state NONE; NULL when it is not allowed or there is no room.
+ * Takes body then only. */
+mq_job *mq_submit_new(mq_core *core, const mq_msg_submit_job *item, mq_bytes *body);
 /* First state of a job whose dependencies are known. */
 void mq_submit_place(mq_core *core, mq_job *job);
 bool mq_deps_add(mq_core *core, mq_job *child, mq_job *parent); /* false: full */

@@ -24,6 +24,7 @@ static uint32_t count_list(const mq_core *core, const mq_job *job, uint32_t *ent
     for (uint32_t r = job->entries; r != MQ_NONE; r = core->regs[r].next_of_job) {
         ++*entries;
     }
+    *entries += job->cron != 0;
     return children;
 }
 
@@ -84,21 +85,6 @@ static void note(mq_flight *f, const mq_core *core, const mq_job *job, mq_op op)
     f->ops[f->job_count++] = (uint8_t)op;
 }
 
-static void add_create(mq_core *core, mq_flight *f, mq_job *job)
-{
-    mq_assembly *a = core->assembly;
-    a->creates[a->batch.create_count++] = (mq_store_create){.id = mq_span_of(job->id, MQ_ULID_LEN),
-                                                            .number = job->number,
-                                                            .record = pack(core, job, true),
-                                                            .body = bytes_of(job->body)};
-    f->creates[f->create_count++] = mq_job_no(core, job);
-    note(f, core, job, MQ_OP_CREATE);
-    core->tally.submitted++;
-    job->create = MQ_CREATE_SENT;
-    /* An end that was decided already follows when the create is answered. */
-    job->is_held_dirty = mq_job_ended(job);
-}
-
 static void add_reg(mq_core *core, mq_flight *f, uint32_t no)
 {
     mq_assembly *a = core->assembly;
@@ -110,6 +96,25 @@ static void add_reg(mq_core *core, mq_flight *f, uint32_t no)
                                  .value = mq_pool_span(&core->pool, reg->value)};
     f->entries[f->entry_count++] = no;
     move_waiters(core, f, &reg->waiters, &reg->waiters_tail);
+}
+
+static void add_create(mq_core *core, mq_flight *f, mq_job *job)
+{
+    mq_assembly *a = core->assembly;
+    a->creates[a->batch.create_count++] = (mq_store_create){.id = mq_span_of(job->id, MQ_ULID_LEN),
+                                                            .number = job->number,
+                                                            .record = pack(core, job, true),
+                                                            .body = bytes_of(job->body)};
+    f->creates[f->create_count++] = mq_job_no(core, job);
+    note(f, core, job, MQ_OP_CREATE);
+    if (job->cron != 0) { /* the firing that made it */
+        add_reg(core, f, job->cron - 1);
+        job->cron = 0;
+    }
+    core->tally.submitted++;
+    job->create = MQ_CREATE_SENT;
+    /* An end that was decided already follows when the create is answered. */
+    job->is_held_dirty = mq_job_ended(job);
 }
 
 static void add_finish(mq_core *core, mq_flight *f, mq_job *job)

@@ -210,6 +210,9 @@ static void step(mq_core *core, const mq_input *in, mq_outputs *out)
     case MQ_IN_COMMAND:
         mq_command_do(core, in, out);
         break;
+    case MQ_IN_CRON:
+        mq_cron(core, in, out);
+        break;
     case MQ_IN_WATCH:
         watch(core, in->as.id);
         break;

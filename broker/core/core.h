@@ -107,6 +107,7 @@ typedef enum mq_input_type {
     MQ_IN_SUBMIT,   /* one job of a submit: item; takes body */
     MQ_IN_CANCEL,
     MQ_IN_COMMAND,
+    MQ_IN_CRON,  /* a recurring job: changed (conn, rid: who wants it), or due; takes body */
     MQ_IN_WATCH, /* id: MQ_OUT_CHANGED for this job from now on */
     MQ_IN_NOTE,  /* progress or a log line of a running job */
     MQ_IN_READY,
@@ -122,6 +123,15 @@ typedef enum mq_input_type {
     MQ_IN_FOUND,    /* answer to MQ_OUT_ASK: packed record, empty = the store has none */
     MQ_IN_PRESSURE, /* is_full: the store is above its threshold, or the broker is stopping */
 } mq_input_type;
+
+typedef enum mq_cron_what {
+    MQ_CRON_ADD,
+    MQ_CRON_PAUSE,
+    MQ_CRON_RESUME,
+    MQ_CRON_REMOVE,
+    MQ_CRON_SKIP, /* a time goes by without a job */
+    MQ_CRON_FIRE,
+} mq_cron_what;
 
 typedef struct mq_input {
     mq_input_type type;
@@ -140,6 +150,13 @@ typedef struct mq_input {
         const mq_msg_submit_job *submit;
         const mq_msg_cancel *cancel;
         const mq_msg_command *command;
+        struct {
+            mq_cron_what what;
+            mq_span name;
+            mq_span meta;                  /* ADD: the definition, kept unread */
+            int64_t at_ms;                 /* SKIP, FIRE: the time that is dealt with */
+            const mq_msg_submit_job *item; /* FIRE: durable, its id the same for each attempt */
+        } cron;
         const mq_msg_ready *ready;
         const mq_msg_credit *credit;
         const mq_msg_beat *beat;
@@ -268,7 +285,7 @@ typedef struct mq_core_stats {
     uint64_t epoch, sequence;
     uint32_t by_state[MQ_STATE_COUNT]; /* live jobs in memory, as decided */
     uint32_t jobs, jobs_max, transient, workers, slots, free_slots, gangs;
-    uint32_t waiters, commits_inflight, models, datasets, memos;
+    uint32_t waiters, commits_inflight, models, datasets, memos, crons;
     uint64_t held_bytes, pool_bytes_used;
     bool is_loading, is_full;
     /* since the core began */

@@ -55,6 +55,7 @@ static uint32_t object_take(mq_core *core, mq_entry_type type, mq_span name)
     core->stats.models += type == MQ_ENTRY_MODEL || type == MQ_ENTRY_ALIAS;
     core->stats.datasets += type == MQ_ENTRY_DATASET;
     core->stats.memos += type == MQ_ENTRY_MEMO;
+    core->stats.crons += type == MQ_ENTRY_CRON;
     return no;
 }
 
@@ -316,8 +317,8 @@ bool mq_queue_is_paused(const mq_core *core, mq_span name)
 static bool is_shown(const mq_core *core, uint32_t no)
 {
     const mq_reg *reg = &core->regs[no];
-    return reg->is_used && !reg->is_pending && reg->value.at != 0 && !reg->is_deleted &&
-           (reg->type != MQ_ENTRY_ALIAS || reg->target != 0);
+    return reg->is_used && (!reg->is_pending || reg->type == MQ_ENTRY_CRON) && reg->value.at != 0 &&
+           !reg->is_deleted && (reg->type != MQ_ENTRY_ALIAS || reg->target != 0);
 }
 
 bool mq_core_entry(const mq_core *core, uint32_t index, mq_entry_view *out)

@@ -95,6 +95,7 @@ typedef struct mq_job {
     mq_ref result_text;               /* result from a memo */
     mq_ref memo, trace, error, check; /* check: chain, blob, meta of the checkpoint */
     mq_ref unique, log, progress;
+    uint32_t cron; /* registry entry + 1 that is written with its create; 0 = none */
     uint32_t backoff_ms, backoff_max_ms, log_lines;
     int64_t keep_ms;
     mq_ref deps; /* ids of parents that are no edges: not looked up yet */

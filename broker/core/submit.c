@@ -397,6 +397,18 @@ void mq_submit(mq_core *core, const mq_input *in, mq_outputs *out)
     MQ_ASSERT(is_placed); /* no_room left an eighth of the pool */
 }
 
+mq_job *mq_submit_new(mq_core *core, const mq_msg_submit_job *item, mq_bytes *body)
+{
+    bool is_transient = false;
+    if (check_item(core, item, body, &is_transient, &core->err) != MQ_OK || is_transient ||
+        no_room(core, item, body, false) != NULL) {
+        return NULL;
+    }
+    mq_job *job = take_in(core, item, body, false);
+    core->stats.submitted += job != NULL;
+    return job;
+}
+
 /* ---- children of a result ---- */
 
 mq_code mq_spawn_check(const mq_core *core, const mq_msg_spawned *spawn, mq_error *err)

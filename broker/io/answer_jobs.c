@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "broker/io/answers.h"
+#include "broker/io/cron.h"
 #include "broker/io/dead.h"
 #include "broker/io/filter.h"
 #include "shared/base/assert.h"
@@ -368,5 +369,5 @@ bool mq_answer_jobs(mq_broker *b, uint64_t conn, const mq_msg_query *query)
         answer_list(b, conn, query);
         return true;
     }
-    return mq_dead_query(b, conn, query);
+    return mq_dead_query(b, conn, query) || mq_cron_query(b, conn, query);
 }

@@ -37,6 +37,7 @@ enum {
 
 typedef struct mq_late mq_late;     /* late.c */
 typedef struct mq_dead mq_dead;     /* dead.c */
+typedef struct mq_crons mq_crons;   /* cron.c */
 typedef struct mq_outbox mq_outbox; /* outbox.c */
 
 /* Life of the ownership of the shard. */
@@ -137,7 +138,8 @@ typedef struct mq_broker {
     mq_watch *watches;
     uint32_t watch_end;
     uint32_t lookups, scans;
-    mq_dead *dead; /* bulk actions; NULL before the first */
+    mq_dead *dead;   /* bulk actions; NULL before the first */
+    mq_crons *crons; /* when recurring jobs are due; NULL before the first look */
 
     /* answer.c */
     mq_curves *curves;

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "broker/io/broker.h"
+#include "broker/io/cron.h"
 #include "broker/io/dead.h"
 #include "shared/base/assert.h"
 #include "shared/base/clock.h"
@@ -71,6 +72,7 @@ static void close_all(mq_broker *b)
 {
     mq_own_release(b);
     mq_dead_release(b);
+    mq_cron_release(b);
     mq_receive_release(b);
     mq_late_release(b);
     mq_pins_free(b->pins);
@@ -174,6 +176,7 @@ static void turn(mq_broker *b, short store_events)
         mq_act_step(b, &in);
         mq_gets_tick(b);
         mq_dead_tick(b);
+        mq_cron_tick(b);
     }
     mq_outbox_flush(b);
     mq_late_turn(b);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "broker/io/body.h"
+#include "broker/io/cron.h"
 #include "broker/io/dead.h"
 #include "broker/io/receive.h"
 #include "shared/base/assert.h"
@@ -170,7 +171,8 @@ static void on_command(const mq_incoming *m)
                                  (const char *)command.args[i].data);
     }
     mq_answer_news(m->b, "command", "%.*s%s", MQ_SPAN_ARG(command.verb), args);
-    if (m->b->core == NULL || mq_dead_command(m->b, m->conn, &command)) {
+    if (m->b->core == NULL || mq_dead_command(m->b, m->conn, &command) ||
+        mq_cron_command(m->b, m->conn, &command, m->payload)) {
         return;
     }
     mq_input in = {.type = MQ_IN_COMMAND, .conn = m->conn, .rid = command.rid};

@@ -7,6 +7,7 @@
 
 #include "client/cli/args.h"
 #include "client/include/maasq.h"
+#include "shared/base/buf.h"
 #include "shared/base/error.h"
 
 enum { MQ_EXIT_OK = 0, MQ_EXIT_FAILED = 1, MQ_EXIT_USAGE = 2 };
@@ -57,6 +58,9 @@ int mq_cli_query(mq_cli *cli, const char *what, const char *name, const char *fi
 
 /* A table of the jobs that a filter fits (job.c); --limit of args. */
 int mq_job_list(mq_cli *cli, const mq_argv *args, const char *filter);
+
+/* The body that --input or --param give, into an empty buffer (job.c). */
+MQ_MUST_USE mq_code mq_job_body(const mq_argv *args, mq_buf *body, mq_error *err);
 
 int mq_cli_command(mq_cli *cli, const char *verb, const char *const *args, size_t count);
 

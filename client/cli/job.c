@@ -37,7 +37,7 @@ static mq_code add_param(json_t *object, const char *param, mq_error *err)
     return MQ_OK;
 }
 
-static mq_code read_body(const mq_argv *args, mq_buf *body, mq_error *err)
+mq_code mq_job_body(const mq_argv *args, mq_buf *body, mq_error *err)
 {
     const char *input = mq_argv_text(args, "input", NULL);
     if (input != NULL && mq_argv_has(args, "param")) {
@@ -315,7 +315,7 @@ int mq_cmd_job_submit(mq_cli *cli, const mq_argv *args)
     }
     mq_buf_init(&body, (size_t)64 << 20);
     mq_buf_init(&needs, NEEDS_BYTES_MAX);
-    if (read_needs(args, &needs, &err) != MQ_OK || read_body(args, &body, &err) != MQ_OK) {
+    if (read_needs(args, &needs, &err) != MQ_OK || mq_job_body(args, &body, &err) != MQ_OK) {
         mq_buf_release(&body);
         mq_buf_release(&needs);
         return err.code == MQ_E_ARG ? mq_cli_usage(cli, "%s", err.text)

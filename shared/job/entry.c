@@ -12,7 +12,7 @@ enum { ENTRY_NODES_MAX = 1100, VERSION_DIGITS = 10 };
 static const char *const prefixes[] = {
     [MQ_ENTRY_MODEL] = "model/", [MQ_ENTRY_ALIAS] = "model/",   [MQ_ENTRY_DATASET] = "dataset/",
     [MQ_ENTRY_MEMO] = "memo/",   [MQ_ENTRY_QUEUE] = "queue/",   [MQ_ENTRY_KIND] = "kind/",
-    [MQ_ENTRY_LIMIT] = "limit/", [MQ_ENTRY_TENANT] = "tenant/",
+    [MQ_ENTRY_LIMIT] = "limit/", [MQ_ENTRY_TENANT] = "tenant/", [MQ_ENTRY_CRON] = "cron/",
 };
 
 bool mq_entry_name_ok(mq_span s)

@@ -9,6 +9,8 @@
  *   kind/<name>                  paused, meta = why
  *   limit/<type>=<name>          numbers: concurrency, rate, period_ms, burst
  *   tenant/<name>                numbers: weight, quota
+ *   cron/<name>                  meta = the definition (broker/io/cron.c), at = last time dealt
+ *                                with, paused; or deleted
  *
  * <n> has 10 digits, so that text order is number order. Names hold none of "/" and "@". Pure. */
 #ifndef MQ_JOB_ENTRY_H
@@ -37,6 +39,7 @@ typedef enum mq_entry_type {
     MQ_ENTRY_KIND,
     MQ_ENTRY_LIMIT,
     MQ_ENTRY_TENANT,
+    MQ_ENTRY_CRON,
 } mq_entry_type;
 
 typedef struct mq_entry_key {

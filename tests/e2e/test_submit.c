@@ -328,6 +328,60 @@ static void a_queued_job_is_cancelled_before_it_runs(void **unused)
     wait_state(id, "cancelled");
 }
 
+static int64_t beats_from_ms; /* wall clock: when the recurring job was added */
+
+static void a_recurring_job_is_added_and_shown(void **unused)
+{
+    (void)unused;
+    MUST("queue", "pause", "beats"); /* so that all stay where they can be counted */
+    MUST("cron", "add", "beat", "* * * * *", "echo", "--param", "tick=1", "--queue", "beats");
+    beats_from_ms = mq_clock_wall_ms();
+    MUST("cron", "add", "night", "30 2 * * *", "echo", "--tz", "Europe/Berlin", "--missed", "once",
+         "--alone");
+    MUST("cron", "next", "night", "--count", "3", "--json");
+    json_t *json = answer();
+    json_t *row = json_array_get(json_object_get(json, "cron"), 0);
+    assert_string_equal(json_string_value(json_object_get(row, "zone")), "Europe/Berlin");
+    assert_int_equal(json_array_size(json_object_get(row, "next_ms")), 3);
+    json_decref(json);
+    MUST("cron", "pause", "night");
+    MUST("cron", "list", "--json");
+    json = answer();
+    assert_int_equal(json_array_size(json_object_get(json, "cron")), 2);
+    json_decref(json);
+    MUST("cron", "resume", "night");
+    MUST("cron", "remove", "night");
+    assert_int_not_equal(MAASQ("cron", "next", "night"), 0);
+    assert_int_not_equal(MAASQ("cron", "add", "x", "61 * * * *", "echo"), 0);
+    assert_non_null(strstr(err, "minute"));
+    assert_int_not_equal(MAASQ("cron", "add", "x", "1 * * * *", "echo", "--tz", "Mars/Base"), 0);
+    assert_non_null(strstr(err, "Mars/Base"));
+    assert_int_not_equal(MAASQ("cron", "add", "x", "1 * * * *", "echo", "--missed", "maybe"), 0);
+    assert_int_not_equal(MAASQ("cron", "add", "beat", "1 * * * *", "echo"), 0);
+}
+
+/* Over the kills of the broker that the tests between made. */
+static void it_ran_once_for_each_of_its_times(void **unused)
+{
+    (void)unused;
+    int64_t until_ms = mq_clock_mono_ms() + WAIT_MS + 60000;
+    for (;;) {
+        int64_t asked_ms = mq_clock_wall_ms();
+        MUST("job", "list", "--filter", "queue=beats", "--limit", "1000", "--json");
+        json_t *json = answer();
+        int64_t ran = (int64_t)json_array_size(json_object_get(json, "jobs"));
+        json_decref(json);
+        int64_t begun = mq_clock_wall_ms() / 60000 - beats_from_ms / 60000;
+        assert_in_range(ran, 0, begun);
+        if (ran >= 1 && asked_ms % 60000 > 5000 && ran == begun) {
+            break;
+        }
+        assert_true(mq_clock_mono_ms() < until_ms);
+        mq_clock_sleep_ms(250);
+    }
+    MUST("cron", "remove", "beat");
+}
+
 static int start(void **unused)
 {
     (void)unused;
@@ -345,6 +399,7 @@ static int stop(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_recurring_job_is_added_and_shown),
         cmocka_unit_test(dead_jobs_are_grouped_by_cause_retried_and_purged),
         cmocka_unit_test(dead_jobs_are_swept_after_their_retention),
         cmocka_unit_test(a_unique_key_has_one_live_job_even_over_a_kill),
@@ -355,6 +410,7 @@ int main(void)
         cmocka_unit_test(a_soft_cancel_reaches_the_handler_and_its_slot_lives_on),
         cmocka_unit_test(a_hard_cancel_ends_at_once_and_kills_the_slot_that_does_not_listen),
         cmocka_unit_test(a_queued_job_is_cancelled_before_it_runs),
+        cmocka_unit_test(it_ran_once_for_each_of_its_times),
     };
     return cmocka_run_group_tests(tests, start, stop);
 }
