@@ -5,6 +5,7 @@
 #include <stdio.h>
 
 #include "shared/base/options.h"
+#include "shared/base/ulid.h"
 
 #define TEXT(field)  MQ_OPT_TEXT, offsetof(mq_broker_config, field), 1, 400
 #define INT(field)   MQ_OPT_INT, offsetof(mq_broker_config, field)
@@ -20,7 +21,10 @@ static const mq_option options[] = {
     {"blobs", "URL", TEXT(blobs), "blob store: unix:..., tcp:... or dir:/path"},
     {"blobs-told", "URL", TEXT(blobs_told), "blob store as clients and workers reach it"},
     {"name", "NAME", TEXT(name), "name shown to operators (broker)"},
-    {"shard", "N", INT(shard), 0, 1023, "shard this broker owns (0)"},
+    {"front-told", "ENDPOINT", TEXT(front_told), "--front as clients and other brokers reach it"},
+    {"back-told", "ENDPOINT", TEXT(back_told), "--back as workers reach it"},
+    {"shards", "S", INT(shards), 1, MQ_ULID_SHARDS_MAX,
+     "a new deployment is cut into S shards (1); fixed from then on"},
     {"lease-ms", "MS", INT(lease_ms), 200, DAY_MS, "default lease of a job (15000)"},
     {"beat-ms", "MS", INT(beat_ms), 50, 60000, "how often workers beat (lease / 3)"},
     {"tenure-ms", "MS", INT(tenure_ms), 500, 60000, "ownership lease in the store (3000)"},
@@ -53,6 +57,8 @@ static const mq_broker_config defaults = {
     .store = "",
     .blobs = "",
     .blobs_told = "",
+    .front_told = "",
+    .back_told = "",
     .name = "broker",
     .endpoint_file = "",
     .witness = "",
@@ -97,7 +103,7 @@ mq_code mq_broker_config_read(mq_broker_config *config, int argc, char **argv, b
     *config = defaults;
     *is_done = true;
     if (mq_options_ask(argc, argv, "help")) {
-        printf("maasq-broker: owns a shard of the queue; one per shard\n\n");
+        printf("maasq-broker: owns shards of the queue; any number of brokers share them\n\n");
         mq_options_help(options, OPTION_COUNT);
         return MQ_OK;
     }

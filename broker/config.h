@@ -17,7 +17,9 @@ typedef struct mq_broker_config {
     const char *name;          /* shown to operators */
     const char *endpoint_file; /* where the bound endpoints are written once ready, "" = nowhere */
     const char *log_level_text;
-    int64_t shard;             /* which shard this broker owns */
+    const char *front_told;    /* front endpoint as others reach it, "" = as bound */
+    const char *back_told;     /* likewise */
+    int64_t shards;            /* of a deployment that begins; must fit otherwise; 0 = as it is */
     int64_t lease_ms;          /* default lease of a job */
     int64_t beat_ms;           /* workers beat this often; at most lease / 2 */
     int64_t tenure_ms;         /* ownership lease in the store */

@@ -21,9 +21,9 @@ mq_code mq_act_send(mq_broker *b, uint64_t conn, mq_command command, const void 
                err.text);
         return MQ_E_LIMIT;
     }
-    mq_side *side = mq_conn_side(conn) == MQ_FRONT ? &b->front : &b->back;
+    mq_side *side = mq_conn_side(conn) == MQ_FRONT ? b->front : b->back;
     mq_code code = mq_side_send(side, conn, command, mq_buf_span(&b->header), payload);
-    if (code == MQ_E_NOT_FOUND && side == &b->front) {
+    if (code == MQ_E_NOT_FOUND && side == b->front) {
         mq_gets_drop(b, conn);
     }
     return code;

@@ -130,16 +130,16 @@ static void status_broker(const mq_broker *b, const mq_core_stats *s, mq_buf *ou
     mq_buf_add_str(out, "{");
     mq_json_text(out, "name", mq_str(b->config->name));
     mq_json_text(out, "version", mq_str(MQ_VERSION));
-    mq_json_text(out, "instance", mq_str(b->witness.instance));
-    mq_json_text(out, "front", mq_str(b->front.endpoint));
-    mq_json_text(out, "back", mq_str(b->back.endpoint));
-    mq_json_int(out, "shard", b->config->shard);
+    mq_json_text(out, "instance", mq_str(b->witness->instance));
+    mq_json_text(out, "front", mq_str(b->front->endpoint));
+    mq_json_text(out, "back", mq_str(b->back->endpoint));
+    mq_json_int(out, "shard", b->shard);
     mq_json_int(out, "epoch", (int64_t)s->epoch);
     mq_json_int(out, "sequence", (int64_t)s->sequence);
     mq_json_int(out, "uptime_ms", mq_clock_mono_ms() - b->started_ms);
     mq_json_bool(out, "is_loading", s->is_loading);
-    mq_json_int(out, "dropped", (int64_t)(b->front.dropped + b->back.dropped));
-    mq_json_int(out, "unroutable", (int64_t)(b->front.unroutable + b->back.unroutable));
+    mq_json_int(out, "dropped", (int64_t)(b->front->dropped + b->back->dropped));
+    mq_json_int(out, "unroutable", (int64_t)(b->front->unroutable + b->back->unroutable));
     mq_buf_add_str(out, "}");
 }
 

@@ -1,7 +1,8 @@
-/* The running broker: the pure core and everything around it. Private to broker/io. One thread (but
- * for the pin thread, which is behind pin.h).
+/* One shard that this process owns, or is about to: the pure core and everything around it. The
+ * process itself, with its sockets, is the node (node.h), which has one of these for each of its
+ * shards. Private to broker/io. One thread (but for the pin thread, which is behind pin.h).
  *
- *     sockets --> receive.c --> core --> act.c --> sockets
+ *     sockets --> node.c --> receive.c --> core --> act.c --> sockets
  *     store   <-> own.c     --> core --> act.c --> store, pins
  *     questions ---------------------> answer.c  (reads the core between steps)
  */
@@ -33,12 +34,14 @@ enum {
     MQ_LATE_BYTES_MAX = 64 << 20,
     MQ_ANSWER_BYTES_MAX = 32 << 20,
     MQ_COUNTERS = 12,
+    MQ_INSTANCE_SIZE = 64,
 };
 
 typedef struct mq_late mq_late;     /* late.c */
 typedef struct mq_dead mq_dead;     /* dead.c */
 typedef struct mq_crons mq_crons;   /* cron.c */
 typedef struct mq_outbox mq_outbox; /* outbox.c */
+typedef struct mq_node mq_node;     /* node.h */
 
 /* Life of the ownership of the shard. */
 typedef enum mq_own_state {
@@ -85,20 +88,24 @@ typedef struct mq_news {
 
 typedef struct mq_broker {
     const mq_broker_config *config;
-    char owner_id[64];  /* as the store knows us */
-    char moved_to[128]; /* endpoint of the broker that owns the shard instead; "" = unknown */
+    mq_node *node;
+    uint32_t shard;
+    const char *owner_id; /* as the store knows us; the node's */
+    const char *told;     /* our front endpoint as others reach it; the node's */
+    bool is_elsewhere;    /* the last attempt found another owner */
     int64_t started_ms;
-    bool is_stopping;
+    bool is_stopping; /* or the shard is being handed over */
+    bool is_open;     /* messages may be taken in this turn */
+    int64_t leave_ms; /* node.c: then it is given up whatever is under way; 0 = it stays */
 
-    void *context;
-    mq_side front, back;
+    mq_side *front, *back; /* the node's */
     mq_store *store;
-    mq_pins *pins;
+    mq_pins *pins; /* the node's */
     mq_asks *asks;
 
     /* own.c */
     mq_own_state own;
-    mq_witness witness;  /* of what the store has held; less is refused */
+    mq_witness *witness; /* of what the store has held; less is refused. The node's */
     int64_t served_ms;   /* monotonic: when the shard was last served */
     uint64_t generation; /* of the core: answers to an older one are dropped */
     void *core_memory;
@@ -122,7 +129,6 @@ typedef struct mq_broker {
     mq_pending *pending;
     uint32_t pending_count;
     size_t pending_bytes;
-    uint64_t next_ticket;
 
     /* act.c */
     mq_outputs *out;
@@ -182,14 +188,10 @@ int64_t mq_late_wait_ms(const mq_broker *b);
 void mq_late_release(mq_broker *b);
 
 /* ---- receive.c ---- */
-/* At most `limit` messages of one side, or what a bounded time allows. Returns how many. */
-int mq_receive(mq_broker *b, mq_side *side, int limit);
-/* The same while another broker owns the shard: each message is answered with its endpoint. */
-void mq_receive_moved(mq_broker *b, int limit);
-/* The same while the shard cannot be served: clients are told why, and to come again. */
-void mq_receive_refused(mq_broker *b, int limit);
-/* Answers of the pin thread. */
-void mq_receive_pinned(mq_broker *b);
+/* One message to this shard; frames stay the caller's. */
+void mq_receive(mq_broker *b, mq_frames *frames);
+/* An answer of the pin thread to a ticket of this shard. */
+void mq_receive_pinned(mq_broker *b, const mq_pin_answer *answer);
 /* True while a message waits for a pin of this blob: it must not be unpinned now. */
 bool mq_receive_is_pinning(const mq_broker *b, mq_span hash);
 void mq_receive_release(mq_broker *b);
@@ -203,14 +205,13 @@ void mq_own_drop(mq_broker *b, const char *why);
 /* Notes why the shard is not served, and logs it once. */
 void mq_own_trouble(mq_broker *b, const char *text);
 /* True when messages may be taken: the shard is ours and our tenure has not run out. */
-/* Another broker owns the shard: clients are sent to it. */
-bool mq_own_has_moved(const mq_broker *b);
 /* It has not been served for so long that clients are told. */
 bool mq_own_is_refusing(const mq_broker *b);
 bool mq_own_is_serving(const mq_broker *b);
 int64_t mq_own_deadline(const mq_broker *b); /* monotonic */
-/* Gives the shard back when nothing is under way; true once that is done. */
-bool mq_own_leave(mq_broker *b);
+/* Gives the shard back when nothing is under way, or at once when it is late (what is not answered
+ * is asked for again); true once that is done. */
+bool mq_own_leave(mq_broker *b, bool is_late);
 void mq_own_release(mq_broker *b);
 
 /* ---- commit.c ---- */
@@ -243,6 +244,10 @@ void mq_answer_news(mq_broker *b, const char *type, const char *fmt, ...)
 void mq_answer_tick(mq_broker *b);
 
 /* ---- loop.c ---- */
+/* Makes what one shard needs; it then asks for the shard by itself. Returns owned. */
+MQ_MUST_USE mq_code mq_shard_open(mq_broker **out, mq_node *node, uint32_t shard, mq_error *err);
+void mq_shard_free(mq_broker *b);
+
 /* Runs until SIGTERM or SIGINT; MQ_OK at a clean stop. */
 MQ_MUST_USE mq_code mq_broker_run(const mq_broker_config *config, mq_error *err);
 

@@ -60,7 +60,7 @@ static void on_commit(void *arg, const mq_store_reply *reply)
         return;
     }
     b->sequence = reply->sequence;
-    mq_witness_note(&b->witness, b->witness.instance, b->sequence, mq_clock_mono_ms());
+    mq_witness_note(b->witness, b->witness->instance, b->sequence, mq_clock_mono_ms());
     b->commits++;
     b->commit_us_sum += (mq_clock_mono_ns() - c->sent_ns) / 1000;
     b->commit_jobs += c->jobs;

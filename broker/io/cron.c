@@ -249,6 +249,7 @@ static void id_of(mq_span name, int64_t at_ms, int64_t now_ms, char out[MQ_ULID_
      * is dealt with is stored with it. */
     bool is_young = at_ms > now_ms - MQ_ID_PAST_MS / 2;
     mq_ulid_make(is_young ? at_ms : now_ms, random, out);
+    mq_ulid_set_home(out); /* recurring jobs live in shard 0 */
 }
 
 static void fire(mq_broker *b, mq_span name, const definition *d, int64_t at_s)

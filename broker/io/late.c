@@ -56,7 +56,7 @@ void mq_late_turn(mq_broker *b)
         mq_code code = MQ_E_BUSY;
         if (late->conn != full) {
             code = mq_side_send(
-                &b->front, late->conn, MQ_CMD_done, mq_span_of(late->data, late->header_bytes),
+                b->front, late->conn, MQ_CMD_done, mq_span_of(late->data, late->header_bytes),
                 mq_span_of(late->data + late->header_bytes, late->bytes - late->header_bytes));
         }
         if (code == MQ_E_BUSY) {

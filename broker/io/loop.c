@@ -1,7 +1,8 @@
-/* The event loop: one thread, bounded work a turn. A turn takes what the sockets and the store
- * have, feeds it to the core, then ends with MQ_IN_TURN, which runs timers, dispatches, and yields
- * the one commit that holds everything the turn changed. While the shard is not served the sockets
- * are not read: senders feel it as backpressure and nothing is lost. */
+/* The event loop: one thread, bounded work a turn. A turn takes what the sockets and the stores
+ * have, feeds it to the shards' cores, then ends with MQ_IN_TURN for each of them, which runs
+ * timers, dispatches, and yields the one commit that holds everything the turn changed in that
+ * shard. While no shard is served here and no other broker is known the sockets are not read:
+ * senders feel it as backpressure and nothing is lost. */
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
@@ -11,9 +12,9 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
-#include "broker/io/broker.h"
 #include "broker/io/cron.h"
 #include "broker/io/dead.h"
+#include "broker/io/node.h"
 #include "shared/base/assert.h"
 #include "shared/base/clock.h"
 #include "shared/base/file.h"
@@ -23,12 +24,15 @@
 enum {
     FRONT_PER_TURN = 256, /* messages */
     BACK_PER_TURN = 512,
+    TURN_MS = 50,     /* of one side: tenures are renewed and commits go out between turns */
     FRONT_HWM = 4096, /* a window of 1,000 jobs has two answers each */
     BACK_HWM = 1000,
     FRONT_FRAME_MAX = 2 << 20, /* a batch of submits; larger inputs go through blobs */
     BACK_FRAME_MAX = MQ_PAYLOAD_BYTES_MAX,
     POLL_MS_MAX = 1000,
+    STOP_POLL_MS = 20,
     STOP_MS = 10000, /* for commits under way at a stop */
+    FIXED_ITEMS = 5, /* front, back, signals, pins, table; then a store for each shard */
 };
 
 int64_t mq_broker_now(const mq_broker *b)
@@ -36,15 +40,16 @@ int64_t mq_broker_now(const mq_broker *b)
     return mq_clock_mono_ms() + b->store_offset_ms;
 }
 
-static mq_code open_all(mq_broker *b, mq_error *err)
+/* ---- one shard ---- */
+
+static mq_code open_shard(mq_broker *b, mq_error *err)
 {
     mq_buf_init(&b->header, MQ_HEADER_BYTES_MAX);
     mq_buf_init(&b->payload, MQ_OUT_PAYLOAD_MAX);
     b->started_ms = mq_clock_mono_ms();
     b->store_offset_ms = mq_clock_wall_ms() - b->started_ms;
     b->watches = calloc(MQ_WATCHES_MAX, sizeof *b->watches);
-    b->context = zmq_ctx_new();
-    if (b->watches == NULL || b->context == NULL) {
+    if (b->watches == NULL) {
         return mq_fail(err, MQ_E_LIMIT, "no memory for the broker's tables");
     }
     mq_code code = mq_curves_new(&b->curves, err);
@@ -54,48 +59,87 @@ static mq_code open_all(mq_broker *b, mq_error *err)
     if (code == MQ_OK) {
         code = mq_outbox_new(&b->outbox, err);
     }
-    if (code == MQ_OK) {
-        code = mq_pins_new(&b->pins, b->config->blobs, err);
-    }
-    if (code == MQ_OK) {
-        code = mq_side_open(&b->front, MQ_FRONT, b->context, b->config->front, FRONT_HWM,
-                            FRONT_FRAME_MAX, err);
-    }
-    if (code == MQ_OK) {
-        code = mq_side_open(&b->back, MQ_BACK, b->context, b->config->back, BACK_HWM,
-                            BACK_FRAME_MAX, err);
-    }
     return code == MQ_OK ? mq_own_open(b, err) : code;
 }
 
-static void close_all(mq_broker *b)
+mq_code mq_shard_open(mq_broker **out, mq_node *node, uint32_t shard, mq_error *err)
+{
+    mq_broker *b = calloc(1, sizeof *b);
+    if (b == NULL) {
+        return mq_fail(err, MQ_E_LIMIT, "no memory for a shard");
+    }
+    b->config = node->config;
+    b->node = node;
+    b->shard = shard;
+    b->owner_id = node->self.broker.id;
+    b->told = node->self.broker.front;
+    b->witness = &node->witness[shard];
+    b->front = &node->front;
+    b->back = &node->back;
+    b->pins = node->pins;
+    mq_code code = open_shard(b, err);
+    if (code != MQ_OK) {
+        mq_shard_free(b);
+        return code;
+    }
+    *out = b;
+    return MQ_OK;
+}
+
+void mq_shard_free(mq_broker *b)
 {
     mq_own_release(b);
     mq_dead_release(b);
     mq_cron_release(b);
     mq_receive_release(b);
     mq_late_release(b);
-    mq_pins_free(b->pins);
-    mq_side_close(&b->front);
-    mq_side_close(&b->back);
-    if (b->context != NULL) {
-        zmq_ctx_term(b->context);
-    }
     mq_curves_free(b->curves);
     mq_buf_release(&b->header);
     mq_buf_release(&b->payload);
     mq_gets_free(b->gets);
     mq_outbox_free(b->outbox);
     free(b->watches);
+    free(b);
+}
+
+/* ---- the process ---- */
+
+static mq_code open_all(mq_node *n, mq_error *err)
+{
+    n->context = zmq_ctx_new();
+    if (n->context == NULL) {
+        return mq_fail(err, MQ_E_LIMIT, "no memory for the broker's tables");
+    }
+    mq_code code = mq_pins_new(&n->pins, n->config->blobs, err);
+    if (code == MQ_OK) {
+        code = mq_side_open(&n->front, MQ_FRONT, n->context, n->config->front, FRONT_HWM,
+                            FRONT_FRAME_MAX, err);
+    }
+    if (code == MQ_OK) {
+        code = mq_side_open(&n->back, MQ_BACK, n->context, n->config->back, BACK_HWM,
+                            BACK_FRAME_MAX, err);
+    }
+    return code == MQ_OK ? mq_node_open(n, err) : code;
+}
+
+static void close_all(mq_node *n)
+{
+    mq_node_release(n);
+    mq_pins_free(n->pins);
+    mq_side_close(&n->front);
+    mq_side_close(&n->back);
+    if (n->context != NULL) {
+        zmq_ctx_term(n->context);
+    }
 }
 
 /* {"front":..,"back":..,"pid":..}: how `maasq up` and tests find a broker on any free port. */
-static mq_code write_endpoints(const mq_broker *b, mq_error *err)
+static mq_code write_endpoints(const mq_node *n, mq_error *err)
 {
     char text[640];
     int len = snprintf(text, sizeof text, "{\"front\":\"%s\",\"back\":\"%s\",\"pid\":%ld}\n",
-                       b->front.endpoint, b->back.endpoint, (long)getpid());
-    return mq_file_write(b->config->endpoint_file, mq_span_of(text, (size_t)len), 0644, err);
+                       n->self.broker.front, n->self.broker.back, (long)getpid());
+    return mq_file_write(n->config->endpoint_file, mq_span_of(text, (size_t)len), 0644, err);
 }
 
 static int signals_open(mq_error *err)
@@ -114,10 +158,13 @@ static int signals_open(mq_error *err)
     return fd;
 }
 
-static int64_t deadline(const mq_broker *b)
+static int64_t shard_deadline(const mq_broker *b)
 {
     int64_t at_ms = mq_min_i64(mq_own_deadline(b), b->store->ops->deadline(b->store));
     at_ms = mq_min_i64(at_ms, b->rate_at_ms);
+    if (b->leave_ms != 0) {
+        at_ms = mq_min_i64(at_ms, b->leave_ms);
+    }
     if (mq_own_is_serving(b)) { /* nothing else is done otherwise: no reason to wake for it */
         at_ms = mq_min_i64(at_ms, mq_gets_deadline(b));
         int64_t core_ms = mq_core_deadline(b->core);
@@ -128,49 +175,128 @@ static int64_t deadline(const mq_broker *b)
     return at_ms;
 }
 
-static void wait(mq_broker *b, int signal_fd, short *store_events)
+static long wait_ms(const mq_node *n)
 {
-    bool is_serving = mq_own_is_serving(b);
-    short in = is_serving ? ZMQ_POLLIN : 0;
-    int store_fd = b->store->ops->fd(b->store);
-    zmq_pollitem_t items[] = {
-        {b->front.socket, 0, mq_own_has_moved(b) || mq_own_is_refusing(b) ? ZMQ_POLLIN : in, 0},
-        {b->back.socket, 0, in, 0},
-        {NULL, signal_fd, ZMQ_POLLIN, 0},
-        {NULL, mq_pins_fd(b->pins), in, 0},
-        {NULL, store_fd, 0, 0},
-    };
-    short wanted = store_fd < 0 ? 0 : b->store->ops->events(b->store);
-    items[4].events = (short)(((wanted & POLLIN) != 0 ? ZMQ_POLLIN : 0) |
-                              ((wanted & POLLOUT) != 0 ? ZMQ_POLLOUT : 0) | ZMQ_POLLERR);
-    int64_t left_ms = deadline(b) - mq_clock_mono_ms();
-    left_ms = left_ms < 0 ? 0 : mq_min_i64(left_ms, POLL_MS_MAX);
-    left_ms = mq_min_i64(left_ms, mq_late_wait_ms(b));
-    zmq_poll(items, store_fd < 0 ? 4 : 5, (long)left_ms);
-    *store_events = (short)(((items[4].revents & ZMQ_POLLIN) != 0 ? POLLIN : 0) |
-                            ((items[4].revents & ZMQ_POLLOUT) != 0 ? POLLOUT : 0) |
-                            ((items[4].revents & ZMQ_POLLERR) != 0 ? POLLERR : 0));
+    int64_t now_ms = mq_clock_mono_ms();
+    int64_t at_ms = n->stop_ms != 0 ? now_ms + STOP_POLL_MS : mq_node_deadline(n);
+    int64_t late_ms = INT64_MAX;
+    for (uint32_t s = 0; s < n->view.shard_count; s++) {
+        if (n->shards[s] != NULL) {
+            at_ms = mq_min_i64(at_ms, shard_deadline(n->shards[s]));
+            late_ms = mq_min_i64(late_ms, mq_late_wait_ms(n->shards[s]));
+        }
+    }
+    int64_t left_ms = at_ms <= now_ms ? 0 : mq_min_i64(at_ms - now_ms, POLL_MS_MAX);
+    return (long)mq_min_i64(left_ms, late_ms);
+}
+
+/* Someone can be served here, or sent on to where it is. */
+static bool may_read(mq_node *n)
+{
+    bool may = false;
+    for (uint32_t s = 0; s < n->view.shard_count; s++) {
+        mq_broker *b = n->shards[s];
+        if (b != NULL) {
+            b->is_open = mq_own_is_serving(b);
+            b->served_ms = b->is_open ? mq_clock_mono_ms() : b->served_ms;
+            may |= b->is_open || mq_own_is_refusing(b);
+        }
+        may |= mq_node_owner(n, s) != NULL;
+    }
+    return may;
+}
+
+static short to_zmq(short wanted)
+{
+    return (short)(((wanted & POLLIN) != 0 ? ZMQ_POLLIN : 0) |
+                   ((wanted & POLLOUT) != 0 ? ZMQ_POLLOUT : 0) | ZMQ_POLLERR);
+}
+
+static short from_zmq(short got)
+{
+    return (short)(((got & ZMQ_POLLIN) != 0 ? POLLIN : 0) |
+                   ((got & ZMQ_POLLOUT) != 0 ? POLLOUT : 0) |
+                   ((got & ZMQ_POLLERR) != 0 ? POLLERR : 0));
+}
+
+/* Events of the table's connection and of the shards' stores. */
+typedef struct store_events {
+    short table, shards[MQ_CLUSTER_SHARDS_MAX];
+} store_events;
+
+static void poll_all(mq_node *n, int signal_fd, store_events *out)
+{
+    zmq_pollitem_t items[FIXED_ITEMS + MQ_CLUSTER_SHARDS_MAX];
+    uint32_t of[FIXED_ITEMS + MQ_CLUSTER_SHARDS_MAX];
+    int count = 0, table_at = -1;
+    short in = may_read(n) ? ZMQ_POLLIN : 0;
+    *out = (store_events){0};
+    items[count++] = (zmq_pollitem_t){n->front.socket, 0, in, 0};
+    items[count++] = (zmq_pollitem_t){n->back.socket, 0, in, 0};
+    items[count++] = (zmq_pollitem_t){NULL, signal_fd, ZMQ_POLLIN, 0};
+    items[count++] = (zmq_pollitem_t){NULL, mq_pins_fd(n->pins), in, 0};
+    if (mq_cluster_fd(n->cluster) >= 0) {
+        table_at = count;
+        items[count++] = (zmq_pollitem_t){NULL, mq_cluster_fd(n->cluster),
+                                          to_zmq(mq_cluster_events(n->cluster)), 0};
+    }
+    int first = count;
+    for (uint32_t s = 0; s < n->view.shard_count; s++) {
+        mq_store *store = n->shards[s] == NULL ? NULL : n->shards[s]->store;
+        int fd = store == NULL ? -1 : store->ops->fd(store);
+        if (fd >= 0) {
+            of[count] = s;
+            items[count++] = (zmq_pollitem_t){NULL, fd, to_zmq(store->ops->events(store)), 0};
+        }
+    }
+    zmq_poll(items, count, wait_ms(n));
+    out->table = table_at < 0 ? 0 : from_zmq(items[table_at].revents);
+    for (int i = first; i < count; i++) {
+        out->shards[of[i]] = from_zmq(items[i].revents);
+    }
     struct signalfd_siginfo info;
     if (read(signal_fd, &info, sizeof info) == (ssize_t)sizeof info) {
         mq_log(MQ_INFO, "stopping", "signal=%u", info.ssi_signo);
-        b->is_stopping = true;
+        n->stop_ms = n->stop_ms == 0 ? mq_clock_mono_ms() + STOP_MS : n->stop_ms;
     }
 }
 
-static void turn(mq_broker *b, short store_events)
+static void receive(mq_node *n, mq_side *side, int limit)
 {
-    b->store->ops->process(b->store, store_events, mq_clock_mono_ms());
-    mq_own_tick(b);
-    if (mq_own_is_serving(b)) {
-        b->served_ms = mq_clock_mono_ms();
-        mq_receive_pinned(b);
-        mq_receive(b, &b->back, BACK_PER_TURN);
-        mq_receive(b, &b->front, FRONT_PER_TURN);
-    } else if (mq_own_has_moved(b)) {
-        mq_receive_moved(b, FRONT_PER_TURN);
-    } else if (mq_own_is_refusing(b)) {
-        mq_receive_refused(b, FRONT_PER_TURN);
+    int64_t until_ms = mq_clock_mono_ms() + TURN_MS;
+    for (int count = 0; count < limit && (count == 0 || mq_clock_mono_ms() < until_ms); count++) {
+        mq_frames frames;
+        if (!mq_side_receive(side, &frames)) {
+            return;
+        }
+        mq_broker *b = frames.shard < n->view.shard_count ? n->shards[frames.shard] : NULL;
+        if (frames.bad != MQ_OK) {
+            mq_node_error(n, frames.conn, frames.bad, frames.err.text);
+        } else if (!mq_node_answer(n, &frames)) {
+            if (b != NULL && b->is_open && b->core != NULL) {
+                mq_receive(b, &frames);
+            } else {
+                mq_node_refuse(n, &frames);
+            }
+        }
+        mq_frames_release(&frames);
     }
+}
+
+static void receive_pinned(mq_node *n)
+{
+    mq_pin_answer answer;
+    while (mq_pins_next(n->pins, &answer)) {
+        uint64_t shard = answer.ticket >> 48;
+        mq_broker *b = shard < MQ_CLUSTER_SHARDS_MAX ? n->shards[shard] : NULL;
+        if (b != NULL && b->is_open) {
+            mq_receive_pinned(b, &answer);
+        }
+    }
+}
+
+static void turn_shard(mq_broker *b)
+{
     if (mq_own_is_serving(b)) {
         mq_input in = {.type = MQ_IN_TURN};
         mq_act_step(b, &in);
@@ -184,36 +310,71 @@ static void turn(mq_broker *b, short store_events)
     mq_answer_tick(b);
 }
 
-mq_code mq_broker_run(const mq_broker_config *config, mq_error *err)
+static void turn(mq_node *n, const store_events *events)
 {
-    mq_broker *b = calloc(1, sizeof *b);
-    if (b == NULL) {
-        return mq_fail(err, MQ_E_LIMIT, "no memory for the broker");
+    int64_t now_ms = mq_clock_mono_ms();
+    mq_cluster_process(n->cluster, events->table, now_ms);
+    for (uint32_t s = 0; s < n->view.shard_count; s++) {
+        mq_broker *b = n->shards[s];
+        if (b != NULL) {
+            b->store->ops->process(b->store, events->shards[s], now_ms);
+            mq_own_tick(b);
+        }
     }
-    b->config = config;
-    int signal_fd = signals_open(err);
-    mq_code code = signal_fd < 0 ? err->code : open_all(b, err);
-    bool is_announced = config->endpoint_file[0] == '\0';
-    int64_t stop_ms = 0;
+    if (n->stop_ms == 0) {
+        mq_node_tick(n);
+    }
+    if (may_read(n)) {
+        receive_pinned(n);
+        receive(n, &n->back, BACK_PER_TURN);
+        receive(n, &n->front, FRONT_PER_TURN);
+    }
+    for (uint32_t s = 0; s < n->view.shard_count; s++) {
+        if (n->shards[s] != NULL) {
+            turn_shard(n->shards[s]);
+        }
+    }
+}
+
+static mq_code run(mq_node *n, int signal_fd, mq_error *err)
+{
+    bool is_announced = n->config->endpoint_file[0] == '\0';
+    mq_code code = MQ_OK;
     while (code == MQ_OK) {
-        short store_events = 0;
-        wait(b, signal_fd, &store_events);
-        turn(b, store_events);
-        if (!is_announced && mq_own_is_serving(b)) {
-            code = write_endpoints(b, err);
+        store_events events;
+        poll_all(n, signal_fd, &events);
+        turn(n, &events);
+        if (!is_announced && mq_node_is_ready(n)) {
+            code = write_endpoints(n, err);
             is_announced = true;
         }
-        if (b->is_stopping) {
-            stop_ms = stop_ms == 0 ? mq_clock_mono_ms() + STOP_MS : stop_ms;
-            if (mq_own_leave(b) || mq_clock_mono_ms() > stop_ms) {
-                break;
-            }
+        if (n->fatal.code != MQ_OK) {
+            *err = n->fatal;
+            return err->code;
+        }
+        if (n->stop_ms != 0 && mq_node_leave(n, mq_clock_mono_ms() > n->stop_ms)) {
+            break;
         }
     }
-    close_all(b);
+    return code;
+}
+
+mq_code mq_broker_run(const mq_broker_config *config, mq_error *err)
+{
+    mq_node *n = calloc(1, sizeof *n);
+    if (n == NULL) {
+        return mq_fail(err, MQ_E_LIMIT, "no memory for the broker");
+    }
+    n->config = config;
+    int signal_fd = signals_open(err);
+    mq_code code = signal_fd < 0 ? err->code : open_all(n, err);
+    if (code == MQ_OK) {
+        code = run(n, signal_fd, err);
+    }
+    close_all(n);
     if (signal_fd >= 0) {
         close(signal_fd);
     }
-    free(b);
+    free(n);
     return code;
 }

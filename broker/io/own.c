@@ -7,18 +7,16 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/random.h>
-#include <unistd.h>
 
 #include "broker/io/body.h"
 #include "broker/io/broker.h"
 #include "shared/base/assert.h"
 #include "shared/base/clock.h"
-#include "shared/base/file.h"
 #include "shared/base/log.h"
-#include "shared/base/map.h"
 #include "shared/base/math.h"
 
 enum {
+    CONNECT_MS = 5,       /* between looks whether a new shard's connection is there */
     RETRY_MS = 250,       /* between attempts to get the shard */
     REFUSE_MS = 3000,     /* not served for so long: clients are told why */
     DAMAGED_MS = 5000,    /* the same when what is stored could not be read */
@@ -30,8 +28,7 @@ void mq_own_trouble(mq_broker *b, const char *text)
 {
     if (strcmp(b->trouble, text) != 0) {
         snprintf(b->trouble, sizeof b->trouble, "%s", text);
-        mq_log(MQ_WARN, "shard not served", "shard=%lld reason=%s", (long long)b->config->shard,
-               text);
+        mq_log(MQ_WARN, "shard not served", "shard=%lld reason=%s", (long long)b->shard, text);
     }
 }
 
@@ -172,8 +169,8 @@ static void loaded(mq_broker *b)
     mq_core_stats stats;
     mq_core_stats_read(b->core, &stats);
     mq_log(MQ_INFO, "shard loaded", "shard=%lld epoch=%llu sequence=%llu jobs=%u",
-           (long long)b->config->shard, (unsigned long long)b->epoch,
-           (unsigned long long)b->sequence, stats.jobs);
+           (long long)b->shard, (unsigned long long)b->epoch, (unsigned long long)b->sequence,
+           stats.jobs);
 }
 
 static void load_next(mq_broker *b)
@@ -220,7 +217,7 @@ static void on_registry(void *arg, mq_code code, mq_span field, mq_span value, c
     b->trouble[0] = '\0';
     b->is_full = false;
     mq_answer_news(b, "owner", "broker %s serves shard %lld under epoch %llu", b->config->name,
-                   (long long)b->config->shard, (unsigned long long)b->epoch);
+                   (long long)b->shard, (unsigned long long)b->epoch);
     b->segment_next = 0;
     load_next(b);
 }
@@ -324,11 +321,11 @@ static void note_time(mq_broker *b, const mq_store_owner *owner)
 static bool is_our_deployment(mq_broker *b, const mq_store_owner *owner)
 {
     mq_error why;
-    if (mq_witness_check(&b->witness, owner->instance, owner->sequence, &why) != MQ_OK) {
+    if (mq_witness_check(b->witness, owner->instance, owner->sequence, &why) != MQ_OK) {
         mq_own_trouble(b, why.text);
         return false;
     }
-    mq_witness_note(&b->witness, owner->instance, owner->sequence, mq_clock_mono_ms());
+    mq_witness_note(b->witness, owner->instance, owner->sequence, mq_clock_mono_ms());
     return true;
 }
 
@@ -340,7 +337,7 @@ static void on_acquired(void *arg, mq_code code, const mq_store_owner *owner, co
     }
     b->own = MQ_OWN_NONE;
     b->retry_ms = mq_clock_mono_ms() + RETRY_MS;
-    b->moved_to[0] = '\0';
+    b->is_elsewhere = false;
     if (code != MQ_OK) {
         mq_own_trouble(b, err->text);
         return;
@@ -353,7 +350,7 @@ static void on_acquired(void *arg, mq_code code, const mq_store_owner *owner, co
         char text[256];
         snprintf(text, sizeof text, "broker %.40s at %.100s owns the shard", owner->owner,
                  owner->endpoint);
-        snprintf(b->moved_to, sizeof b->moved_to, "%s", owner->endpoint);
+        b->is_elsewhere = true;
         mq_own_trouble(b, text);
         return;
     }
@@ -416,12 +413,15 @@ static void on_renewed(void *arg, mq_code code, const mq_store_owner *owner, con
 static void ask_for_shard(mq_broker *b, bool is_takeover)
 {
     mq_error err;
-    bool may_init = b->config->may_init && b->witness.instance[0] == '\0';
+    bool may_init = b->config->may_init && b->witness->instance[0] == '\0';
     b->renew_sent_ms = mq_clock_mono_ms();
-    mq_code code = b->store->ops->acquire(b->store, mq_str(b->owner_id), mq_str(b->front.endpoint),
+    mq_code code = b->store->ops->acquire(b->store, mq_str(b->owner_id), mq_str(b->told),
                                           b->config->tenure_ms, is_takeover, may_init,
                                           is_takeover ? on_acquired : on_renewed, b, &err);
-    if (code != MQ_OK) {
+    bool is_connecting = b->renew_sent_ms < b->started_ms + RETRY_MS;
+    if (code != MQ_OK && is_connecting) {
+        b->retry_ms = b->renew_sent_ms + CONNECT_MS;
+    } else if (code != MQ_OK) {
         b->retry_ms = b->renew_sent_ms + RETRY_MS;
         mq_own_trouble(b, err.text);
     } else if (is_takeover) {
@@ -431,30 +431,8 @@ static void ask_for_shard(mq_broker *b, bool is_takeover)
     }
 }
 
-/* Whoever listens at this endpoint of this host: a broker that is started again there takes its
- * shard back at once, under a new epoch, instead of waiting for its own tenure to run out. Only one
- * process can listen there. */
-static void name_owner(mq_broker *b)
-{
-    char host[65] = "";
-    char text[sizeof b->front.endpoint + 160];
-    mq_error err;
-    mq_buf boot; /* hosts that were copied have the same name, even "localhost" */
-    mq_buf_init(&boot, 64);
-    (void)gethostname(host, sizeof host - 1);
-    if (mq_file_read("/proc/sys/kernel/random/boot_id", &boot, &err) != MQ_OK) {
-        mq_buf_reset(&boot);
-    }
-    int len = snprintf(text, sizeof text, "%s %.*s %s", host, MQ_SPAN_ARG(mq_buf_span(&boot)),
-                       b->front.endpoint);
-    mq_buf_release(&boot);
-    snprintf(b->owner_id, sizeof b->owner_id, "%.40s-%016llx", b->config->name,
-             (unsigned long long)mq_hash64(mq_span_of(text, (size_t)len), 0));
-}
-
 mq_code mq_own_open(mq_broker *b, mq_error *err)
 {
-    name_owner(b);
     b->segments = calloc(SEGMENTS_MAX, sizeof *b->segments);
     b->out = calloc(1, sizeof *b->out);
     if (b->segments == NULL || b->out == NULL) {
@@ -462,11 +440,7 @@ mq_code mq_own_open(mq_broker *b, mq_error *err)
     }
     snprintf(b->trouble, sizeof b->trouble, "starting");
     b->served_ms = mq_clock_mono_ms();
-    mq_code code = mq_witness_open(&b->witness, b->config->witness, b->config->shard,
-                                   b->config->must_adopt, err);
-    if (code == MQ_OK) {
-        code = mq_store_redis_new(&b->store, b->config->store, (uint32_t)b->config->shard, err);
-    }
+    mq_code code = mq_store_redis_new(&b->store, b->config->store, b->shard, err);
     return code == MQ_OK ? mq_asks_new(&b->asks, b->store, err) : code;
 }
 
@@ -499,14 +473,9 @@ void mq_own_tick(mq_broker *b)
     }
 }
 
-bool mq_own_has_moved(const mq_broker *b)
-{
-    return b->core == NULL && b->own != MQ_OWN_STOPPED && b->moved_to[0] != '\0';
-}
-
 bool mq_own_is_refusing(const mq_broker *b)
 {
-    return b->core == NULL && !mq_own_has_moved(b) && b->own != MQ_OWN_STOPPED &&
+    return b->core == NULL && !b->is_elsewhere && b->own != MQ_OWN_STOPPED &&
            mq_clock_mono_ms() > b->served_ms + REFUSE_MS;
 }
 
@@ -539,7 +508,7 @@ static void on_left(void *arg, mq_code code, const mq_store_owner *owner, const 
     b->own = MQ_OWN_STOPPED;
 }
 
-bool mq_own_leave(mq_broker *b)
+bool mq_own_leave(mq_broker *b, bool is_late)
 {
     if (b->own == MQ_OWN_STOPPED) {
         return true;
@@ -553,13 +522,14 @@ bool mq_own_leave(mq_broker *b)
     }
     mq_core_stats stats;
     mq_core_stats_read(b->core, &stats);
-    if (stats.commits_inflight > 0 || stats.waiters > 0 || b->own == MQ_OWN_ASKED) {
+    bool is_busy = stats.commits_inflight > 0 || stats.waiters > 0;
+    if ((is_busy && !is_late) || b->own == MQ_OWN_ASKED) {
         return false;
     }
     mq_error err;
     uint64_t epoch = b->epoch;
     b->own = MQ_OWN_ASKED;
-    mq_own_drop(b, "stopping");
+    mq_own_drop(b, b->leave_ms != 0 ? "handed over" : "stopping");
     b->own = MQ_OWN_ASKED;
     if (b->store->ops->release(b->store, epoch, on_left, b, &err) != MQ_OK) {
         b->own = MQ_OWN_STOPPED;
@@ -570,7 +540,7 @@ bool mq_own_leave(mq_broker *b)
 void mq_own_release(mq_broker *b)
 {
     free_core(b);
-    mq_witness_close(&b->witness);
+    mq_witness_close(b->witness);
     if (b->store != NULL) {
         b->store->ops->free(b->store);
     }

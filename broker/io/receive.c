@@ -6,16 +6,12 @@
 #include "broker/io/body.h"
 #include "broker/io/cron.h"
 #include "broker/io/dead.h"
+#include "broker/io/node.h"
 #include "broker/io/receive.h"
 #include "shared/base/assert.h"
-#include "shared/base/clock.h"
-#include "shared/base/log.h"
+#include "shared/base/ulid.h"
 
-enum {
-    ARENA_BYTES = 16 << 20,
-    REFUSED_RETRY_MS = 1000,
-    TURN_MS = 50, /* of one side: the tenure is renewed and commits go out between turns */
-};
+enum { ARENA_BYTES = 16 << 20 };
 
 static const mq_span none = {0};
 
@@ -90,12 +86,15 @@ static void on_hello(const mq_incoming *m)
     const mq_broker *b = m->b;
     mq_msg_welcome welcome = {.version = MQ_WIRE_VERSION,
                               .broker = mq_str(b->config->name),
-                              .instance = mq_str(b->witness.instance),
+                              .instance = mq_str(b->witness->instance),
                               .blobs = mq_str(b->config->blobs_told),
                               .now_ms = mq_broker_now(b),
                               .beat_ms = (uint64_t)b->config->beat_ms,
-                              .lease_ms = (uint64_t)b->config->lease_ms};
+                              .lease_ms = (uint64_t)b->config->lease_ms,
+                              .shards = mq_node_shards(b->node),
+                              .shard = b->shard};
     mq_act_send(m->b, m->conn, MQ_CMD_welcome, &welcome, none);
+    mq_node_greeted(b->node, m->conn, b->shard);
 }
 
 static void on_query(const mq_incoming *m)
@@ -107,6 +106,29 @@ static void on_query(const mq_incoming *m)
 }
 
 /* ---- clients ---- */
+
+/* Ids and the ids of deps must be of this shard: nobody would find the job otherwise. */
+static bool is_at_home(const mq_incoming *m, const mq_msg_submit *submit)
+{
+    uint32_t shards = mq_node_shards(m->b->node);
+    for (uint32_t i = 0; shards > 1 && i < submit->jobs_count; i++) {
+        const mq_msg_submit_job *j = &submit->jobs[i];
+        bool is_here = mq_ulid_shard(j->id, shards) == m->b->shard;
+        for (uint32_t k = 0; k < j->deps_count; k++) {
+            is_here = is_here && mq_ulid_shard(j->deps[k], shards) == m->b->shard;
+        }
+        if (!is_here) {
+            mq_error err;
+            mq_fail(&err, MQ_E_ARG,
+                    "id: %.*s or one of its deps is not of shard %u, to which it was sent; an id's "
+                    "letters 11 and 12 tell its shard, and deps live in one shard",
+                    MQ_SPAN_ARG(j->id), m->b->shard);
+            refuse(m, submit->rid, &err);
+            return false;
+        }
+    }
+    return true;
+}
 
 static void on_submit(const mq_incoming *m)
 {
@@ -120,6 +142,9 @@ static void on_submit(const mq_incoming *m)
         is_overflow |= __builtin_add_overflow(sum, submit.jobs[i].len, &sum);
     }
     if (!mq_incoming_fits(m, submit.rid, sum, is_overflow)) {
+        return;
+    }
+    if (!is_at_home(m, &submit)) {
         return;
     }
     mq_span rest = m->payload, body;
@@ -329,76 +354,11 @@ static void dispatch(const mq_incoming *m, mq_frames *frames)
     mq_act_error(m->b, m->conn, 0, MQ_E_ARG, "this message is not for this socket", 0);
 }
 
-void mq_receive_moved(mq_broker *b, int limit)
+void mq_receive(mq_broker *b, mq_frames *frames)
 {
-    mq_frames frames;
-    for (int i = 0; i < limit && mq_side_receive(&b->front, &frames); i++) {
-        mq_act_error(b, frames.conn, 0, MQ_E_MOVED, b->moved_to, 0);
-        mq_frames_release(&frames);
-    }
-}
-
-/* The request that a message is, so that its sender knows what to send again; 0 for none. */
-static uint64_t rid_of(mq_broker *b, const mq_frames *frames)
-{
-    union {
-        mq_msg_submit submit;
-        mq_msg_get get;
-        mq_msg_cancel cancel;
-        mq_msg_query query;
-        mq_msg_command command;
-    } m;
-    mq_error err;
-    mq_command command = frames->command;
-    bool has_rid = command == MQ_CMD_submit || command == MQ_CMD_get || command == MQ_CMD_cancel ||
-                   command == MQ_CMD_query || command == MQ_CMD_command;
-    mq_arena_reset(&b->arena);
-    if (frames->bad != MQ_OK || !has_rid ||
-        mq_wire_decode(command, frames->header, &m, &b->arena, &err) != MQ_OK) {
-        return 0;
-    }
-    return command == MQ_CMD_submit   ? m.submit.rid
-           : command == MQ_CMD_get    ? m.get.rid
-           : command == MQ_CMD_cancel ? m.cancel.rid
-           : command == MQ_CMD_query  ? m.query.rid
-                                      : m.command.rid;
-}
-
-void mq_receive_refused(mq_broker *b, int limit)
-{
-    mq_frames frames;
-    char text[sizeof b->trouble + 64];
-    snprintf(text, sizeof text, "shard %lld is not served: %s", (long long)b->config->shard,
-             b->trouble);
     if (b->arena.limit_bytes == 0) {
         mq_arena_init(&b->arena, ARENA_BYTES);
     }
-    for (int i = 0; i < limit && mq_side_receive(&b->front, &frames); i++) {
-        mq_act_error(b, frames.conn, rid_of(b, &frames), MQ_E_BUSY, text, REFUSED_RETRY_MS);
-        mq_frames_release(&frames);
-    }
-}
-
-int mq_receive(mq_broker *b, mq_side *side, int limit)
-{
-    int count = 0;
-    if (b->arena.limit_bytes == 0) {
-        mq_arena_init(&b->arena, ARENA_BYTES);
-    }
-    int64_t until_ms = mq_clock_mono_ms() + TURN_MS;
-    while (count < limit && b->core != NULL && (count == 0 || mq_clock_mono_ms() < until_ms)) {
-        mq_frames frames;
-        if (!mq_side_receive(side, &frames)) {
-            break;
-        }
-        count++;
-        if (frames.bad != MQ_OK) {
-            mq_act_error(b, frames.conn, 0, frames.bad, frames.err.text, 0);
-        } else {
-            mq_incoming m = {b, frames.conn, frames.command, frames.header, frames.payload};
-            dispatch(&m, &frames);
-        }
-        mq_frames_release(&frames);
-    }
-    return count;
+    mq_incoming m = {b, frames->conn, frames->command, frames->header, frames->payload};
+    dispatch(&m, frames);
 }

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "broker/io/body.h"
+#include "broker/io/node.h"
 #include "broker/io/receive.h"
 #include "shared/base/assert.h"
 #include "shared/base/log.h"
@@ -148,7 +149,7 @@ static bool put_aside(mq_broker *b, mq_frames *frames, const mq_span *blobs, uin
     if (p == NULL) {
         return false; /* the worker sends it again */
     }
-    uint64_t ticket = ++b->next_ticket;
+    uint64_t ticket = mq_node_ticket(b->node, b->shard);
     mq_code code = mq_pins_ask(b->pins, MQ_PIN, ticket, blobs, count, &err);
     if (code != MQ_OK) {
         if (code == MQ_E_ARG) {
@@ -253,27 +254,24 @@ static void pinned(mq_broker *b, mq_pending *p, const mq_pin_answer *answer)
     }
 }
 
-void mq_receive_pinned(mq_broker *b)
+void mq_receive_pinned(mq_broker *b, const mq_pin_answer *answer)
 {
-    mq_pin_answer answer;
-    while (mq_pins_next(b->pins, &answer)) {
-        mq_pending **at = &b->pending;
-        while (*at != NULL && (*at)->ticket != answer.ticket) {
-            at = &(*at)->next;
-        }
-        mq_pending *p = *at;
-        if (p == NULL) {
-            continue; /* an unpin */
-        }
-        pinned(b, p, &answer); /* still listed: its blobs count as being pinned */
-        for (at = &b->pending; *at != p; at = &(*at)->next) {
-        }
-        *at = p->next;
-        b->pending_count--;
-        b->pending_bytes -= p->frames.header.len + p->frames.payload.len;
-        mq_frames_release(&p->frames);
-        free(p);
+    mq_pending **at = &b->pending;
+    while (*at != NULL && (*at)->ticket != answer->ticket) {
+        at = &(*at)->next;
     }
+    mq_pending *p = *at;
+    if (p == NULL) {
+        return; /* an unpin */
+    }
+    pinned(b, p, answer); /* still listed: its blobs count as being pinned */
+    for (at = &b->pending; *at != p; at = &(*at)->next) {
+    }
+    *at = p->next;
+    b->pending_count--;
+    b->pending_bytes -= p->frames.header.len + p->frames.payload.len;
+    mq_frames_release(&p->frames);
+    free(p);
 }
 
 static bool contains(mq_span haystack, mq_span needle)

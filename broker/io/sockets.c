@@ -98,6 +98,7 @@ static bool take(mq_side *side, zmq_msg_t frames[4], mq_frames *out)
     uint32_t number = 0;
     memcpy(&number, identity.data + 1, sizeof number);
     out->conn = (uint64_t)side->name << 32 | number;
+    out->shard = mq_wire_shard(span_of(&frames[1]));
     out->bad = mq_wire_command(span_of(&frames[1]), &out->command, &out->err);
     if (out->bad != MQ_OK && out->bad != MQ_E_VERSION) {
         return false;

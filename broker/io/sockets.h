@@ -21,6 +21,7 @@ typedef struct mq_side {
 /* One received message; header and payload are valid until mq_frames_release. */
 typedef struct mq_frames {
     uint64_t conn;
+    uint32_t shard; /* that it is for */
     mq_command command;
     mq_code bad; /* MQ_OK, or why the message is refused (version) */
     mq_error err;

@@ -52,3 +52,41 @@ int64_t mq_ulid_ms(mq_span s)
     }
     return (int64_t)ms;
 }
+
+/* Value of a letter, or -1. */
+static int digit_of(uint8_t letter)
+{
+    const char *at = letter == '\0' ? NULL : strchr(digits, letter);
+    return at == NULL ? -1 : (int)(at - digits);
+}
+
+uint32_t mq_ulid_shard(mq_span id, uint32_t shards)
+{
+    MQ_ASSERT(shards > 0);
+    if (id.len != MQ_ULID_LEN) {
+        return 0;
+    }
+    int high = digit_of(id.data[MQ_ULID_SHARD_AT]), low = digit_of(id.data[MQ_ULID_SHARD_AT + 1]);
+    return high < 0 || low < 0 ? 0 : (uint32_t)(high * 32 + low) % shards;
+}
+
+void mq_ulid_set_shard(char id[MQ_ULID_SIZE], uint32_t shard, uint32_t shards)
+{
+    MQ_ASSERT(shard < shards && shards <= MQ_ULID_SHARDS_MAX);
+    uint32_t value = mq_ulid_shard(mq_span_of(id, MQ_ULID_LEN), MQ_ULID_SHARD_VALUES);
+    value = value / shards * shards + shard;
+    value -= value >= MQ_ULID_SHARD_VALUES ? shards : 0;
+    id[MQ_ULID_SHARD_AT] = digits[value / 32];
+    id[MQ_ULID_SHARD_AT + 1] = digits[value % 32];
+}
+
+void mq_ulid_set_home(char id[MQ_ULID_SIZE])
+{
+    id[MQ_ULID_SHARD_AT] = id[MQ_ULID_SHARD_AT + 1] = digits[0];
+}
+
+void mq_ulid_follow(char id[MQ_ULID_SIZE], mq_span other)
+{
+    MQ_ASSERT(other.len == MQ_ULID_LEN);
+    memcpy(id + MQ_ULID_SHARD_AT, other.data + MQ_ULID_SHARD_AT, 2);
+}

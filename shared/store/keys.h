@@ -8,6 +8,7 @@
 enum { MQ_KEY_BYTES = 128, MQ_TOKEN_BYTES = 48 };
 
 #define MQ_KEY_INSTANCE "mq:instance"
+#define MQ_KEY_CLUSTER  "mq:cluster"
 
 /* The keys every commit names, in the order the function wants them. */
 typedef enum mq_key {

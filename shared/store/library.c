@@ -5,6 +5,7 @@ static const char text[] =
 #include "lua/commit.inc"
 #include "lua/owner.inc"
 #include "lua/read.inc"
+#include "lua/cluster.inc"
     ;
 
 void mq_library_text(mq_buf *buf)

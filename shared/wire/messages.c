@@ -21,11 +21,26 @@ void mq_wire_head(mq_command command, uint8_t out[4])
     out[3] = (uint8_t)command;
 }
 
+size_t mq_wire_head_to(mq_command command, uint32_t shard, uint8_t out[6])
+{
+    MQ_ASSERT(shard <= UINT16_MAX);
+    mq_wire_head(command, out);
+    out[4] = (uint8_t)(shard >> 8);
+    out[5] = (uint8_t)shard;
+    return shard == 0 ? 4 : 6;
+}
+
+uint32_t mq_wire_shard(mq_span frame)
+{
+    return frame.len == 6 ? (uint32_t)frame.data[4] << 8 | frame.data[5] : 0;
+}
+
 mq_code mq_wire_command(mq_span frame, mq_command *out, mq_error *err)
 {
-    if (frame.len != 4 || frame.data[0] != 'M' || frame.data[1] != 'Q') {
+    if ((frame.len != 4 && frame.len != 6) || frame.data[0] != 'M' || frame.data[1] != 'Q') {
         return mq_fail(err, MQ_E_FORMAT,
-                       "first frame: expects 4 bytes, \"MQ\" version command, got %zu bytes",
+                       "first frame: expects 4 bytes, \"MQ\" version command, or 6 with a shard, "
+                       "got %zu bytes",
                        frame.len);
     }
     if (frame.data[2] != MQ_WIRE_VERSION) {

@@ -71,6 +71,12 @@ typedef enum mq_command {
 /* First frame of a message: "MQ", version, command. */
 void mq_wire_head(mq_command command, uint8_t out[4]);
 
+/* The same for a message to a shard: 4 bytes for shard 0, 6 for others. Returns how many. */
+size_t mq_wire_head_to(mq_command command, uint32_t shard, uint8_t out[6]);
+
+/* Shard that a first frame names; 0 when it names none. */
+uint32_t mq_wire_shard(mq_span frame);
+
 /* Command of a first frame; MQ_E_FORMAT when it is not one of ours, MQ_E_VERSION for another
  * version (the text names both). */
 MQ_MUST_USE mq_code mq_wire_command(mq_span frame, mq_command *out, mq_error *err);

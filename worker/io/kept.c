@@ -112,6 +112,9 @@ mq_code mq_kept_spawn(mq_kept_job *kept, const mq_slot_spawn *m, mq_error *err)
     }
     mq_msg_spawned *s = &kept->spawn[kept->spawn_count];
     mq_ulid_new(id);
+    if (kept->item.id.len == MQ_ULID_LEN) { /* a child lives in its parent's shard */
+        mq_ulid_follow(id, kept->item.id);
+    }
     *s = (mq_msg_spawned){.id = mq_str(id), .kind = m->kind, .model = m->model, .body = m->body};
     mq_arena *a = &kept->arena;
     if (!copy(a, &s->id) || !copy(a, &s->kind) || !copy(a, &s->model) || !copy(a, &s->body)) {
