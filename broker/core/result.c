@@ -178,8 +178,7 @@ void mq_end(mq_core *core, mq_job *job, mq_event event, const char *why, const m
         mq_gang_end(core, job, in->as.result.item->grant, out);
     }
     mq_job_move(core, job, event, why);
-    if (job->is_transient) {
-        say(in, "ok", out);
+    if (job->is_transient) { /* its worker has forgotten it: no verdict */
         mq_end_transient(core, job, out);
     } else {
         mq_result_wait(core, job, in, MQ_SAY_OK);
@@ -190,9 +189,7 @@ void mq_end(mq_core *core, mq_job *job, mq_event event, const char *why, const m
 static void back(mq_core *core, mq_job *job, const mq_input *in, mq_outputs *out,
                  void (*step)(mq_core *, mq_job *, mq_outputs *))
 {
-    if (job->is_transient) {
-        say(in, "ok", out);
-    } else {
+    if (!job->is_transient) {
         mq_result_wait(core, job, in, MQ_SAY_OK);
     }
     step(core, job, out);

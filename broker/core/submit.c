@@ -7,38 +7,32 @@ enum { POOL_RESERVE = 8 /* an eighth of the pool is kept for what is already acc
 /* Content of a submit, so that a resend can be told from another job under the same id. */
 static void hash_of(const mq_msg_submit_job *item, const mq_bytes *body, uint64_t out[2])
 {
-    uint64_t a = 1;
-    uint64_t b = 2;
     const mq_span texts[] = {item->kind, item->queue,      item->model,
                              item->memo, item->durability, item->tenant};
+    out[0] = 1;
+    out[1] = 2;
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
-        a = mq_hash64(texts[i], a);
-        b = mq_hash64(texts[i], b);
+        mq_hash64_pair(texts[i], out);
     }
     for (uint32_t i = 0; i < item->deps_count; i++) {
-        a = mq_hash64(item->deps[i], a);
-        b = mq_hash64(item->deps[i], b);
+        mq_hash64_pair(item->deps[i], out);
     }
     const uint64_t numbers[] = {item->priority, (uint64_t)item->run_at_ms, item->seats_min,
                                 item->seats_max, item->deps_count};
-    a = mq_hash64(mq_span_of(numbers, sizeof numbers), a);
-    b = mq_hash64(mq_span_of(numbers, sizeof numbers), b);
+    mq_hash64_pair(mq_span_of(numbers, sizeof numbers), out);
     if (item->unique.len > 0 || item->runs_anyway) { /* else as before there was such a thing */
-        a = mq_hash64(item->unique, a + item->runs_anyway);
-        b = mq_hash64(item->unique, b + item->runs_anyway);
+        out[0] += item->runs_anyway;
+        out[1] += item->runs_anyway;
+        mq_hash64_pair(item->unique, out);
     }
     if (item->limit_key.len > 0 || item->needs.len > 0 || item->memory_bytes > 0) {
         const uint64_t route[] = {mq_hash64(item->limit_key, 1), mq_hash64(item->needs, 2),
                                   item->memory_bytes};
-        a = mq_hash64(mq_span_of(route, sizeof route), a);
-        b = mq_hash64(mq_span_of(route, sizeof route), b);
+        mq_hash64_pair(mq_span_of(route, sizeof route), out);
     }
     if (body != NULL) {
-        a = mq_hash64(mq_span_of(body->data, body->len), a);
-        b = mq_hash64(mq_span_of(body->data, body->len), b);
+        mq_hash64_pair(mq_span_of(body->data, body->len), out);
     }
-    out[0] = a;
-    out[1] = b;
 }
 
 static bool durability_of(const mq_msg_submit_job *item, const mq_kind_policy *kind,

@@ -1,6 +1,7 @@
 /* Fixed-capacity hash map; see map.h. */
 #include "shared/base/map.h"
 
+#include <endian.h>
 #include <stdlib.h>
 
 #include "shared/base/assert.h"
@@ -19,16 +20,33 @@ uint64_t mq_hash64(mq_span s, uint64_t seed)
     uint64_t h = UINT64_C(0xcbf29ce484222325) ^ seed ^ (uint64_t)s.len;
     size_t i = 0;
     for (; i + 8 <= s.len; i += 8) {
-        uint64_t word = 0;
-        for (int k = 0; k < 8; k++) { /* little-endian on every machine; compiles to one load */
-            word |= (uint64_t)s.data[i + (size_t)k] << (8 * k);
-        }
-        h = mix(h ^ word);
+        uint64_t word; /* little-endian on every machine: the hash is stored */
+        memcpy(&word, s.data + i, sizeof word);
+        h = mix(h ^ le64toh(word));
     }
     for (; i < s.len; i++) {
         h = (h ^ s.data[i]) * UINT64_C(0x100000001b3);
     }
     return mix(h);
+}
+
+void mq_hash64_pair(mq_span s, uint64_t pair[2])
+{
+    uint64_t a = UINT64_C(0xcbf29ce484222325) ^ pair[0] ^ (uint64_t)s.len;
+    uint64_t b = UINT64_C(0xcbf29ce484222325) ^ pair[1] ^ (uint64_t)s.len;
+    size_t i = 0;
+    for (; i + 8 <= s.len; i += 8) { /* neither waits for the other's product */
+        uint64_t word;
+        memcpy(&word, s.data + i, sizeof word);
+        a = mix(a ^ le64toh(word));
+        b = mix(b ^ le64toh(word));
+    }
+    for (; i < s.len; i++) {
+        a = (a ^ s.data[i]) * UINT64_C(0x100000001b3);
+        b = (b ^ s.data[i]) * UINT64_C(0x100000001b3);
+    }
+    pair[0] = mix(a);
+    pair[1] = mix(b);
 }
 
 mq_code mq_map_init(mq_map *map, uint32_t capacity, uint64_t seed, mq_error *err)

@@ -40,4 +40,7 @@ uint32_t mq_map_remove(mq_map *map, mq_span key);
  * security. */
 uint64_t mq_hash64(mq_span s, uint64_t seed);
 
+/* pair[i] = mq_hash64(s, pair[i]) for both, in one pass. */
+void mq_hash64_pair(mq_span s, uint64_t pair[2]);
+
 #endif

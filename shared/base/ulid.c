@@ -35,6 +35,14 @@ void mq_ulid_new(char out[MQ_ULID_SIZE])
     mq_ulid_make(mq_clock_wall_ms(), random, out);
 }
 
+/* Value + 1 of each letter, 0 for what is none. */
+static const uint8_t values[256] = {
+    ['0'] = 1,  ['1'] = 2,  ['2'] = 3,  ['3'] = 4,  ['4'] = 5,  ['5'] = 6,  ['6'] = 7,  ['7'] = 8,
+    ['8'] = 9,  ['9'] = 10, ['A'] = 11, ['B'] = 12, ['C'] = 13, ['D'] = 14, ['E'] = 15, ['F'] = 16,
+    ['G'] = 17, ['H'] = 18, ['J'] = 19, ['K'] = 20, ['M'] = 21, ['N'] = 22, ['P'] = 23, ['Q'] = 24,
+    ['R'] = 25, ['S'] = 26, ['T'] = 27, ['V'] = 28, ['W'] = 29, ['X'] = 30, ['Y'] = 31, ['Z'] = 32,
+};
+
 int64_t mq_ulid_ms(mq_span s)
 {
     if (s.len != MQ_ULID_LEN || s.data[0] > '7') {
@@ -42,12 +50,12 @@ int64_t mq_ulid_ms(mq_span s)
     }
     uint64_t ms = 0;
     for (size_t i = 0; i < MQ_ULID_LEN; i++) {
-        const char *at = s.data[i] == '\0' ? NULL : strchr(digits, s.data[i]);
-        if (at == NULL) {
+        uint8_t value = values[s.data[i]];
+        if (value == 0) {
             return -1;
         }
         if (i < 10) {
-            ms = ms << 5 | (uint64_t)(at - digits);
+            ms = ms << 5 | (uint64_t)(value - 1);
         }
     }
     return (int64_t)ms;

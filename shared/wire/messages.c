@@ -305,6 +305,17 @@ static uint32_t find_field(const mq_shape *shape, mq_span key, uint32_t next)
     return shape->field_count;
 }
 
+/* The same for a key that lies ahead, without reading it first: the ordinary case. */
+static uint32_t next_field(decoder *d, const mq_shape *shape, uint32_t next)
+{
+    for (uint32_t i = next; i < shape->field_count; i++) {
+        if (mq_reader_is_key(&d->reader, shape->fields[i].key, shape->fields[i].key_len)) {
+            return i;
+        }
+    }
+    return shape->field_count;
+}
+
 typedef struct unknown_keys {
     mq_span keys[UNKNOWN_KEYS_MAX];
     uint32_t count;
@@ -337,12 +348,16 @@ static mq_code decode_shape(decoder *d, const mq_shape *shape, void *message)
     uint32_t count = mq_read_map(&d->reader);
     mq_code code = check(d, shape->name);
     for (uint32_t i = 0; i < count && code == MQ_OK; i++) {
-        mq_span key = mq_read_text(&d->reader);
-        code = check(d, "key");
-        if (code != MQ_OK) {
-            return code;
+        uint32_t index = next_field(d, shape, next);
+        mq_span key = {0};
+        if (index == shape->field_count) {
+            key = mq_read_text(&d->reader);
+            code = check(d, "key");
+            if (code != MQ_OK) {
+                return code;
+            }
+            index = find_field(shape, key, next);
         }
-        uint32_t index = find_field(shape, key, next);
         if (index == shape->field_count) {
             code = skip_unknown(d, &unknown, key);
             continue;

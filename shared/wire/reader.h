@@ -48,6 +48,21 @@ void mq_reader_init(mq_reader *r, mq_span bytes, uint32_t nodes_max);
 /* Type of the next value; reads nothing. */
 mq_reader_type mq_reader_peek(const mq_reader *r);
 
+/* Takes the next value when it is exactly this short text (1..31 bytes) and a map's key, so that a
+ * value follows it. False: nothing has been taken. */
+static inline bool mq_reader_is_key(mq_reader *r, const char *key, uint32_t len)
+{
+    if ((size_t)(r->end - r->at) <= len || r->at[0] != (0xa0 | len) || r->depth == 0 ||
+        r->left[r->depth - 1] < 2 || r->nodes_left == 0 || r->fault != NULL ||
+        memcmp(r->at + 1, key, len) != 0) {
+        return false;
+    }
+    r->nodes_left--;
+    r->left[r->depth - 1]--;
+    r->at += 1 + len;
+    return true;
+}
+
 /* Each takes one value of exactly that type (an integer may come in any width that holds it). */
 uint64_t mq_read_u64(mq_reader *r);
 int64_t mq_read_i64(mq_reader *r);

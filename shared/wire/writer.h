@@ -4,6 +4,7 @@
 #ifndef MQ_WIRE_WRITER_H
 #define MQ_WIRE_WRITER_H
 
+#include <endian.h>
 #include <msgpack/pack.h>
 
 #include "shared/base/buf.h"
@@ -31,6 +32,14 @@ static inline void mq_writer_init(mq_writer *w, mq_buf *buf)
     msgpack_packer_init(&w->packer, buf, mq_writer_append);
 }
 
+/* Most values are small numbers and short texts; where there is room they are written in place, in
+ * the bytes that msgpack-c would choose, without its call for each piece. */
+static inline uint8_t *mq_writer_room(mq_writer *w, size_t len)
+{
+    mq_buf *buf = w->buf;
+    return len <= buf->capacity - buf->len && !buf->is_full ? buf->data + buf->len : NULL;
+}
+
 /* Opens a list of count values, or a map of count pairs (key, value, key, value ...). The caller
  * then writes exactly that many. */
 static inline void mq_write_array(mq_writer *w, size_t count)
@@ -40,17 +49,41 @@ static inline void mq_write_array(mq_writer *w, size_t count)
 
 static inline void mq_write_map(mq_writer *w, size_t count)
 {
+    uint8_t *at = count < 16 ? mq_writer_room(w, 1) : NULL;
+    if (at != NULL) {
+        at[0] = (uint8_t)(0x80 | count);
+        w->buf->len++;
+        return;
+    }
     msgpack_pack_map(&w->packer, count);
 }
 
 static inline void mq_write_u64(mq_writer *w, uint64_t value)
 {
-    msgpack_pack_uint64(&w->packer, value);
+    uint8_t *at = mq_writer_room(w, 9);
+    if (at == NULL) {
+        msgpack_pack_uint64(&w->packer, value);
+        return;
+    }
+    if (value < 128) {
+        at[0] = (uint8_t)value;
+        w->buf->len++;
+        return;
+    }
+    size_t width = value <= 0xff ? 1 : value <= 0xffff ? 2 : value <= 0xffffffff ? 4 : 8;
+    at[0] = (uint8_t)(0xcc + (width > 1) + (width > 2) + (width > 4));
+    uint64_t big = htobe64(value << (64 - 8 * width));
+    memcpy(at + 1, &big, 8);
+    w->buf->len += 1 + width;
 }
 
 static inline void mq_write_i64(mq_writer *w, int64_t value)
 {
-    msgpack_pack_int64(&w->packer, value);
+    if (value >= 0) {
+        mq_write_u64(w, (uint64_t)value);
+    } else {
+        msgpack_pack_int64(&w->packer, value);
+    }
 }
 
 static inline void mq_write_f64(mq_writer *w, double value)
@@ -75,6 +108,17 @@ static inline void mq_write_nil(mq_writer *w)
 /* Text: MessagePack str. */
 static inline void mq_write_text(mq_writer *w, mq_span s)
 {
+    uint8_t *at = s.len < 256 ? mq_writer_room(w, s.len + 2) : NULL;
+    if (at != NULL) {
+        size_t head = s.len < 32 ? 1 : 2;
+        at[0] = s.len < 32 ? (uint8_t)(0xa0 | s.len) : 0xd9;
+        at[1] = (uint8_t)s.len; /* overwritten by a text below 32 bytes */
+        if (s.len > 0) {
+            memcpy(at + head, s.data, s.len);
+        }
+        w->buf->len += head + s.len;
+        return;
+    }
     msgpack_pack_str(&w->packer, s.len);
     if (s.len > 0) {
         msgpack_pack_str_body(&w->packer, s.data, s.len);
