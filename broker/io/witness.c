@@ -33,6 +33,17 @@ static mq_code read_line(mq_witness *w, const char *path, mq_error *err)
     return MQ_OK;
 }
 
+/* One write of one line of fixed length: whole or not at all for whoever reads it after a kill. */
+static void write_line(mq_witness *w)
+{
+    char line[LINE_MAX_BYTES + 1];
+    int len = snprintf(line, sizeof line, "%-36s %020llu\n", w->instance,
+                       (unsigned long long)w->sequence);
+    if (len > 0 && pwrite(w->fd, line, (size_t)len, 0) == len) {
+        w->written = w->sequence;
+    }
+}
+
 mq_code mq_witness_open(mq_witness *w, const char *dir, int64_t shard, bool must_adopt,
                         mq_error *err)
 {
@@ -61,6 +72,9 @@ mq_code mq_witness_open(mq_witness *w, const char *dir, int64_t shard, bool must
 void mq_witness_close(mq_witness *w)
 {
     if (w->fd >= 0) {
+        if (w->sequence != w->written) {
+            write_line(w);
+        }
         close(w->fd);
     }
     w->fd = -1;
@@ -86,17 +100,6 @@ mq_code mq_witness_check(const mq_witness *w, const char *instance, uint64_t seq
     return MQ_OK;
 }
 
-/* One write of one line of fixed length: whole or not at all for whoever reads it after a kill. */
-static void write_line(mq_witness *w)
-{
-    char line[LINE_MAX_BYTES + 1];
-    int len = snprintf(line, sizeof line, "%-36s %020llu\n", w->instance,
-                       (unsigned long long)w->sequence);
-    if (len > 0 && pwrite(w->fd, line, (size_t)len, 0) == len) {
-        w->written = w->sequence;
-    }
-}
-
 void mq_witness_note(mq_witness *w, const char *instance, uint64_t sequence, int64_t now_ms)
 {
     if (w->instance[0] == '\0') {
@@ -104,8 +107,19 @@ void mq_witness_note(mq_witness *w, const char *instance, uint64_t sequence, int
         w->write_ms = now_ms;
     }
     w->sequence = sequence > w->sequence ? sequence : w->sequence;
-    if (w->fd >= 0 && now_ms >= w->write_ms && w->sequence != w->written) {
-        w->write_ms = now_ms + MQ_WITNESS_WRITE_MS;
+    mq_witness_flush(w, now_ms);
+}
+
+void mq_witness_flush(mq_witness *w, int64_t now_ms)
+{
+    int64_t at_ms = mq_witness_deadline(w);
+    if (at_ms < INT64_MAX && now_ms >= at_ms) {
+        w->write_ms = (now_ms == INT64_MAX ? at_ms : now_ms) + MQ_WITNESS_WRITE_MS;
         write_line(w);
     }
+}
+
+int64_t mq_witness_deadline(const mq_witness *w)
+{
+    return w->fd >= 0 && w->sequence != w->written ? w->write_ms : INT64_MAX;
 }

@@ -4,9 +4,10 @@
  * not served until an operator says so (--adopt): acknowledged jobs would be forgotten silently.
  *
  * Without a folder the memory is the process's own. With one it is a file of one line,
- * DIR/shard-N: "INSTANCE SEQUENCE", rewritten in place at most every MQ_WITNESS_WRITE_MS, which
- * survives a kill of the process; so commits of that last moment can be forgotten unnoticed only
- * when every broker dies in the moment in which the store is exchanged. One thread. */
+ * DIR/shard-N: "INSTANCE SEQUENCE", rewritten in place MQ_WITNESS_WRITE_MS after a commit at the
+ * latest, which survives a kill of the process; so commits of that last moment can be forgotten
+ * unnoticed only when every broker dies in the moment in which the store is exchanged. One thread.
+ */
 #ifndef MQ_BROKER_IO_WITNESS_H
 #define MQ_BROKER_IO_WITNESS_H
 
@@ -37,5 +38,10 @@ MQ_MUST_USE mq_code mq_witness_check(const mq_witness *w, const char *instance, 
 
 /* The store holds this, and it has been checked. now_ms: monotonic. */
 void mq_witness_note(mq_witness *w, const char *instance, uint64_t sequence, int64_t now_ms);
+
+/* Writes what is not written yet when its time has come; at once with now_ms INT64_MAX. */
+void mq_witness_flush(mq_witness *w, int64_t now_ms);
+/* When that will be, INT64_MAX when all is written. */
+int64_t mq_witness_deadline(const mq_witness *w);
 
 #endif

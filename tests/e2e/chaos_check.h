@@ -28,7 +28,7 @@ static inline long chaos_lines(const char *dir, int clients, char type)
 {
     long count = 0;
     for (int i = 0; i < clients; i++) {
-        char path[160], line[160];
+        char path[160], line[256];
         chaos_path(path, sizeof path, dir, i);
         FILE *file = fopen(path, "r");
         while (file != NULL && fgets(line, sizeof line, file) != NULL) {
@@ -107,7 +107,7 @@ static inline void chaos_check(chaos_report *r, const char *dir, int clients, co
     assert_int_equal(mq_store_redis_new(&store, store_url, 0, &err), MQ_OK);
     mq_test_store_connect(store);
     for (int i = 0; i < clients; i++) {
-        char path[160], line[160], id[32], state[20], verdict[8];
+        char path[160], line[256], id[32], state[20], verdict[8];
         unsigned number;
         chaos_path(path, sizeof path, dir, i);
         FILE *file = fopen(path, "r");
@@ -119,7 +119,7 @@ static inline void chaos_check(chaos_report *r, const char *dir, int clients, co
             } else if (sscanf(line, "e %26s %19s %7s", id, state, verdict) == 3) {
                 r->ended++;
                 if (strcmp(verdict, "good") != 0) {
-                    chaos_wrong(r, id, &r->bad, state);
+                    chaos_wrong(r, id, &r->bad, line);
                 }
             }
             r->acked += line[0] == 'a';

@@ -3,7 +3,8 @@
  * no answer and opens by id what was acknowledged. A journal's lines, each one write:
  *
  *     s ID NUMBER      about to be submitted          a ID        acknowledged
- *     e ID STATE good  ended, as seen by the client ("bad": another result than the job's own)
+ *     e ID STATE good  ended, as seen by the client ("bad": another result than the job's own);
+ *                      then code, reason and error
  *
  * SIGTERM: no new jobs; exit 0 once all have ended. */
 #ifndef MQ_TESTS_E2E_CHAOS_CLIENT_H
@@ -77,7 +78,7 @@ static inline void chaos_path(char *out, size_t size, const char *dir, int clien
 
 __attribute__((format(printf, 2, 3))) static inline void chaos_write(int fd, const char *fmt, ...)
 {
-    char line[128];
+    char line[240];
     va_list args;
     va_start(args, fmt);
     int len = vsnprintf(line, sizeof line, fmt, args);
@@ -121,7 +122,7 @@ static unsigned chaos_recover(maasq_client *client, const char *path, chaos_job 
         bool is_acked, is_used;
     } open[CHAOS_OPEN_MAX + 1] = {0};
     unsigned count = 0, number;
-    char line[160], id[32];
+    char line[256], id[32];
     FILE *file = fopen(path, "r");
     while (file != NULL && fgets(line, sizeof line, file) != NULL) {
         int at = -1, is_new = sscanf(line, "s %26s %u", id, &number) == 2;
@@ -190,7 +191,10 @@ static int chaos_look(chaos_job *slots, int journal)
         }
         if (is_done) {
             bool is_right = chaos_is_right(slot) && atomic_load(&slot->callbacks) == 1;
-            chaos_write(journal, "e %s %s %s\n", slot->id, state, is_right ? "good" : "bad");
+            maasq_info info = {.size = sizeof info};
+            maasq_job_info(slot->job, &info);
+            chaos_write(journal, "e %s %s %s %d %.20s %.60s\n", slot->id, state,
+                        is_right ? "good" : "bad", info.code, info.why, info.error);
             maasq_job_release(&slot->job);
             open--;
         }
