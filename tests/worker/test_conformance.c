@@ -46,6 +46,10 @@ static double number(const mq_tensor *t, size_t i)
     }
 }
 
+/* Absolute tolerance: the suite's for one operator. References of whole models come from a runtime
+ * whose logistic function alone is off by up to 1e-7. */
+static double slack = 1e-7;
+
 static void compare(const char *folder, size_t output, const mq_tensor *got, const mq_tensor *want)
 {
     char a[128], b[128];
@@ -57,7 +61,7 @@ static void compare(const char *folder, size_t output, const mq_tensor *got, con
     for (size_t i = 0; i < got->bytes / mq_dtype_bytes(got->dtype); i++) {
         double x = number(got, i), y = number(want, i);
         bool is_equal = (isnan(x) && isnan(y)) || (isinf(y) && x * y > 0 && isinf(x)) ||
-                        fabs(x - y) <= 1e-7 + 1e-3 * fabs(y);
+                        fabs(x - y) <= slack + 1e-3 * fabs(y);
         if (!is_equal) {
             fail_msg("%s: output %zu, element %zu is %.9g, expected %.9g", folder, output, i, x, y);
         }
@@ -210,7 +214,7 @@ static void the_public_suite_agrees_or_is_refused(void **state)
         fail_msg("tar cannot unpack %s: is it whole, is xz-utils installed?", archive);
     }
     print_message("%d agree, %d refused as unsupported\n", sum.agreed, sum.refused);
-    assert_true(sum.agreed >= 784);
+    assert_true(sum.agreed >= 807);
 }
 
 static void real_models_agree_or_are_refused(void **state)
@@ -223,9 +227,11 @@ static void real_models_agree_or_are_refused(void **state)
         skip();
     }
     snprintf(refs, sizeof refs, "%.1000s/refs", models);
+    slack = 1e-5;
     run_all(refs, models, &sum);
+    slack = 1e-7;
     print_message("%d agree, %d refused as unsupported\n", sum.agreed, sum.refused);
-    assert_true(sum.agreed >= 7);
+    assert_true(sum.agreed >= 8);
 }
 
 int main(void)
