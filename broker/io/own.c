@@ -53,7 +53,7 @@ static void free_core(mq_broker *b)
 void mq_own_drop(mq_broker *b, const char *why)
 {
     b->generation++;
-    mq_witness_flush(&b->witness, INT64_MAX);
+    mq_witness_flush(b->witness, INT64_MAX);
     if (b->core != NULL) {
         mq_core_stats stats;
         mq_core_stats_read(b->core, &stats);
@@ -454,7 +454,7 @@ static int64_t renew_at(const mq_broker *b)
 void mq_own_tick(mq_broker *b)
 {
     int64_t now_ms = mq_clock_mono_ms();
-    mq_witness_flush(&b->witness, now_ms);
+    mq_witness_flush(b->witness, now_ms);
     if (b->own == MQ_OWN_STOPPED) {
         return;
     }
@@ -501,7 +501,7 @@ int64_t mq_own_deadline(const mq_broker *b)
     if (b->core == NULL) {
         return INT64_MAX;
     }
-    return mq_min_i64(mq_witness_deadline(&b->witness), b->is_renewing ? INT64_MAX : renew_at(b));
+    return mq_min_i64(mq_witness_deadline(b->witness), b->is_renewing ? INT64_MAX : renew_at(b));
 }
 
 /* ---- the end ---- */
