@@ -37,6 +37,8 @@ static const mq_option options[] = {
      "how long finished jobs stay readable (86400000)"},
     {"dead-retention-ms", "MS", INT(dead_retention_ms), 1000, INT64_C(365) * DAY_MS,
      "how long dead letters stay, then they go (604800000)"},
+    {"quarantine", "N", INT(quarantine_jobs), 0, 1000000,
+     "so many jobs of a kind in a row crash: the kind is paused; 0 = never (10)"},
     {"workers-max", "N", INT(workers_max), 1, 100000, "workers connected at a time (4096)"},
     {"endpoint-file", "PATH", TEXT(endpoint_file), "write the bound endpoints here once ready"},
     {"witness", "DIR", TEXT(witness),
@@ -70,6 +72,7 @@ static const mq_broker_config defaults = {
     .retention_ms = DAY_MS,
     .dead_retention_ms = INT64_C(7) * DAY_MS,
     .workers_max = 4096,
+    .quarantine_jobs = 10,
 };
 
 static mq_code check(mq_broker_config *config, mq_error *err)

@@ -206,6 +206,9 @@ void mq_worker_forget_models(mq_core *core, mq_worker *worker);
 /* Puts an entry of the registry into force: at loading, and when an operator has set it. */
 void mq_policy_apply(mq_core *core, const mq_entry_key *key, const mq_entry *entry);
 bool mq_kind_is_paused(const mq_core *core, mq_span name);
+void mq_quarantine_crash(mq_core *core, const mq_job *job); /* quarantine.c; counted in crashes */
+void mq_kinds_count(mq_core *core); /* the paused ones, for the statistics */
+void mq_do_kind(mq_core *core, const mq_input *in, mq_outputs *out);
 void mq_do_limit_set(mq_core *core, const mq_input *in, mq_outputs *out);
 void mq_do_tenant_set(mq_core *core, const mq_input *in, mq_outputs *out);
 /* command.c: writes core->making under key, answers when that is stored; false: refused. */
@@ -306,6 +309,7 @@ uint32_t mq_memo_find(const mq_core *core, mq_span key);
 bool mq_memo_usable(const mq_core *core, uint32_t reg);
 void mq_registry_load(mq_core *core, const mq_input *in);
 bool mq_queue_is_paused(const mq_core *core, mq_span name);
+bool mq_queue_is_draining(const mq_core *core, mq_span name);
 uint32_t mq_object_find(const mq_core *core, mq_entry_type type, mq_span name);
 uint32_t mq_reg_new(mq_core *core, const mq_entry_key *key);
 uint32_t mq_reg_find(const mq_core *core, const mq_entry_key *key);

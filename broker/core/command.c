@@ -112,7 +112,9 @@ static void do_alias(mq_core *core, const mq_input *in, mq_outputs *out)
     write_entry(core, in, &key, out);
 }
 
-static void set_paused(mq_core *core, const mq_input *in, bool is_paused, mq_outputs *out)
+/* Pause, resume and drain of a queue: resume undoes both. */
+static void set_queue(mq_core *core, const mq_input *in, bool is_paused, bool is_draining,
+                      mq_outputs *out)
 {
     mq_span queue = in->as.command->args[0];
     mq_entry_key key = {.type = MQ_ENTRY_QUEUE, .name = queue};
@@ -120,20 +122,29 @@ static void set_paused(mq_core *core, const mq_input *in, bool is_paused, mq_out
         refuse(in, MQ_E_ARG, "queue: must be a name", out);
         return;
     }
-    start_entry(core)->is_paused = is_paused;
-    write_entry(core, in, &key, out);
-    mq_lanes_refresh(core);
+    mq_entry *entry = start_entry(core);
+    entry->is_paused = is_paused;
+    entry->is_draining = is_draining;
+    if (mq_command_write(core, in, &key, out)) {
+        mq_policy_apply(core, &key, entry);
+        mq_lanes_refresh(core);
+        core->wants_turn = true;
+    }
 }
 
 static void do_pause(mq_core *core, const mq_input *in, mq_outputs *out)
 {
-    set_paused(core, in, true, out);
+    set_queue(core, in, true, mq_queue_is_draining(core, in->as.command->args[0]), out);
 }
 
 static void do_resume(mq_core *core, const mq_input *in, mq_outputs *out)
 {
-    set_paused(core, in, false, out);
-    core->wants_turn = true;
+    set_queue(core, in, false, false, out);
+}
+
+static void do_drain_queue(mq_core *core, const mq_input *in, mq_outputs *out)
+{
+    set_queue(core, in, false, true, out);
 }
 
 static void do_drain(mq_core *core, const mq_input *in, mq_outputs *out)
@@ -241,11 +252,19 @@ static const struct {
     uint32_t args_min;
     command_fn *run;
 } commands[] = {
-    {"alias", 3, do_alias},        {"pause", 1, do_pause},
-    {"resume", 1, do_resume},      {"drain", 1, do_drain},
-    {"undrain", 1, do_undrain},    {"retry", 1, do_retry},
-    {"discard", 1, do_discard},    {"delete-version", 2, do_delete_version},
-    {"limit", 5, mq_do_limit_set}, {"tenant", 3, mq_do_tenant_set},
+    {"alias", 3, do_alias},
+    {"pause", 1, do_pause},
+    {"resume", 1, do_resume},
+    {"drain", 1, do_drain},
+    {"undrain", 1, do_undrain},
+    {"retry", 1, do_retry},
+    {"discard", 1, do_discard},
+    {"delete-version", 2, do_delete_version},
+    {"limit", 5, mq_do_limit_set},
+    {"tenant", 3, mq_do_tenant_set},
+    {"pause-kind", 1, mq_do_kind},
+    {"resume-kind", 1, mq_do_kind},
+    {"drain-queue", 1, do_drain_queue},
 };
 
 void mq_command_do(mq_core *core, const mq_input *in, mq_outputs *out)
@@ -265,9 +284,9 @@ void mq_command_do(mq_core *core, const mq_input *in, mq_outputs *out)
         }
         return;
     }
-    refuse(
-        in, MQ_E_ARG,
-        "verb: must be alias, pause, resume, drain, undrain, retry, discard, delete-version, limit "
-        "or tenant",
-        out);
+    refuse(in, MQ_E_ARG,
+           "verb: must be alias, pause, resume, drain, undrain, retry, discard, delete-version, "
+           "limit, "
+           "tenant, pause-kind, resume-kind or drain-queue",
+           out);
 }

@@ -81,6 +81,7 @@ typedef struct mq_core_config {
     int64_t beat_ms;
     int64_t retention_ms;      /* of ended jobs */
     int64_t dead_retention_ms; /* of dead letters */
+    uint32_t quarantine_jobs;  /* so many jobs of a kind in a row crash: it is paused; 0 = never */
     uint64_t seed;             /* of the jitter */
 } mq_core_config;
 
@@ -288,9 +289,11 @@ typedef struct mq_core_stats {
     uint32_t waiters, commits_inflight, models, datasets, memos, crons;
     uint64_t held_bytes, pool_bytes_used;
     bool is_loading, is_full;
+    uint32_t kinds_paused, kinds_quarantined; /* the latter are among the former */
     /* since the core began */
     uint64_t submitted, granted, succeeded, dead, cancelled, expired, retried, lapsed, crashed,
         refused_busy, memo_hits, transient_submitted, transient_ended, load_errors,
+        quarantines, /* kinds that were paused for their crashes */
         unpublished; /* a memo that came twice, or a full registry */
 } mq_core_stats;
 
@@ -365,7 +368,7 @@ typedef struct mq_lane_view {
     uint32_t blocked; /* of them, by a limit of their key */
     uint32_t tenants;
     int64_t oldest_ms; /* when the job that is next was submitted */
-    bool is_paused;
+    bool is_paused, is_draining;
 } mq_lane_view;
 /* Lanes 0..config.lanes_max - 1; false = empty. */
 bool mq_core_lane(const mq_core *core, uint32_t index, mq_lane_view *out);
@@ -412,6 +415,16 @@ typedef struct mq_hold_view {
 /* False: the job in this slot does not wait for a worker, or the lane is empty. */
 bool mq_core_job_hold(const mq_core *core, uint32_t slot, mq_hold_view *out);
 bool mq_core_lane_hold(const mq_core *core, uint32_t index, mq_hold_view *out);
+
+typedef struct mq_kind_view {
+    mq_span name;
+    bool is_paused;
+    uint32_t quarantined_after; /* jobs in a row that crashed; 0: an operator paused it */
+    uint32_t crash_row;         /* now */
+    mq_span value;              /* of its registry entry: when, the last job; borrowed */
+} mq_kind_view;
+/* False: the kind is not paused (name and crash_row are set all the same). */
+bool mq_core_kind(const mq_core *core, mq_span name, mq_kind_view *out);
 
 typedef struct mq_tenant_view {
     mq_span name;

@@ -147,6 +147,9 @@ static void seat_failed(mq_core *core, mq_job *job, mq_seat *seat, const mq_inpu
     job->crashes += is_crash;
     core->stats.crashed += is_crash;
     core->tally.crashed += is_crash;
+    if (is_crash) {
+        mq_quarantine_crash(core, job);
+    }
     bool is_last = mq_gang_alive(mq_gang_of(core, job)) == 1 && seat->phase != MQ_SEAT_DONE;
     if (job->is_cancelling && is_last) {
         mq_end(core, job, MQ_EVENT_CANCEL, "cancel", in, out);

@@ -73,6 +73,10 @@ void mq_policy_apply(mq_core *core, const mq_entry_key *key, const mq_entry *ent
         uint64_t weight = entry->numbers[0] > MQ_WEIGHT_MAX ? MQ_WEIGHT_MAX : entry->numbers[0];
         uint64_t quota = entry->numbers[1] > UINT32_MAX ? UINT32_MAX : entry->numbers[1];
         mq_tenant_set(core, key->name, (uint32_t)weight, (uint32_t)quota);
+    } else if (key->type == MQ_ENTRY_KIND) {
+        mq_kinds_count(core);
+    } else if (key->type == MQ_ENTRY_QUEUE) {
+        core->has_draining = core->has_draining || entry->is_draining;
     }
 }
 

@@ -139,6 +139,8 @@ static void cache(mq_reg *reg, const mq_entry *entry)
 {
     reg->is_deleted = entry->is_deleted;
     reg->is_paused = entry->is_paused;
+    reg->is_draining = entry->is_draining;
+    reg->number = entry->numbers[0] > UINT32_MAX ? UINT32_MAX : (uint32_t)entry->numbers[0];
     reg->target = entry->version;
 }
 
@@ -312,6 +314,13 @@ bool mq_queue_is_paused(const mq_core *core, mq_span name)
     mq_entry_key key = {.type = MQ_ENTRY_QUEUE, .name = name};
     uint32_t no = mq_reg_find(core, &key);
     return no != MQ_NONE && core->regs[no].is_paused;
+}
+
+bool mq_queue_is_draining(const mq_core *core, mq_span name)
+{
+    mq_entry_key key = {.type = MQ_ENTRY_QUEUE, .name = name};
+    uint32_t no = core->has_draining ? mq_reg_find(core, &key) : MQ_NONE;
+    return no != MQ_NONE && core->regs[no].is_draining;
 }
 
 static bool is_shown(const mq_core *core, uint32_t no)

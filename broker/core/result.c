@@ -155,6 +155,7 @@ void mq_complete(mq_core *core, mq_job *job, const mq_input *in, mq_outputs *out
         mq_result_refuse(in, out); /* the worker keeps it and sends it again */
         return;
     }
+    core->names[job->kind].crash_row = 0;
     mq_worker *w = mq_worker_find(core, in->as.result.worker);
     mq_span fingerprint = w == NULL ? (mq_span){0} : mq_name_text(core, w->fingerprint);
     job->code = 0;
@@ -231,6 +232,9 @@ void mq_result_failed(mq_core *core, mq_job *job, const mq_input *in, mq_outputs
         job->crashes++;
         core->stats.crashed++;
         core->tally.crashed += !job->is_transient;
+        mq_quarantine_crash(core, job);
+    } else {
+        core->names[job->kind].crash_row = 0;
     }
     if (is_crash && job->crashes >= job->crashes_max) {
         mq_end(core, job, MQ_EVENT_FAIL, "poison", in, out);

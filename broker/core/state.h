@@ -284,9 +284,10 @@ typedef struct mq_reg {
     bool is_used;
     bool is_pending; /* waits for the commit of the job that made it */
     bool is_dirty;
-    bool is_deleted, is_paused; /* from the value */
-    uint32_t target;            /* alias: version, from the value */
-    uint8_t type;               /* mq_entry_type */
+    bool is_deleted, is_paused, is_draining; /* from the value */
+    uint32_t number;                         /* the first one, from the value */
+    uint32_t target;                         /* alias: version, from the value */
+    uint8_t type;                            /* mq_entry_type */
     uint32_t object, version;
     mq_ref alias, value; /* value: packed, as stored */
     uint32_t next;       /* of its object */
@@ -397,6 +398,7 @@ struct mq_core {
     mq_heap timers;       /* per job */
     mq_heap limit_timers; /* per limit: when to look at it again */
     mq_limit every_key;   /* "key=*": what each key gets that has no limit of its own */
+    bool has_draining;    /* some queue takes no new jobs */
     uint64_t virtual_now; /* fairness: start of the job that was granted last (fair.c) */
     mq_pool pool;
 

@@ -156,6 +156,10 @@ static const char *no_room(mq_core *core, const mq_msg_submit_job *item, const m
     if (core->held_bytes + bytes > c->held_bytes_max) {
         return "the broker's memory for bodies is full";
     }
+    mq_span queue = item->queue.len > 0 ? item->queue : mq_str("default");
+    if (core->has_draining && mq_queue_is_draining(core, queue)) {
+        return "the queue is being drained: it takes no new jobs until it is resumed";
+    }
     if (is_transient) {
         uint64_t most = (uint64_t)c->transient_per_slot * (core->slots_connected + 1);
         most = most < c->transient_max ? most : c->transient_max;

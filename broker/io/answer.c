@@ -164,6 +164,7 @@ static void status_counts(const mq_broker *b, const mq_core_stats *s, mq_buf *ou
     mq_json_int(out, "load_errors", (int64_t)s->load_errors);
     mq_json_int(out, "refused_busy", (int64_t)s->refused_busy);
     mq_json_int(out, "memo_hits", (int64_t)s->memo_hits);
+    mq_json_int(out, "quarantines", (int64_t)s->quarantines);
     mq_json_int(out, "dups", b->dups);
     mq_buf_add_str(out, "}");
     mq_json_key(out, "rates");
@@ -188,6 +189,7 @@ static void answer_status(mq_broker *b, const mq_msg_query *query, mq_buf *out)
                   s.jobs, s.jobs_max, (unsigned long long)s.held_bytes,
                   (unsigned long long)s.pool_bytes_used);
     mq_json_int(out, "gangs", s.gangs);
+    mq_status_holds(b, &s, out);
     mq_json_int(out, "now_ms", mq_broker_now(b));
 }
 
@@ -282,6 +284,7 @@ static void answer_queues(mq_broker *b, const mq_msg_query *query, mq_buf *out)
         mq_json_int(out, "waiting", l.waiting);
         mq_json_int(out, "oldest_ms", l.waiting == 0 ? 0 : mq_broker_now(b) - l.oldest_ms);
         mq_json_bool(out, "is_paused", l.is_paused);
+        mq_json_bool(out, "is_draining", l.is_draining);
         mq_json_text(out, "needs", l.needs);
         mq_json_int(out, "tenants", l.tenants);
         mq_json_int(out, "blocked", l.blocked);
@@ -321,8 +324,9 @@ static const struct {
     const char *what;
     answer_fn *answer;
 } rows[] = {
-    {"status", answer_status}, {"workers", answer_workers},  {"queues", answer_queues},
-    {"events", answer_events}, {"limits", mq_answer_limits}, {"tenants", mq_answer_tenants},
+    {"status", answer_status},      {"workers", answer_workers}, {"queues", answer_queues},
+    {"events", answer_events},      {"kinds", mq_answer_kinds},  {"limits", mq_answer_limits},
+    {"tenants", mq_answer_tenants},
 };
 
 void mq_answer_send(mq_broker *b, uint64_t conn, uint64_t rid, mq_code code, const char *text,
@@ -361,7 +365,8 @@ void mq_answer_query(mq_broker *b, uint64_t conn, const mq_msg_query *query)
     mq_buf_add_str(&out, "}");
     if (code == MQ_E_UNSUPPORTED) {
         mq_fail(&err, MQ_E_ARG,
-                "what: \"%.*s\" is none of status, workers, queues, limits, tenants, events, jobs, "
+                "what: \"%.*s\" is none of status, workers, queues, kinds, limits, tenants, "
+                "events, jobs, "
                 "job, models, model, "
                 "datasets, dataset, memo",
                 MQ_SPAN_ARG(query->what));

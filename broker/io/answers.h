@@ -21,6 +21,9 @@ void mq_answer_send(mq_broker *b, uint64_t conn, uint64_t rid, mq_code code, con
 /* answer_holds.c: why a job or a lane waits, "" for no reason; limits; tenants. */
 const char *mq_hold_text(const mq_broker *b, const mq_hold_view *hold, char *out, size_t size);
 void mq_answer_limits(mq_broker *b, const mq_msg_query *query, mq_buf *out);
+void mq_answer_kinds(mq_broker *b, const mq_msg_query *query, mq_buf *out);
+/* Fields of status: how many jobs are held back by what, kinds in quarantine. */
+void mq_status_holds(const mq_broker *b, const mq_core_stats *s, mq_buf *out);
 void mq_answer_tenants(mq_broker *b, const mq_msg_query *query, mq_buf *out);
 
 /* answer_registry.c: models, model, datasets, dataset, memo. MQ_E_UNSUPPORTED: not one of them. */

@@ -84,6 +84,7 @@ static void core_config(mq_broker *b)
     k->beat_ms = c->beat_ms;
     k->retention_ms = c->retention_ms;
     k->dead_retention_ms = c->dead_retention_ms;
+    k->quarantine_jobs = (uint32_t)c->quarantine_jobs;
     MQ_ASSERT(getrandom(&k->seed, sizeof k->seed, 0) == (ssize_t)sizeof k->seed);
 }
 

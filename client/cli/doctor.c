@@ -182,6 +182,23 @@ static void check_dead(doctor *d, const json_t *status)
            dead == 0 ? "" : ": `maasq queue dead` shows why, `maasq job retry ID` brings one back");
 }
 
+/* Kinds in quarantine, and jobs that nobody who is connected could ever run. */
+static void check_held(doctor *d, const json_t *status)
+{
+    size_t i;
+    json_t *alarm;
+    int64_t stuck = mq_js_int(status, "held.no_worker");
+    json_array_foreach(json_object_get(status, "alarms"), i, alarm)
+    {
+        report(d, WARNING, "alarm", "%s", json_string_value(alarm));
+    }
+    report(d, stuck == 0 ? FINE : WARNING, "routing",
+           stuck == 0 ? "every waiting job has a worker that could run it"
+                      : "%lld jobs wait for what no connected worker has: `maasq queue list` shows "
+                        "what",
+           (long long)stuck);
+}
+
 int mq_cmd_doctor(mq_cli *cli, const mq_argv *args)
 {
     doctor d = {.cli = cli, .checks = json_array()};
@@ -196,6 +213,7 @@ int mq_cmd_doctor(mq_cli *cli, const mq_argv *args)
         check_workers(&d);
         check_echo(&d);
         check_dead(&d, status);
+        check_held(&d, status);
     }
     json_decref(status);
     int exit_status = d.failed == 0 ? MQ_EXIT_OK : MQ_EXIT_FAILED;

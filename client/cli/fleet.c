@@ -12,6 +12,7 @@ void mq_fleet_queues(const json_t *answer)
     json_array_foreach(json_object_get(answer, "queues"), i, queue)
     {
         bool is_paused = json_is_true(json_object_get(queue, "is_paused"));
+        bool is_draining = json_is_true(json_object_get(queue, "is_draining"));
         mq_table_cell(table, "%s", mq_js_text(queue, "queue", "-"));
         mq_table_cell(table, "%s", mq_js_text(queue, "kind", "-"));
         mq_table_cell(table, "%s", mq_js_text(queue, "model", "-"));
@@ -19,7 +20,11 @@ void mq_fleet_queues(const json_t *answer)
         mq_table_cell(table, "%lld", (long long)mq_js_int(queue, "waiting"));
         mq_table_cell(table, "%s", mq_out_ms(mq_js_int(queue, "oldest_ms")));
         const char *waits = mq_js_text(queue, "waits", "");
-        mq_table_cell(table, "%s", is_paused ? "paused" : waits[0] == '\0' ? "open" : waits);
+        mq_table_cell(table, "%s",
+                      is_paused && waits[0] == '\0' ? "paused"
+                      : waits[0] != '\0'            ? waits
+                      : is_draining                 ? "draining"
+                                                    : "open");
     }
     mq_table_print(table, "no queue has a job that waits");
 }
@@ -59,6 +64,48 @@ int mq_cmd_queue_pause(mq_cli *cli, const mq_argv *args)
 int mq_cmd_queue_resume(mq_cli *cli, const mq_argv *args)
 {
     return act(cli, "resume", mq_argv_word(args, 0), "is open again");
+}
+
+int mq_cmd_queue_drain(mq_cli *cli, const mq_argv *args)
+{
+    return act(cli, "drain-queue", mq_argv_word(args, 0),
+               "takes no new jobs; those it has run to their end");
+}
+
+int mq_cmd_kind_pause(mq_cli *cli, const mq_argv *args)
+{
+    return act(cli, "pause-kind", mq_argv_word(args, 0),
+               "is paused: running jobs go on, no more start");
+}
+
+int mq_cmd_kind_resume(mq_cli *cli, const mq_argv *args)
+{
+    return act(cli, "resume-kind", mq_argv_word(args, 0), "is open again");
+}
+
+int mq_cmd_kind_list(mq_cli *cli, const mq_argv *args)
+{
+    (void)args;
+    json_t *answer = NULL;
+    int status = mq_cli_query(cli, "kinds", "", "", 0, &answer);
+    if (status != MQ_EXIT_OK || cli->is_json) {
+        return status != MQ_EXIT_OK ? status : mq_cli_json(answer);
+    }
+    mq_table *table = mq_table_new("kind|>workers|>waiting|>crashes in a row|state");
+    size_t i;
+    json_t *kind;
+    json_array_foreach(json_object_get(answer, "kinds"), i, kind)
+    {
+        const char *why = mq_js_text(kind, "why", "");
+        mq_table_cell(table, "%s", mq_js_text(kind, "kind", "?"));
+        mq_table_cell(table, "%lld", (long long)mq_js_int(kind, "workers"));
+        mq_table_cell(table, "%lld", (long long)mq_js_int(kind, "waiting"));
+        mq_table_cell(table, "%lld", (long long)mq_js_int(kind, "crash_row"));
+        mq_table_cell(table, "%s", why[0] == '\0' ? "open" : why);
+    }
+    mq_table_print(table, "no kinds");
+    json_decref(answer);
+    return MQ_EXIT_OK;
 }
 
 /* What a worker runs, as "kind id, kind id". */

@@ -125,6 +125,23 @@ static void print_running(const json_t *running)
     }
 }
 
+static void print_alarms(const json_t *status)
+{
+    size_t i;
+    json_t *alarm;
+    json_array_foreach(json_object_get(status, "alarms"), i, alarm)
+    {
+        printf("ALARM  %s\n", json_string_value(alarm));
+    }
+    int64_t held[3] = {mq_js_int(status, "held.paused"), mq_js_int(status, "held.limit"),
+                       mq_js_int(status, "held.no_worker")};
+    if (held[0] + held[1] + held[2] > 0) {
+        printf("held   %lld by a pause, %lld by a limit, %lld for want of a worker that could run "
+               "them\n",
+               (long long)held[0], (long long)held[1], (long long)held[2]);
+    }
+}
+
 static void print_page(const page *p)
 {
     const json_t *broker = json_object_get(p->status, "broker");
@@ -137,6 +154,7 @@ static void print_page(const page *p)
     print_workers(p->workers);
     printf("\n");
     mq_fleet_queues(p->queues);
+    print_alarms(p->status);
     printf("\nrunning\n");
     print_running(p->running);
     printf("\n");

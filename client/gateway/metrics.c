@@ -40,6 +40,7 @@ static void write_own(const mq_metrics_gateway *own, mq_buf *out);
 static void write_states(const json_t *status, mq_buf *out);
 static void write_counters(const json_t *status, mq_buf *out);
 static void write_store(const json_t *store, mq_buf *out);
+static void write_held(const json_t *status, mq_buf *out);
 static void write_workers(const json_t *workers, mq_buf *out);
 static void write_queues(const json_t *queues, mq_buf *out);
 static void write_queue(const json_t *queue, const char *name, double number, mq_buf *out);
@@ -52,6 +53,7 @@ void mq_metrics_write(const json_t *root, const mq_metrics_gateway *own, mq_buf 
     write_own(own, out);
     write_states(status, out);
     write_counters(status, out);
+    write_held(status, out);
     write_store(json_object_get(status, "store"), out);
     write_workers(json_object_get(json_object_get(root, "workers"), "workers"), out);
     write_queues(json_object_get(json_object_get(root, "queues"), "queues"), out);
@@ -136,6 +138,28 @@ static void write_states(const json_t *status, mq_buf *out)
     }
 }
 
+/* What waits for more than a free worker, and kinds that are paused. */
+static void write_held(const json_t *status, mq_buf *out)
+{
+    static const char *const reasons[] = {"paused", "limit", "no_worker"};
+    const json_t *held = json_object_get(status, "held");
+    const json_t *kinds = json_object_get(status, "kinds");
+    if (!json_is_object(held) || !json_is_object(kinds)) {
+        return;
+    }
+    family(out, "maasq_jobs_held", "gauge", "Waiting jobs that a free worker would not start.");
+    for (size_t i = 0; i < sizeof reasons / sizeof *reasons; i++) {
+        mq_buf_printf(out, "maasq_jobs_held{reason=\"%s\"} ", reasons[i]);
+        value(out, number_of(held, reasons[i]));
+    }
+    family(out, "maasq_kinds_paused", "gauge", "Kinds that are paused, and why.");
+    double quarantined = number_of(kinds, "quarantined");
+    mq_buf_add_str(out, "maasq_kinds_paused{by=\"quarantine\"} ");
+    value(out, quarantined);
+    mq_buf_add_str(out, "maasq_kinds_paused{by=\"operator\"} ");
+    value(out, number_of(kinds, "paused") - quarantined);
+}
+
 static void write_store(const json_t *store, mq_buf *out)
 {
     double commits = number_of(store, "commits");
@@ -184,6 +208,11 @@ static void write_queue(const json_t *queue, const char *name, double number, mq
     label(out, "kind", json_string_value(json_object_get(queue, "kind")));
     mq_buf_add_str(out, ",");
     label(out, "model", json_string_value(json_object_get(queue, "model")));
+    const char *needs = json_string_value(json_object_get(queue, "needs"));
+    if (needs != NULL && needs[0] != '\0') {
+        mq_buf_add_str(out, ",");
+        label(out, "needs", needs);
+    }
     mq_buf_add_str(out, "} ");
     value(out, number);
 }

@@ -526,6 +526,112 @@ static void a_job_goes_to_the_worker_that_had_its_model(void **unused)
     w_close(&w);
 }
 
+/* ---- kinds and queues that stand still ---- */
+
+static void crash_one(world *w, char id[MQ_ULID_SIZE])
+{
+    submit(w, id, (ask){0});
+    w_turn(w);
+    w_entry job = *w_expect(w, MQ_OUT_JOB, id);
+    w_result(w, 1, &job, "crash", NULL);
+    w_turn(w);
+}
+
+static void a_kind_whose_jobs_crash_in_a_row_is_paused_until_it_is_resumed(void **unused)
+{
+    (void)unused;
+    char id[4][MQ_ULID_SIZE], next[MQ_ULID_SIZE], other[MQ_ULID_SIZE];
+    world w;
+    mq_kind_view kind;
+    mq_core_stats stats;
+    mq_core_config config = w_config();
+    config.quarantine_jobs = 3;
+    w_open_config(&w, &config);
+    w_worker(&w, 1, 64);
+    crash_one(&w, id[0]);
+    crash_one(&w, id[1]);
+    submit(&w, next, (ask){0}); /* a success begins the row anew */
+    w_turn(&w);
+    w_entry good = *w_expect(&w, MQ_OUT_JOB, next);
+    finish(&w, &good);
+    for (int i = 0; i < 3; i++) {
+        assert_false(mq_core_kind(w.core, mq_str("echo"), &kind));
+        crash_one(&w, id[i]);
+    }
+    assert_true(mq_core_kind(w.core, mq_str("echo"), &kind));
+    assert_int_equal(kind.quarantined_after, 3);
+    w_forget(&w);
+    w_crash(&w); /* the quarantine is stored */
+    w_worker(&w, 2, 64);
+    mq_core_stats_read(w.core, &stats);
+    assert_int_equal(stats.kinds_quarantined, 1);
+    submit(&w, next, (ask){0});
+    submit(&w, other, (ask){.kind = "sleep"});
+    w_turn(&w);
+    w_expect(&w, MQ_OUT_JOB, other);
+    w_expect_none(&w, MQ_OUT_JOB, NULL);
+    assert_int_equal(hold_of(&w, next).hold, MQ_HOLD_KIND_PAUSED);
+    const char *args[] = {"echo"};
+    command(&w, "resume-kind", args, 1, "ok");
+    w_expect(&w, MQ_OUT_JOB, next);
+    mq_core_stats_read(w.core, &stats);
+    assert_int_equal(stats.kinds_paused, 0);
+    w_close(&w);
+}
+
+static void one_poison_job_puts_no_kind_into_quarantine(void **unused)
+{
+    (void)unused;
+    char id[MQ_ULID_SIZE];
+    world w;
+    mq_kind_view kind;
+    mq_core_config config = w_config();
+    config.quarantine_jobs = 2;
+    w_open_config(&w, &config);
+    w_worker(&w, 1, 64);
+    crash_one(&w, id);
+    for (int i = 0; i < 2; i++) {
+        w_sleep(&w, 2500);
+        w_worker(&w, 1, 64);
+        w_turn(&w);
+        w_entry job = *w_expect(&w, MQ_OUT_JOB, id);
+        w_result(&w, 1, &job, "crash", NULL);
+        w_turn(&w);
+    }
+    assert_string_equal(w_expect(&w, MQ_OUT_ENDED, id)->why, "poison");
+    assert_false(mq_core_kind(w.core, mq_str("echo"), &kind));
+    assert_int_equal(kind.crash_row, 1);
+    w_close(&w);
+}
+
+static void a_paused_kind_starts_nothing_and_a_drained_queue_takes_nothing(void **unused)
+{
+    (void)unused;
+    char id[3][MQ_ULID_SIZE];
+    const char *echo[] = {"echo"}, *mail[] = {"mail"};
+    world w;
+    w_open(&w);
+    command(&w, "pause-kind", echo, 1, "ok");
+    submit(&w, id[0], (ask){.queue = "mail"});
+    command(&w, "drain-queue", mail, 1, "ok");
+    w_crash(&w); /* both are stored */
+    w_worker(&w, 1, 64);
+    w_turn(&w);
+    w_expect_none(&w, MQ_OUT_JOB, NULL);
+    w_forget(&w);
+    submit(&w, id[1], (ask){.queue = "mail"});
+    assert_string_equal(w_expect(&w, MQ_OUT_SUBMITTED, id[1])->verdict, "busy");
+    submit(&w, id[2], (ask){.queue = "other"});
+    command(&w, "resume-kind", echo, 1, "ok");
+    w_expect(&w, MQ_OUT_JOB, id[0]); /* what a drained queue has runs */
+    w_expect(&w, MQ_OUT_JOB, id[2]);
+    command(&w, "resume", mail, 1, "ok");
+    submit(&w, id[1], (ask){.queue = "mail"});
+    w_turn(&w);
+    w_expect(&w, MQ_OUT_JOB, id[1]);
+    w_close(&w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -544,6 +650,9 @@ int main(void)
         cmocka_unit_test(memory_that_jobs_name_is_not_given_twice),
         cmocka_unit_test(bad_needs_are_refused_by_name),
         cmocka_unit_test(a_job_goes_to_the_worker_that_had_its_model),
+        cmocka_unit_test(a_kind_whose_jobs_crash_in_a_row_is_paused_until_it_is_resumed),
+        cmocka_unit_test(one_poison_job_puts_no_kind_into_quarantine),
+        cmocka_unit_test(a_paused_kind_starts_nothing_and_a_drained_queue_takes_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -426,12 +426,13 @@ static void report(const chaos *c)
 static void start(chaos *c, bool is_long)
 {
     char why[160] = "";
-    sys_options options = {.workers = WORKERS,
-                           .slots = SLOTS,
-                           .brokers = BROKERS,
-                           .lease_ms = LEASE_MS,
-                           .beat_ms = LEASE_MS / 5,
-                           .broker_args = {"--tenure-ms", "1500", "--log-level", "debug"}};
+    sys_options options = {
+        .workers = WORKERS,
+        .slots = SLOTS,
+        .brokers = BROKERS,
+        .lease_ms = LEASE_MS,
+        .beat_ms = LEASE_MS / 5,
+        .broker_args = {"--tenure-ms", "1500", "--log-level", "debug", "--quarantine", "0"}};
     _Static_assert(TENURE_MS == 1500, "as the brokers are told");
     if (is_long) {
         c->has_net = net_enter(&c->net, why, sizeof why) &&

@@ -102,6 +102,11 @@ json '.matched == 0 and .done == 0' maasq queue purge --filter kind=nosuch
 json '.queues | type == "array"' maasq queue list
 json '.verb == "pause"' maasq queue pause elsewhere
 json '.verb == "resume"' maasq queue resume elsewhere
+json '.verb == "drain-queue"' maasq queue drain elsewhere
+json '.verb == "resume"' maasq queue resume elsewhere
+json '.verb == "pause-kind"' maasq kind pause sleep
+json '[.kinds[] | select(.kind == "sleep" and .is_paused and (.is_quarantined | not) and .workers == 2)] | length == 1' maasq kind list
+json '.verb == "resume-kind"' maasq kind resume sleep
 json '.limit == "key=acme" and .concurrency == 2' maasq limit set key=acme --concurrency 2 --rate 600/min
 json '.limits[0] | .type == "key" and .name == "acme" and .concurrency == 2 and .period_ms == 60000' maasq limit list
 json '.removed == "key=acme"' maasq limit remove key=acme
