@@ -33,6 +33,13 @@ mq_span mq_name_text(const mq_core *core, uint32_t name);
 uint32_t mq_id_hash(mq_span id);
 void mq_table_init(mq_core *core);
 
+/* ---- kinds.c ---- */
+
+/* A worker announces the policy of a kind; what makes no sense is ignored or cut to its limit. */
+void mq_kinds_told(mq_core *core, const mq_msg_kind_limit *told);
+/* Of any kind: built in, announced, or the default. */
+const mq_kind_policy *mq_kinds_policy(const mq_core *core, mq_span name);
+
 /* ---- pool.c ---- */
 
 void mq_pool_init(mq_pool *pool, uint8_t *base, uint64_t bytes);

@@ -12,6 +12,7 @@
 #include "shared/base/math.h"
 #include "shared/base/prng.h"
 #include "shared/base/ulid.h"
+#include "shared/job/kinds.h"
 
 #define MQ_NONE UINT32_MAX
 
@@ -346,6 +347,14 @@ typedef struct mq_assembly {
 
 /* ---- the core ---- */
 
+/* A kind of the user's own, as a worker announced it (kinds.c). */
+enum { MQ_TOLD_KINDS_MAX = 128 };
+
+typedef struct mq_told_kind {
+    char name[65];
+    mq_kind_policy policy; /* its name points at the above */
+} mq_told_kind;
+
 struct mq_core {
     mq_core_config config;
     int64_t now_ms;
@@ -364,12 +373,14 @@ struct mq_core {
     uint32_t slots_connected;
     int64_t evicted_id_ms; /* newest id that was forgotten again */
     bool wants_turn;       /* work is left over */
-    mq_error err;          /* of the input at hand */
-    mq_job_record record;  /* scratch: the record at hand */
-    mq_ask asked;          /* scratch: the question that was answered */
-    mq_entry entry;        /* scratch: the registry value at hand */
-    mq_entry making;       /* scratch: the registry value to be written */
-    mq_buf packed;         /* scratch, over packed_bytes */
+    mq_told_kind told_kinds[MQ_TOLD_KINDS_MAX];
+    uint32_t told_kind_count, told_kind_next;
+    mq_error err;         /* of the input at hand */
+    mq_job_record record; /* scratch: the record at hand */
+    mq_ask asked;         /* scratch: the question that was answered */
+    mq_entry entry;       /* scratch: the registry value at hand */
+    mq_entry making;      /* scratch: the registry value to be written */
+    mq_buf packed;        /* scratch, over packed_bytes */
     uint8_t packed_bytes[MQ_ENTRY_BYTES_MAX];
     char needs[MQ_NEEDS_BYTES_MAX + 1]; /* scratch of mq_needs_text */
     uint32_t reserved_for; /* fingerprint whose slots are kept for a gang in this pass; 0 = none */

@@ -82,7 +82,7 @@ static mq_code check_deps(const mq_msg_submit_job *item, mq_error *err)
 static mq_code check_item(const mq_core *core, const mq_msg_submit_job *item, const mq_bytes *body,
                           bool *is_transient, mq_error *err)
 {
-    const mq_kind_policy *kind = mq_kind_policy_of(item->kind);
+    const mq_kind_policy *kind = mq_kinds_policy(core, item->kind);
     int64_t ms = mq_ulid_ms(item->id);
     if (ms < 0) {
         return refuse(err, MQ_E_ARG, "id: must be a ULID of 26 upper-case letters and digits");
@@ -203,7 +203,7 @@ static bool fill_names(mq_core *core, mq_job *job, const mq_msg_submit_job *item
 
 static void fill_limits(const mq_core *core, mq_job *job, const mq_msg_submit_job *item)
 {
-    const mq_kind_policy *kind = mq_kind_policy_of(item->kind);
+    const mq_kind_policy *kind = mq_kinds_policy(core, item->kind);
     job->priority = (uint8_t)item->priority;
     job->is_quiet = item->is_quiet;
     job->run_at_ms = item->run_at_ms;
@@ -412,7 +412,7 @@ mq_job *mq_submit_new(mq_core *core, const mq_msg_submit_job *item, mq_bytes *bo
 mq_code mq_spawn_check(const mq_core *core, const mq_msg_spawned *spawn, mq_error *err)
 {
     (void)core;
-    const mq_kind_policy *kind = mq_kind_policy_of(spawn->kind);
+    const mq_kind_policy *kind = mq_kinds_policy(core, spawn->kind);
     if (mq_ulid_ms(spawn->id) < 0) {
         return refuse(err, MQ_E_ARG, "spawn: id must be a ULID");
     }

@@ -240,6 +240,9 @@ void mq_worker_ready(mq_core *core, const mq_input *in, mq_outputs *out)
         mq_say_error(out, in->conn, 0, MQ_E_BUSY, "too many different names in use");
         return;
     }
+    for (uint32_t i = 0; i < m->limits_count; i++) {
+        mq_kinds_told(core, &m->limits[i]);
+    }
     judge_all(core, w, m->held, m->held_count, out);
     mq_output *item = mq_out_add(out, MQ_OUT_REGISTERED, in->conn, 0);
     item->as.registered = (mq_msg_registered){.worker = mq_str(w->uuid),

@@ -188,7 +188,8 @@ static int check_kind(mq_cli *cli, const char *kind)
     if (!is_known) {
         return mq_cli_fail(cli,
                            "kind '%s': neither built in nor offered by any worker; built in are "
-                           "echo, sleep, infer, train and what `maasq worker list --json` shows",
+                           "echo, sleep, infer, train and what `maasq worker list --json` shows; "
+                           "with --any-kind it waits for a worker that offers it",
                            kind);
     }
     return MQ_EXIT_OK;
@@ -325,7 +326,9 @@ int mq_cmd_job_submit(mq_cli *cli, const mq_argv *args)
     spec.body_bytes = body.len;
     spec.needs = (const char *)needs.data;
     int status = mq_cli_connect(cli);
-    status = status != MQ_EXIT_OK ? status : check_kind(cli, spec.kind);
+    if (status == MQ_EXIT_OK && !mq_argv_has(args, "any-kind")) {
+        status = check_kind(cli, spec.kind);
+    }
     bool is_waiting =
         mq_argv_has(args, "wait") || mq_argv_has(args, "output") || mq_argv_has(args, "transient");
     maasq_job *job = NULL;

@@ -108,6 +108,14 @@ static void the_body_comes_in_and_the_result_out_byte_for_byte(void **state)
     maasq_job_release(&job);
     assert_int_equal(script("exit 0", NULL, out, BYTES), 0); /* and an empty one */
     assert_string_equal(out, "");
+    char *larger = malloc(BYTES + 2);
+    assert_non_null(larger);
+    memset(larger, 'x', BYTES + 1); /* one byte more than --exec-limits allows */
+    larger[BYTES + 1] = '\0';
+    job = own_submit(client, "cat", larger, NULL);
+    assert_int_equal(own_end(job, &info, out, BYTES + 2), MAASQ_E_LIMIT);
+    maasq_job_release(&job);
+    free(larger);
     free(body);
     free(out);
 }
@@ -117,10 +125,10 @@ static void the_environment_and_descriptors_are_as_stated(void **state)
     (void)state;
     char out[512];
     assert_int_equal(script("echo $MAASQ_KIND $MAASQ_ATTEMPT ${#MAASQ_JOB_ID} $OWN_SETTING; "
-                            "ls /proc/$$/fd | tr '\\n' ' '; env | grep -c ^MAASQ_",
+                            "ls -x /proc/$$/fd; env | grep -c ^MAASQ_",
                             NULL, out, sizeof out),
                      0);
-    assert_string_equal(out, "sh 1 26 two words\n0 1 2 3 4\n");
+    assert_string_equal(out, "sh 1 26 two words\n0  1  2  3\n4\n");
 }
 
 static void exit_statuses_have_their_classes(void **state)

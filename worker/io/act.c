@@ -37,12 +37,17 @@ static void send_ready(mq_supervisor *sv)
     _Static_assert(sizeof names / sizeof names[0] + MQ_OWN_KINDS_MAX <= KINDS_MAX,
                    "READY lists at most 64 kinds");
     mq_span kinds[KINDS_MAX], tags[MQ_WORKER_TAGS_MAX];
+    mq_msg_kind_limit limits[MQ_OWN_KINDS_MAX];
     for (size_t i = 0; i < count; i++) {
         kinds[i] = mq_str(names[i]);
     }
     uint32_t kind_count = count;
     for (uint32_t i = 0; i < sv->own.count && kind_count < KINDS_MAX; i++) {
         kinds[kind_count++] = mq_str(sv->own.at[i].name);
+        limits[i] = (mq_msg_kind_limit){.kind = mq_str(sv->own.at[i].name),
+                                        .max_run_ms = sv->own.at[i].max_run_ms,
+                                        .attempts_max = sv->own.at[i].attempts_max,
+                                        .body_bytes_max = sv->own.at[i].body_bytes_max};
     }
     uint32_t tag_count = sv->options->tag_count;
     for (uint32_t i = 0; i < tag_count; i++) {
@@ -67,6 +72,8 @@ static void send_ready(mq_supervisor *sv)
         .pid = (uint64_t)getpid(),
         .kinds = kinds,
         .kinds_count = kind_count,
+        .limits = limits,
+        .limits_count = sv->own.count,
         .tags = tags,
         .tags_count = tag_count,
         .memory_bytes = mq_worker_memory_bytes(sv->options->memory_bytes, sv->slot_count),
