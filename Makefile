@@ -228,6 +228,9 @@ format: ## lay out all C files with clang-format
 .PHONY: sim
 sim: $(B)/tests/sim/test_sim ## simulate: SEEDS=2000 many lives, SEED=42 TRACE=1 one with its trace
 	$(Q)SEEDS='$(or $(SEEDS),$(if $(SEED),1,2000))' SEED='$(or $(SEED),1)' TRACE='$(TRACE)' $<
+.PHONY: mutants
+mutants: $(B)/tests/sim/test_sim ## plant bugs in the cores: the simulator must find each (ONLY="name ...")
+	$(Q)tests/mutants/run.sh $(B) $(ONLY)
 
 .PHONY: bench
 bench: all $(B)/tests/bench/bench_store ## ratios against named ceilings, one JSON object a line

@@ -401,6 +401,32 @@ static void job_opened_by_an_unknown_id_is_not_found(void **state)
     mq_ccore_release(&f.core);
 }
 
+static void jobs_that_a_broker_lost_are_offered_again_within_the_window(void **state)
+{
+    (void)state;
+    fixture f;
+    mq_code code = MQ_OK;
+    set_up(&f, 1);
+    link_up(&f);
+    for (int i = 0; i < 2; i++) {
+        const char *id = i == 0 ? id_a : id_b;
+        assert_int_not_equal(mq_ccore_submit(&f.core, f.now, mq_str(id), true, INT64_MAX),
+                             MQ_CCORE_NONE);
+        (void)next_real(&f, 0);
+        (void)accept(&f, id);
+    }
+    for (int i = 0; i < 2; i++) {
+        mq_ccore_action action = next_real(&f, i == 0 ? 2000 : 0);
+        assert_int_equal(action.what, MQ_CCORE_ASK);
+        (void)mq_ccore_state(&f.core, f.now, action.rid, MQ_E_NOT_FOUND, false, &code);
+        assert_int_equal(code, MQ_OK);
+    }
+    assert_int_equal(next_real(&f, 0).what, MQ_CCORE_SUBMIT);
+    assert_int_equal(f.core.sent_count, 1);
+    assert_int_equal(f.core.waiting_count, 1);
+    mq_ccore_release(&f.core);
+}
+
 static void cancel_before_sending_ends_here_and_later_is_asked_for_until_met(void **state)
 {
     (void)state;
@@ -419,6 +445,10 @@ static void cancel_before_sending_ends_here_and_later_is_asked_for_until_met(voi
     assert_int_equal(action.cancel, 2);
     action = next_real(&f, 2000);
     assert_int_equal(action.cancel, 2); /* not answered: again */
+    assert_int_equal(mq_ccore_answered(&f.core, f.now, action.rid, MQ_E_BUSY), MQ_CCORE_NONE);
+    mq_ccore_heard(&f.core, f.now);
+    action = next_real(&f, 2000);
+    assert_int_equal(action.cancel, 2); /* put off: again */
     assert_int_equal(mq_ccore_answered(&f.core, 0, action.rid, MQ_OK), MQ_CCORE_NONE);
     mq_ccore_heard(&f.core, f.now);
     action = next_real(&f, 5000);
@@ -533,6 +563,7 @@ int main(void)
         cmocka_unit_test(open_durable_job_is_asked_for_until_it_ends),
         cmocka_unit_test(transient_job_lost_with_its_broker_is_sent_again_until_its_time_is_over),
         cmocka_unit_test(job_opened_by_an_unknown_id_is_not_found),
+        cmocka_unit_test(jobs_that_a_broker_lost_are_offered_again_within_the_window),
         cmocka_unit_test(cancel_before_sending_ends_here_and_later_is_asked_for_until_met),
         cmocka_unit_test(call_is_resent_with_one_rid_until_answered),
         cmocka_unit_test(each_job_ends_exactly_once_whatever_is_lost),
