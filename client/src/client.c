@@ -163,9 +163,9 @@ static mq_code read_options(maasq_client *client, const maasq_options *given, ui
     return read_texts(client, &o, err);
 }
 
-static int dispatch(maasq_client *client)
+/* Turns of one shard's client; true: more waits. */
+static bool dispatch_one(maasq_client *client, int *count)
 {
-    int count = 0;
     bool is_more = true;
     for (int turn = 0; is_more && turn < TURNS_MAX; turn++) {
         pthread_mutex_lock(&client->lock);
@@ -173,7 +173,7 @@ static int dispatch(maasq_client *client)
         is_more = mq_io_turn(client);
         pthread_cond_broadcast(&client->changed);
         pthread_mutex_unlock(&client->lock);
-        count += mq_job_callbacks(client);
+        *count += mq_job_callbacks(client);
     }
     pthread_mutex_lock(&client->lock);
     client->is_dispatching = false;
@@ -181,6 +181,17 @@ static int dispatch(maasq_client *client)
         mq_client_wake(client);
     }
     pthread_mutex_unlock(&client->lock);
+    return is_more;
+}
+
+static int dispatch(maasq_client *primary)
+{
+    maasq_client *all[MQ_ULID_SHARDS_MAX];
+    int count = 0;
+    uint32_t shards = mq_client_all(primary, all);
+    for (uint32_t i = 0; i < shards; i++) {
+        (void)dispatch_one(all[i], &count);
+    }
     return count;
 }
 
@@ -236,6 +247,7 @@ void mq_client_unref_unlock(maasq_client *client)
 
 static mq_code start(maasq_client *client, uint32_t window, mq_error *err)
 {
+    client->window = window;
     mq_ccore_config config = {.capacity = client->jobs_max + MQ_CLIENT_CALLS_MAX,
                               .window = window,
                               .seed = (uint64_t)mq_clock_mono_ns() ^ (uint64_t)getpid() << 40};
@@ -249,18 +261,17 @@ static mq_code start(maasq_client *client, uint32_t window, mq_error *err)
         return mq_fail(err, MQ_E_LIMIT, "no memory for %u jobs: lower jobs_max", client->jobs_max);
     }
     code = mq_io_init(client, err);
-    if (code == MQ_OK && !client->is_own_loop) {
+    if (code == MQ_OK && !client->is_own_loop && client->primary == NULL) {
         code = start_thread(client, err);
     }
     return code;
 }
 
-maasq_client *maasq_client_new(const maasq_options *options, maasq_error *out)
+/* An empty client: locks and one reference. */
+static maasq_client *new_client(void)
 {
-    mq_error err = {0};
     maasq_client *client = calloc(1, sizeof *client);
     if (client == NULL) {
-        (void)mq_client_fail(out, MQ_E_LIMIT, "no memory for a client");
         return NULL;
     }
     client->refs = 1;
@@ -272,6 +283,17 @@ maasq_client *maasq_client_new(const maasq_options *options, maasq_error *out)
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_cond_init(&client->changed, &attr);
     pthread_condattr_destroy(&attr);
+    return client;
+}
+
+maasq_client *maasq_client_new(const maasq_options *options, maasq_error *out)
+{
+    mq_error err = {0};
+    maasq_client *client = new_client();
+    if (client == NULL) {
+        (void)mq_client_fail(out, MQ_E_LIMIT, "no memory for a client");
+        return NULL;
+    }
     uint32_t window = 0;
     mq_code code = read_options(client, options, &window, &err);
     if (code == MQ_OK) {
@@ -280,6 +302,35 @@ maasq_client *maasq_client_new(const maasq_options *options, maasq_error *out)
     if (code != MQ_OK) {
         free_client(client);
         (void)mq_client_error(out, &err);
+        return NULL;
+    }
+    return client;
+}
+
+maasq_client *mq_client_new_shard(maasq_client *primary, uint32_t shard, mq_error *err)
+{
+    maasq_client *client = new_client();
+    if (client == NULL) {
+        (void)mq_fail(err, MQ_E_LIMIT, "no memory for a client");
+        return NULL;
+    }
+    pthread_mutex_lock(&primary->lock);
+    memcpy(client->brokers, primary->brokers, sizeof client->brokers);
+    client->broker_count = primary->broker_count;
+    client->clock_ahead_ms = primary->clock_ahead_ms;
+    client->shard_count = primary->shard_count;
+    pthread_mutex_unlock(&primary->lock);
+    memcpy(client->name, primary->name, sizeof client->name);
+    memcpy(client->tenant, primary->tenant, sizeof client->tenant);
+    client->jobs_max = primary->jobs_max;
+    client->bytes_max = primary->bytes_max;
+    client->submit_ms = primary->submit_ms;
+    client->is_own_loop = primary->is_own_loop;
+    client->thread = primary->thread;
+    client->shard = client->io.shard = shard;
+    client->primary = primary;
+    if (start(client, primary->window, err) != MQ_OK) {
+        free_client(client);
         return NULL;
     }
     return client;
@@ -307,6 +358,20 @@ static bool in_callback(const maasq_client *client)
     return client->is_dispatching;
 }
 
+/* Ends what one shard's client has open, and gives it up. */
+static void close_one(maasq_client *client)
+{
+    pthread_mutex_lock(&client->lock);
+    client->is_closing = true;
+    pthread_cond_broadcast(&client->changed);
+    end_all(client);
+    pthread_mutex_unlock(&client->lock);
+    (void)mq_job_callbacks(client);
+    mq_io_release(&client->io);
+    pthread_mutex_lock(&client->lock);
+    mq_client_unref_unlock(client);
+}
+
 int maasq_client_free(maasq_client **handle)
 {
     if (handle == NULL || *handle == NULL) {
@@ -325,14 +390,12 @@ int maasq_client_free(maasq_client **handle)
     if (!client->is_own_loop) {
         pthread_join(client->thread, NULL);
     }
-    pthread_mutex_lock(&client->lock);
-    end_all(client);
-    pthread_mutex_unlock(&client->lock);
-    (void)mq_job_callbacks(client);
-    mq_io_release(&client->io);
+    maasq_client *all[MQ_ULID_SHARDS_MAX];
+    uint32_t shards = mq_client_all(client, all);
     *handle = NULL;
-    pthread_mutex_lock(&client->lock);
-    mq_client_unref_unlock(client);
+    while (shards-- > 0) { /* the primary, whose lock guards the list, is the last */
+        close_one(all[shards]);
+    }
     return MAASQ_OK;
 }
 
@@ -341,9 +404,10 @@ static void dispatch_until(maasq_client *client, int64_t deadline_ms)
 {
     pthread_mutex_unlock(&client->lock);
     int64_t left_ms = mq_max_i64(deadline_ms - mq_clock_mono_ms(), 0);
-    struct pollfd p = {client->io.epoll_fd, POLLIN, 0};
+    maasq_client *primary = client->primary == NULL ? client : client->primary;
+    struct pollfd p = {primary->io.epoll_fd, POLLIN, 0};
     (void)poll(&p, 1, (int)mq_min_i64(left_ms, 1000));
-    (void)dispatch(client);
+    (void)dispatch(primary);
     pthread_mutex_lock(&client->lock);
 }
 
@@ -439,12 +503,9 @@ static bool is_flushed(const void *arg)
     return client->core.waiting_count + client->core.sent_count == 0;
 }
 
-int maasq_flush(maasq_client *client, int64_t timeout_ms, maasq_error *err)
+static int flush_one(maasq_client *client, int64_t deadline_ms, int64_t timeout_ms,
+                     maasq_error *err)
 {
-    int64_t deadline_ms = mq_client_deadline(timeout_ms, err);
-    if (deadline_ms < 0) {
-        return MAASQ_E_ARG;
-    }
     pthread_mutex_lock(&client->lock);
     mq_code code = mq_client_wait(client, is_flushed, client, deadline_ms);
     uint32_t left = client->core.waiting_count + client->core.sent_count;
@@ -457,4 +518,19 @@ int maasq_flush(maasq_client *client, int64_t timeout_ms, maasq_error *err)
                               (long long)timeout_ms);
     }
     return MAASQ_OK;
+}
+
+int maasq_flush(maasq_client *client, int64_t timeout_ms, maasq_error *err)
+{
+    maasq_client *all[MQ_ULID_SHARDS_MAX];
+    int64_t deadline_ms = mq_client_deadline(timeout_ms, err);
+    if (deadline_ms < 0) {
+        return MAASQ_E_ARG;
+    }
+    uint32_t shards = mq_client_all(client, all);
+    int code = MAASQ_OK;
+    for (uint32_t i = 0; code == MAASQ_OK && i < shards; i++) {
+        code = flush_one(all[i], deadline_ms, timeout_ms, err);
+    }
+    return code;
 }

@@ -88,6 +88,7 @@ typedef struct mq_io {
     int64_t timer_ms; /* what timer_fd is set to, monotonic */
     bool is_blocked;  /* the send queue is full */
     uint64_t links;   /* sockets opened so far */
+    uint32_t shard;   /* that its messages are for */
     mq_buf header;
     mq_buf payload;
     mq_arena arena;
@@ -110,6 +111,8 @@ struct maasq_client {
     /* Never changes after maasq_client_new. */
     char brokers[MQ_CLIENT_BROKERS_MAX][MQ_CLIENT_URL_MAX];
     uint32_t broker_count;
+    uint32_t shard;        /* of the deployment; the client that was given to the user has 0 */
+    maasq_client *primary; /* of a further shard's client: the user's; else NULL */
     char name[65];
     char tenant[65];
     char blob_url[513]; /* from the options, or "" */
@@ -118,6 +121,13 @@ struct maasq_client {
     int64_t submit_ms;
     bool is_own_loop;
     pthread_t thread;
+
+    maasq_client *others[MQ_ULID_SHARDS_MAX]; /* primary: clients of further shards, as needed */
+    uint32_t window;
+    uint32_t shard_count;        /* of the deployment, as a broker said; 0 = not known yet */
+    int64_t again_ms;            /* everything is sent again then; 0 = no need */
+    uint64_t routes;             /* version of the last routes */
+    char url[MQ_CLIENT_URL_MAX]; /* where the connection goes */
 
     mq_ccore core;
     mq_slot *slots; /* owned, one per core slot */
@@ -145,6 +155,28 @@ struct maasq_client {
 };
 
 /* ---- client.c ---- */
+
+/* ---- shards.c ---- */
+
+/* Waits until a broker has said how many shards there are, at most until deadline_ms; 1 when none
+ * has. Not under the lock. */
+uint32_t mq_client_shards(maasq_client *primary, int64_t deadline_ms);
+
+/* The client for a shard, made when it is new. Not under the lock. NULL with err. */
+maasq_client *mq_client_of(maasq_client *primary, uint32_t shard, mq_error *err);
+
+/* Clients of all shards that there are so far, the primary first. Returns how many. */
+uint32_t mq_client_all(maasq_client *primary, maasq_client *out[MQ_ULID_SHARDS_MAX]);
+
+/* True when this job must live in shard 0: it needs the registry, a key or a gang. */
+bool mq_spec_is_home(const maasq_spec *spec);
+
+/* Submits like maasq_submit. near: id of a job whose shard is wanted, or NULL. */
+maasq_job *mq_client_submit_near(maasq_client *client, const maasq_spec *spec, const char *near,
+                                 maasq_done_fn *done, void *arg, mq_error *err);
+
+/* Makes a client for a further shard, with the primary's settings. Under no lock. */
+maasq_client *mq_client_new_shard(maasq_client *primary, uint32_t shard, mq_error *err);
 
 /* Lets the dispatching thread look again. Under the lock. */
 void mq_client_wake(maasq_client *client);

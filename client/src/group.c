@@ -15,7 +15,16 @@ typedef struct group {
     maasq_job *members[MEMBERS_MAX];
     maasq_job *joins[DEPS_MAX]; /* each gathers 64 members */
     size_t count, join_count;
+    char near[MQ_CCORE_ID_SIZE]; /* id of the first member: all live in its shard */
+    bool is_home;                /* one of them must live in shard 0 */
 } group;
+
+static bool is_home(const maasq_spec *given)
+{
+    maasq_spec spec = {.size = 0};
+    memcpy(&spec, given, mq_min_size(given->size, sizeof spec));
+    return spec.kind != NULL && mq_spec_is_home(&spec);
+}
 
 /* Waits until everything sent is acknowledged, and looks whether some of it was refused. */
 static bool settle(group *g, maasq_job *const *jobs, size_t count)
@@ -60,14 +69,30 @@ static maasq_job *submit_after(group *g, const maasq_spec *given, maasq_job *con
     return maasq_submit(g->client, &spec, NULL, NULL, g->err);
 }
 
+/* Submits a member that waits for nobody, into the group's shard. */
+static maasq_job *submit_first(group *g, const maasq_spec *spec)
+{
+    static const char home[] = "00000000000000000000000000"; /* an id of shard 0 */
+    mq_error why = {0};
+    const char *near = g->is_home ? home : g->near[0] == '\0' ? NULL : g->near;
+    maasq_job *job = mq_client_submit_near(g->client, spec, near, NULL, NULL, &why);
+    if (job == NULL) {
+        (void)mq_client_error(g->err, &why);
+    }
+    return job;
+}
+
 static bool submit_members(group *g, const maasq_spec *specs, size_t count, int is_chain)
 {
     for (size_t i = 0; i < count; i++) {
         bool is_linked = is_chain != 0 && i > 0;
         maasq_job *job = is_linked ? submit_after(g, &specs[i], &g->members[i - 1], 1)
-                                   : maasq_submit(g->client, &specs[i], NULL, NULL, g->err);
+                                   : submit_first(g, &specs[i]);
         if (job == NULL) {
             return false;
+        }
+        if (i == 0) {
+            (void)mq_span_copy(mq_str(maasq_job_id(job)), g->near, sizeof g->near);
         }
         g->members[g->count++] = job;
         /* The next one of a chain would be cancelled if its parent were not known yet. */
@@ -120,9 +145,9 @@ static maasq_job *run(group *g, const maasq_spec *members, size_t count, int is_
         return job;
     }
     maasq_job *last = g->members[g->count - 1];
-    pthread_mutex_lock(&g->client->lock);
+    pthread_mutex_lock(&last->client->lock);
     last->refs++;
-    pthread_mutex_unlock(&g->client->lock);
+    pthread_mutex_unlock(&last->client->lock);
     return last;
 }
 
@@ -144,6 +169,10 @@ maasq_job *maasq_group(maasq_client *client, const maasq_spec *members, size_t c
         return NULL;
     }
     g->client = client;
+    for (size_t i = 0; i < count; i++) {
+        g->is_home |= is_home(&members[i]);
+    }
+    g->is_home |= callback != NULL && is_home(callback);
     g->deadline_ms = deadline_ms;
     g->err = err;
     maasq_job *out = run(g, members, count, is_chain, callback);

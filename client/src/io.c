@@ -114,7 +114,9 @@ mq_code mq_io_init(maasq_client *client, mq_error *err)
         code = watch_fd(io, io->timer_fd, err);
     }
     if (code == MQ_OK) {
-        code = open_dealer(io, client->brokers[client->broker_index], err);
+        (void)snprintf(client->url, sizeof client->url, "%s",
+                       client->brokers[client->broker_index]);
+        code = open_dealer(io, client->url, err);
     }
     return code;
 }
@@ -153,6 +155,7 @@ void mq_io_reconnect(maasq_client *client)
     close_dealer(io);
     client->is_welcome = false;
     mq_error err;
+    (void)snprintf(client->url, sizeof client->url, "%s", url);
     if (open_dealer(io, url, &err) != MQ_OK) { /* tried again after the next silent intervals */
         client->refusal = err;
         close_dealer(io);
@@ -229,15 +232,15 @@ static bool read_message(maasq_client *client, int64_t now_ms)
 
 bool mq_io_send(mq_io *io, mq_command command, const void *message, mq_span payload)
 {
-    uint8_t head[4];
-    mq_wire_head(command, head);
+    uint8_t head[6];
+    size_t head_bytes = mq_wire_head_to(command, io->shard, head);
     mq_buf_reset(&io->header);
     mq_error err;
     if (mq_wire_encode(command, message, &io->header, &err) != MQ_OK || io->dealer == NULL) {
         return false;
     }
     int more = ZMQ_SNDMORE | ZMQ_DONTWAIT;
-    return zmq_send(io->dealer, head, sizeof head, more) >= 0 &&
+    return zmq_send(io->dealer, head, head_bytes, more) >= 0 &&
            zmq_send(io->dealer, io->header.data, io->header.len, more) >= 0 &&
            zmq_send(io->dealer, payload.data, payload.len, ZMQ_DONTWAIT) >= 0;
 }
@@ -273,8 +276,15 @@ bool mq_io_turn(maasq_client *client)
     read_monitor(client, now_ms);
     for (int i = 0; i < RECEIVE_MAX && io->dealer != NULL && read_message(client, now_ms); i++) {
     }
+    if (client->again_ms != 0 && now_ms >= client->again_ms && client->core.is_linked) {
+        uint32_t silent_count = client->core.silent_count; /* nobody has really answered */
+        client->again_ms = 0;
+        mq_ccore_linked(&client->core, now_ms);
+        client->core.silent_count = silent_count;
+    }
     bool is_more = mq_client_act(client, now_ms);
-    set_timer(io, now_ms, mq_ccore_deadline(&client->core));
+    int64_t due_ms = mq_ccore_deadline(&client->core);
+    set_timer(io, now_ms, client->again_ms == 0 ? due_ms : mq_min_i64(due_ms, client->again_ms));
     /* Sending may have swallowed the descriptor's signal for messages that came meanwhile. */
     return is_more || (events_of(io->dealer) & ZMQ_POLLIN) != 0 ||
            (events_of(io->monitor) & ZMQ_POLLIN) != 0;

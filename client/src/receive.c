@@ -23,6 +23,9 @@ static void on_welcome(maasq_client *client, int64_t now_ms, mq_msg_welcome *m, 
     client->is_welcome = true;
     client->was_welcome = true;
     (void)mq_span_copy(m->blobs, client->welcome_blobs, sizeof client->welcome_blobs);
+    client->shard_count =
+        m->shards == 0 || m->shards > MQ_ULID_SHARDS_MAX ? 1 : (uint32_t)m->shards;
+    client->again_ms = 0;
     client->clock_ahead_ms = m->now_ms == 0 ? 0 : m->now_ms - mq_clock_wall_ms();
 }
 
@@ -36,6 +39,40 @@ static void on_moved(maasq_client *client, mq_span text)
         memcpy(client->moved_to, url, sizeof url);
         mq_io_reconnect(client);
         mq_ccore_unlinked(&client->core, mq_clock_mono_ms());
+    }
+}
+
+/* A broker that was not in the list may be the one that is left one day. */
+static void learn(maasq_client *client, mq_span url)
+{
+    bool is_known = client->broker_count == MQ_CLIENT_BROKERS_MAX || url.len >= MQ_CLIENT_URL_MAX;
+    for (uint32_t i = 0; i < client->broker_count; i++) {
+        is_known |= mq_span_is(url, client->brokers[i]);
+    }
+    if (!is_known) {
+        (void)mq_span_copy(url, client->brokers[client->broker_count++], MQ_CLIENT_URL_MAX);
+    }
+}
+
+/* The shard has another owner than the broker of this connection. */
+static void on_routes(maasq_client *client, int64_t now_ms, mq_msg_routes *m, mq_span payload)
+{
+    (void)payload;
+    (void)now_ms;
+    if (m->version < client->routes) {
+        return;
+    }
+    client->routes = m->version;
+    for (uint32_t i = 0; i < m->routes_count; i++) {
+        mq_span url = m->routes[i].endpoint;
+        if (url.len > 6) {
+            learn(client, url);
+        }
+        /* Only away from a broker that has not welcomed us: one that has tells when it leaves. */
+        if (m->routes[i].shard == client->shard && url.len > 6 && !client->is_welcome &&
+            !mq_span_is(url, client->url)) {
+            on_moved(client, url);
+        }
     }
 }
 
@@ -76,6 +113,8 @@ static void on_error(maasq_client *client, int64_t now_ms, mq_msg_error *m, mq_s
     }
     if (code == MQ_E_MOVED) {
         on_moved(client, m->text);
+    } else if (code == MQ_E_BUSY && m->rid == 0 && m->retry_ms > 0) {
+        client->again_ms = now_ms + (int64_t)(m->retry_ms < 5000 ? m->retry_ms : 5000);
     }
 }
 
@@ -244,6 +283,7 @@ void mq_client_receive(maasq_client *client, int64_t now_ms, mq_span head, mq_sp
         break;                                                                                     \
     }
         CASE(welcome)
+        CASE(routes)
         CASE(error)
         CASE(submitted)
         CASE(done)

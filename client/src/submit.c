@@ -10,6 +10,7 @@
 enum {
     DEPS_MAX = 64,
     SEATS_MAX = 64,
+    SHARDS_MS = 5000, /* for a broker's word, when it decides where the job is */
     PRIORITY_MAX = 9,
     PRIORITY_DEFAULT = 5,
     TRANSIENT_TTL_MS = 30000,
@@ -39,6 +40,21 @@ static const kind_row *kind_of(const char *name)
         }
     }
     return &other;
+}
+
+bool mq_spec_is_home(const maasq_spec *s)
+{
+    const char *const keys[] = {s->model, s->memo, s->unique, s->limit_key};
+    static const char *const plain[] = {"echo", "sleep", "crash"}; /* of the built-in kinds */
+    bool is_home = s->seats_min > 0 || s->seats_max > 0;
+    bool is_builtin = kind_of(s->kind)->name[0] != '\0', is_plain = false;
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        is_home |= keys[i] != NULL && keys[i][0] != '\0';
+    }
+    for (size_t i = 0; i < sizeof plain / sizeof *plain; i++) {
+        is_plain |= strcmp(s->kind, plain[i]) == 0;
+    }
+    return is_home || (is_builtin && !is_plain);
 }
 
 static mq_code check_numbers(const maasq_spec *s, mq_error *err)
@@ -256,9 +272,51 @@ static mq_code enter(maasq_client *client, maasq_job *job, bool is_transient, bo
     return MQ_OK;
 }
 
-static maasq_job *submit(maasq_client *client, const maasq_spec *given, maasq_done_fn *done,
-                         void *arg, mq_error *err)
+/* The client of the shard where the job belongs, and its new id when it has none yet. */
+static maasq_client *route(maasq_client *primary, const maasq_spec *s, const char *near,
+                           char id[MQ_ULID_SIZE], mq_error *err)
 {
+    bool is_told = s->id != NULL || s->deps_count > 0 || near != NULL;
+    int64_t until_ms = is_told ? mq_clock_mono_ms() + SHARDS_MS : 0;
+    uint32_t shards = mq_client_shards(primary, until_ms);
+    bool is_home = mq_spec_is_home(s);
+    if (s->id != NULL) {
+        (void)mq_span_copy(mq_str(s->id), id, MQ_ULID_SIZE);
+    } else {
+        pthread_mutex_lock(&primary->lock);
+        new_id(primary, id);
+        bool is_known = primary->shard_count > 0;
+        pthread_mutex_unlock(&primary->lock);
+        if (s->deps_count > 0 || near != NULL) {
+            mq_ulid_follow(id, mq_str(s->deps_count > 0 ? s->deps[0] : near));
+        } else if (is_home || !is_known) {
+            mq_ulid_set_home(id);
+        }
+    }
+    uint32_t shard = mq_ulid_shard(mq_str(id), shards);
+    for (size_t i = 0; i < s->deps_count; i++) {
+        if (mq_ulid_shard(mq_str(s->deps[i]), shards) != shard) {
+            (void)mq_fail(err, MQ_E_ARG,
+                          "deps[%zu]: %s is not in the job's shard %u; make jobs that depend on "
+                          "each other as a group, or give them ids with equal letters 11 and 12",
+                          i, s->deps[i], shard);
+            return NULL;
+        }
+    }
+    if (is_home && shard != 0) {
+        (void)mq_fail(err, MQ_E_ARG,
+                      "id, deps: shard %u, but jobs with seats, a model, a key, or of a kind that "
+                      "publishes live in shard 0 (letters 11 and 12 of the id are 00)",
+                      shard);
+        return NULL;
+    }
+    return mq_client_of(primary, shard, err);
+}
+
+maasq_job *mq_client_submit_near(maasq_client *primary, const maasq_spec *given, const char *near,
+                                 maasq_done_fn *done, void *arg, mq_error *err)
+{
+    char id[MQ_ULID_SIZE];
     maasq_spec s = {.size = 0};
     if (given == NULL || given->size < sizeof given->size || given->size > 4096) {
         (void)mq_fail(err, MQ_E_ARG, "spec.size: set it to sizeof(maasq_spec)");
@@ -270,6 +328,10 @@ static maasq_job *submit(maasq_client *client, const maasq_spec *given, maasq_do
     }
     bool is_transient = s.durability == MAASQ_TRANSIENT ||
                         (s.durability == MAASQ_BY_KIND && kind_of(s.kind)->is_transient);
+    maasq_client *client = route(primary, &s, near, id, err);
+    if (client == NULL) {
+        return NULL;
+    }
     const char *tenant = s.tenant != NULL && s.tenant[0] != '\0' ? s.tenant : client->tenant;
     maasq_job *job = new_job(client, done, arg, err);
     if (job == NULL) {
@@ -281,11 +343,7 @@ static maasq_job *submit(maasq_client *client, const maasq_spec *given, maasq_do
         return NULL;
     }
     pthread_mutex_lock(&client->lock);
-    if (s.id != NULL) {
-        (void)mq_span_copy(mq_str(s.id), job->id, sizeof job->id);
-    } else {
-        new_id(client, job->id);
-    }
+    memcpy(job->id, id, sizeof id);
     job->request.id = mq_str(job->id);
     mq_code code = enter(client, job, is_transient, false, err);
     pthread_mutex_unlock(&client->lock);
@@ -301,7 +359,7 @@ maasq_job *maasq_submit(maasq_client *client, const maasq_spec *spec, maasq_done
                         void *arg, maasq_error *err)
 {
     mq_error why = {0};
-    maasq_job *job = submit(client, spec, done, arg, &why);
+    maasq_job *job = mq_client_submit_near(client, spec, NULL, done, arg, &why);
     if (job == NULL) {
         (void)mq_client_error(err, &why);
     }
@@ -322,7 +380,7 @@ size_t maasq_submit_many(maasq_client *client, const maasq_spec *specs, size_t c
         memcpy(&spec.size, at, sizeof spec.size);
         size_t size = spec.size;
         memcpy(&spec, at, mq_min_size(size, sizeof spec));
-        jobs[queued] = submit(client, &spec, done, arg, &why);
+        jobs[queued] = mq_client_submit_near(client, &spec, NULL, done, arg, &why);
         if (jobs[queued] == NULL) {
             (void)mq_client_fail(err, why.code, "specs[%zu]: %s", queued, why.text);
             break;
@@ -333,7 +391,7 @@ size_t maasq_submit_many(maasq_client *client, const maasq_spec *specs, size_t c
     return queued;
 }
 
-maasq_job *maasq_open(maasq_client *client, const char *id, maasq_done_fn *done, void *arg,
+maasq_job *maasq_open(maasq_client *primary, const char *id, maasq_done_fn *done, void *arg,
                       maasq_error *err)
 {
     mq_error why = {0};
@@ -342,7 +400,9 @@ maasq_job *maasq_open(maasq_client *client, const char *id, maasq_done_fn *done,
                              id == NULL ? "" : id);
         return NULL;
     }
-    maasq_job *job = new_job(client, done, arg, &why);
+    uint32_t shards = mq_client_shards(primary, mq_clock_mono_ms() + SHARDS_MS);
+    maasq_client *client = mq_client_of(primary, mq_ulid_shard(mq_str(id), shards), &why);
+    maasq_job *job = client == NULL ? NULL : new_job(client, done, arg, &why);
     if (job != NULL) {
         (void)mq_span_copy(mq_str(id), job->id, sizeof job->id);
         job->state = "asked";

@@ -1,0 +1,92 @@
+/* A deployment of several shards: one session a shard, each as if there were no other. The user's
+ * client is that of shard 0; the others are made when a job goes there, and are dispatched by the
+ * same thread. Must not know sockets or messages. */
+#include <errno.h>
+#include <sys/epoll.h>
+
+#include "client/src/client.h"
+#include "shared/base/assert.h"
+#include "shared/base/clock.h"
+
+static bool is_known(const void *arg)
+{
+    return ((const maasq_client *)arg)->shard_count > 0;
+}
+
+uint32_t mq_client_shards(maasq_client *primary, int64_t deadline_ms)
+{
+    pthread_mutex_lock(&primary->lock);
+    if (primary->shard_count == 0 && deadline_ms > mq_clock_mono_ms()) {
+        /* A question without a text: hello is sent until somebody answers. */
+        uint32_t slot = mq_ccore_call(&primary->core, mq_clock_mono_ms(), INT64_MAX);
+        mq_client_wake(primary);
+        (void)mq_client_wait(primary, is_known, primary, deadline_ms);
+        if (slot != MQ_CCORE_NONE) {
+            mq_ccore_drop(&primary->core, slot);
+        }
+    }
+    uint32_t shards = primary->shard_count == 0 ? 1 : primary->shard_count;
+    pthread_mutex_unlock(&primary->lock);
+    return shards;
+}
+
+/* The primary's descriptor speaks for all. */
+static mq_code join(maasq_client *primary, maasq_client *client, mq_error *err)
+{
+    struct epoll_event event = {.events = EPOLLIN, .data.fd = client->io.epoll_fd};
+    if (epoll_ctl(primary->io.epoll_fd, EPOLL_CTL_ADD, client->io.epoll_fd, &event) != 0) {
+        return mq_fail(err, MQ_E_IO, "epoll: %s", strerror(errno));
+    }
+    return MQ_OK;
+}
+
+maasq_client *mq_client_of(maasq_client *primary, uint32_t shard, mq_error *err)
+{
+    MQ_ASSERT(shard < MQ_ULID_SHARDS_MAX);
+    if (shard == 0) {
+        return primary;
+    }
+    pthread_mutex_lock(&primary->lock);
+    maasq_client *found = primary->others[shard];
+    pthread_mutex_unlock(&primary->lock);
+    if (found != NULL) {
+        return found;
+    }
+    maasq_client *made = mq_client_new_shard(primary, shard, err);
+    if (made == NULL) {
+        return NULL;
+    }
+    pthread_mutex_lock(&primary->lock);
+    found = primary->others[shard]; /* another thread may have been quicker */
+    bool is_late = found != NULL || primary->is_closing;
+    if (!is_late && join(primary, made, err) == MQ_OK) {
+        primary->others[shard] = made;
+        found = made;
+    }
+    pthread_mutex_unlock(&primary->lock);
+    if (found != made) {
+        pthread_mutex_lock(&made->lock);
+        mq_client_unref_unlock(made);
+        if (found == NULL && is_late) {
+            (void)mq_fail(err, MQ_E_CANCELLED, "the client is being freed");
+        }
+    }
+    return found;
+}
+
+uint32_t mq_client_all(maasq_client *primary, maasq_client *out[MQ_ULID_SHARDS_MAX])
+{
+    uint32_t count = 0;
+    out[count++] = primary;
+    if (primary->primary != NULL) {
+        return count;
+    }
+    pthread_mutex_lock(&primary->lock);
+    for (uint32_t s = 1; s < primary->shard_count; s++) {
+        if (primary->others[s] != NULL) {
+            out[count++] = primary->others[s];
+        }
+    }
+    pthread_mutex_unlock(&primary->lock);
+    return count;
+}
