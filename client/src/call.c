@@ -61,6 +61,22 @@ static bool fits(const char *text, size_t max)
     return text == NULL || strlen(text) <= max;
 }
 
+/* What has a job's id for its name is asked of the job's shard, everything else of shard 0. */
+static maasq_client *client_for(maasq_client *primary, const char *id, int64_t timeout_ms,
+                                maasq_error *err)
+{
+    mq_error why = {0};
+    if (id == NULL || mq_ulid_ms(mq_str(id)) < 0 || timeout_ms < 0) {
+        return primary;
+    }
+    uint32_t shards = mq_client_shards(primary, mq_clock_mono_ms() + timeout_ms);
+    maasq_client *client = mq_client_of(primary, mq_ulid_shard(mq_str(id), shards), &why);
+    if (client == NULL) {
+        (void)mq_client_error(err, &why);
+    }
+    return client;
+}
+
 int maasq_query(maasq_client *client, const char *what, const char *name, const char *filter,
                 uint32_t limit, int64_t timeout_ms, char **json, maasq_error *err)
 {
@@ -70,6 +86,10 @@ int maasq_query(maasq_client *client, const char *what, const char *name, const 
                               "query: what has at most %d bytes, name %d, filter %d; json is not "
                               "NULL",
                               VERB_BYTES_MAX, ARG_BYTES_MAX, FILTER_BYTES_MAX);
+    }
+    client = client_for(client, strcmp(what, "job") == 0 ? name : NULL, timeout_ms, err);
+    if (client == NULL) {
+        return MAASQ_E_LIMIT;
     }
     mq_call call = {
         .command = MQ_CMD_query,
@@ -110,6 +130,10 @@ int maasq_act(maasq_client *client, const char *verb, const char *const *args, s
     if (body_bytes > BODY_BYTES_MAX) {
         return mq_client_fail(err, MQ_E_ARG, "%s: a body of %zu bytes, at most %d", verb,
                               body_bytes, BODY_BYTES_MAX);
+    }
+    client = client_for(client, count > 0 ? args[0] : NULL, timeout_ms, err);
+    if (client == NULL) {
+        return MAASQ_E_LIMIT;
     }
     mq_call call = {
         .command = MQ_CMD_command,

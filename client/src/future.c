@@ -277,6 +277,49 @@ static bool any_is_done(const void *arg)
     return first_done(any) < any->count;
 }
 
+static const maasq_client *root_of_client(const maasq_client *client)
+{
+    return client->primary == NULL ? client : client->primary;
+}
+
+static const maasq_client *root_of(const maasq_job *job)
+{
+    return root_of_client(job->client);
+}
+
+static bool never(const void *arg)
+{
+    (void)arg;
+    return false;
+}
+
+/* Jobs of several shards have several locks: looked at in turn, every few milliseconds. */
+static mq_code wait_spread(const any_wait *any, maasq_client *client, int64_t deadline_ms,
+                           size_t *first)
+{
+    enum { SLICE_MS = 5 };
+    for (;;) {
+        for (size_t i = 0; i < any->count; i++) {
+            if (any->jobs[i] != NULL && maasq_is_done(any->jobs[i])) {
+                *first = i;
+                return MQ_OK;
+            }
+        }
+        int64_t now_ms = mq_clock_mono_ms();
+        if (now_ms >= deadline_ms) {
+            return MQ_E_TIMEOUT;
+        }
+        pthread_mutex_lock(&client->lock);
+        int64_t until_ms = now_ms + SLICE_MS < deadline_ms ? now_ms + SLICE_MS : deadline_ms;
+        mq_code code = mq_client_wait(client, never, NULL, until_ms);
+        bool is_closing = client->is_closing;
+        pthread_mutex_unlock(&client->lock);
+        if (code == MQ_E_ARG || is_closing) {
+            return code;
+        }
+    }
+}
+
 int maasq_wait_any(maasq_job *const *jobs, size_t count, int64_t timeout_ms, size_t *index,
                    maasq_error *err)
 {
@@ -285,20 +328,28 @@ int maasq_wait_any(maasq_job *const *jobs, size_t count, int64_t timeout_ms, siz
         return MAASQ_E_ARG;
     }
     maasq_client *client = NULL;
+    bool is_spread = false;
     for (size_t i = 0; jobs != NULL && i < count; i++) {
-        if (jobs[i] != NULL && client != NULL && jobs[i]->client != client) {
+        if (jobs[i] != NULL && client != NULL && root_of(jobs[i]) != root_of_client(client)) {
             return mq_client_fail(err, MQ_E_ARG, "jobs[%zu]: belongs to another client", i);
         }
+        is_spread |= jobs[i] != NULL && client != NULL && jobs[i]->client != client;
         client = jobs[i] != NULL ? jobs[i]->client : client;
     }
     if (client == NULL) {
         return mq_client_fail(err, MQ_E_ARG, "jobs: there is none to wait for");
     }
     any_wait any = {jobs, count};
-    pthread_mutex_lock(&client->lock);
-    mq_code code = mq_client_wait(client, any_is_done, &any, deadline_ms);
-    size_t first = first_done(&any);
-    pthread_mutex_unlock(&client->lock);
+    size_t first = 0;
+    mq_code code = MQ_OK;
+    if (is_spread) {
+        code = wait_spread(&any, client, deadline_ms, &first);
+    } else {
+        pthread_mutex_lock(&client->lock);
+        code = mq_client_wait(client, any_is_done, &any, deadline_ms);
+        first = first_done(&any);
+        pthread_mutex_unlock(&client->lock);
+    }
     if (code == MQ_E_ARG) {
         return mq_client_fail(err, code, "maasq_wait_any: must not be called in a callback");
     }
