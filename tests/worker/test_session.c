@@ -11,6 +11,7 @@
 static mq_worker_session s;
 static mq_ws_actions out;
 static int64_t now_ms;
+static uint32_t hand; /* of the next session */
 
 static void begin(uint32_t slots, uint32_t prefetch, uint32_t brokers)
 {
@@ -18,6 +19,7 @@ static void begin(uint32_t slots, uint32_t prefetch, uint32_t brokers)
                            .slot_count = slots,
                            .prefetch = prefetch,
                            .drain_ms = 10000,
+                           .hand = hand,
                            .seed = 7};
     now_ms = 1000000;
     out.count = 0;
@@ -577,6 +579,109 @@ static void after_its_deadline_a_drain_returns_what_runs_and_does_not_hang(void 
     assert_int_equal(count(MQ_WS_KILL), 1);
 }
 
+/* --- short jobs ahead of time --- */
+
+/* One slot that runs the first of `jobs` short jobs and has the others. */
+static void hand_over(uint32_t jobs)
+{
+    hand = 8;
+    serve(1, 16);
+    hand = 0;
+    job(100, false);
+    flush();
+    ended(0, MQ_OK); /* 5 us: what comes is short, as far as is known */
+    verdict(100, "ok");
+    for (uint64_t grant = 1; grant <= jobs; grant++) {
+        job(grant, false);
+    }
+    flush();
+    assert_int_equal(count(MQ_WS_START), jobs);
+    assert_int_equal(s.jobs[s.slots[0]].grant, 1);
+    assert_int_equal(s.handed_by[0], jobs - 1);
+}
+
+static uint32_t in_state(mq_ws_state state)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < MQ_WS_JOBS_MAX; i++) {
+        n += s.jobs[i].state == state;
+    }
+    return n;
+}
+
+static void short_jobs_are_given_ahead_and_run_in_order(void **state)
+{
+    (void)state;
+    hand_over(4);
+    for (uint64_t grant = 1; grant <= 4; grant++) {
+        assert_int_equal(s.jobs[s.slots[0]].grant, grant);
+        ended(0, MQ_OK);
+    }
+    assert_int_equal(s.slots[0], MQ_WS_SLOT_IDLE);
+    flush();
+    assert_int_equal(count(MQ_WS_SEND_RESULT), 4);
+}
+
+static void they_are_taken_back_when_the_one_before_them_is_long(void **state)
+{
+    (void)state;
+    hand_over(4);
+    now_ms += MQ_WS_HAND_MS;
+    assert_int_equal(mq_ws_deadline(&s, now_ms), now_ms);
+    flush();
+    assert_int_equal(count(MQ_WS_RECALL), 3);
+    uint32_t begun = s.handed[0][0]; /* the slot was faster with this one */
+    for (uint32_t i = 0, n = out.count; i < n; i++) {
+        if (out.at[i].type == MQ_WS_RECALL && out.at[i].index != begun) {
+            mq_ws_on_recalled(&s, out.at[i].index, &out);
+        }
+    }
+    assert_int_equal(in_state(MQ_WS_WAITING), 2);
+    assert_int_equal(s.jobs[s.waiting_head].grant, 3); /* in order */
+    flush();
+    assert_int_equal(count(MQ_WS_RECALL) + count(MQ_WS_START), 0);
+    assert_true(mq_ws_deadline(&s, now_ms) > now_ms); /* and nobody is asked all the time */
+    ended(0, MQ_OK);
+    assert_int_equal(s.slots[0], begun);
+}
+
+static void a_slots_death_costs_the_job_it_had_begun_and_no_other(void **state)
+{
+    (void)state;
+    hand_over(4);
+    mq_ws_on_slot_dead(&s, 0, mq_str("signal 9"), true, now_ms, &out);
+    assert_int_equal(in_state(MQ_WS_WAITING), 3);
+    flush();
+    assert_int_equal(count(MQ_WS_SEND_RESULT), 1);
+    const mq_ws_job *dead = &s.jobs[find(MQ_WS_SEND_RESULT)->index];
+    assert_int_equal(dead->grant, 1);
+    assert_int_equal(dead->class, MQ_WS_CLASS_CRASH);
+    mq_ws_on_slot_ready(&s, 0, now_ms, &out);
+    flush();
+    assert_int_equal(s.jobs[s.slots[0]].grant, 2);
+    /* It dies again, between two jobs: nobody is to blame. */
+    mq_ws_on_slot_dead(&s, 0, mq_str("signal 9"), false, now_ms, &out);
+    assert_int_equal(in_state(MQ_WS_WAITING), 3);
+    assert_int_equal(s.jobs[s.waiting_head].grant, 2);
+}
+
+static void one_that_is_cancelled_is_taken_back_or_stopped_when_it_begins(void **state)
+{
+    (void)state;
+    hand_over(3);
+    beaten(2, "cancel");
+    assert_int_equal(count(MQ_WS_RECALL), 1);
+    mq_ws_on_recalled(&s, find(MQ_WS_RECALL)->index, &out);
+    flush();
+    assert_int_equal(s.jobs[find(MQ_WS_SEND_RESULT)->index].class, MQ_WS_CLASS_CANCELLED);
+    beaten(3, "cancel"); /* too late to take it back */
+    ended(0, MQ_OK);
+    assert_int_equal(count(MQ_WS_CANCEL), 1);
+    assert_int_equal(s.jobs[s.slots[0]].grant, 3);
+    ended(0, MQ_E_CANCELLED);
+    assert_int_equal(in_state(MQ_WS_ENDED), 3);
+}
+
 /* --- anything at all --- */
 
 static void no_order_of_events_breaks_it(void **state)
@@ -585,7 +690,9 @@ static void no_order_of_events_breaks_it(void **state)
     static const char *const words[] = {"ok", "dup", "stale", "cancel", "timeout", "missing", "x"};
     for (uint64_t seed = 1; seed <= 300; seed++) {
         mq_prng prng = {.state = seed};
-        serve(3, 2);
+        hand = seed % 2 == 0 ? 4 : 0;
+        serve(3, 2 + 2 * hand);
+        hand = 0;
         uint64_t granted = 0;
         for (int step = 0; step < 400; step++) {
             uint64_t pick = mq_prng_below(&prng, 12);
@@ -605,7 +712,7 @@ static void no_order_of_events_breaks_it(void **state)
             } else if (pick == 6 && s.slots[slot] == MQ_WS_SLOT_DEAD) {
                 mq_ws_on_slot_ready(&s, slot, now_ms, &out);
             } else if (pick == 7 && s.slots[slot] != MQ_WS_SLOT_DEAD) {
-                mq_ws_on_slot_dead(&s, slot, mq_str("signal 9"), true, now_ms, &out);
+                mq_ws_on_slot_dead(&s, slot, mq_str("signal 9"), seed % 3 != 0, now_ms, &out);
             } else if (pick == 8) {
                 welcome();
                 registered();
@@ -616,6 +723,11 @@ static void no_order_of_events_breaks_it(void **state)
                                   now_ms);
             }
             flush();
+            for (uint32_t i = 0; i < out.count; i++) { /* the slot may have been faster */
+                if (out.at[i].type == MQ_WS_RECALL && mq_prng_below(&prng, 3) > 0) {
+                    mq_ws_on_recalled(&s, out.at[i].index, &out);
+                }
+            }
             assert_true(mq_ws_deadline(&s, now_ms) >= now_ms);
             uint32_t running = 0, busy = 0;
             size_t kept = 0;
@@ -627,6 +739,9 @@ static void no_order_of_events_breaks_it(void **state)
                 busy += s.slots[i] < MQ_WS_JOBS_MAX;
             }
             assert_int_equal(running, busy);
+            assert_int_equal(s.waiting_count, in_state(MQ_WS_WAITING));
+            assert_int_equal(s.handed_count, in_state(MQ_WS_HANDED));
+            assert_int_equal(s.handed_count, s.handed_by[0] + s.handed_by[1] + s.handed_by[2]);
             assert_int_equal(kept, s.kept_bytes);
         }
         /* However it stands, a drain ends. */
@@ -635,6 +750,11 @@ static void no_order_of_events_breaks_it(void **state)
         for (int i = 0; i < 100 && !is_out; i++) {
             now_ms += 200;
             flush();
+            for (uint32_t k = 0; k < out.count; k++) {
+                if (out.at[k].type == MQ_WS_RECALL) {
+                    mq_ws_on_recalled(&s, out.at[k].index, &out);
+                }
+            }
             is_out = count(MQ_WS_EXIT) == 1;
         }
         assert_true(is_out);
@@ -666,6 +786,10 @@ int main(void)
         cmocka_unit_test(max_run_ends_as_a_timeout),
         cmocka_unit_test(a_drain_finishes_what_runs_returns_the_rest_and_leaves),
         cmocka_unit_test(after_its_deadline_a_drain_returns_what_runs_and_does_not_hang),
+        cmocka_unit_test(short_jobs_are_given_ahead_and_run_in_order),
+        cmocka_unit_test(they_are_taken_back_when_the_one_before_them_is_long),
+        cmocka_unit_test(a_slots_death_costs_the_job_it_had_begun_and_no_other),
+        cmocka_unit_test(one_that_is_cancelled_is_taken_back_or_stopped_when_it_begins),
         cmocka_unit_test(no_order_of_events_breaks_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
