@@ -172,7 +172,7 @@ AGAIN = $(MAKE) --no-print-directory $(if $(findstring -j,$(MAKEFLAGS)),,-j$(JOB
 $(B)/tests/bench/bench_store: %: %.o $(B)/shared.a
 	$(call say,LINK)
 	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_shared)
-$(B)/tests/bench/bench_net $(B)/tests/bench/bench_infer: %: %.o $(B)/worker.a $(B)/shared.a
+$(B)/tests/bench/bench_net $(B)/tests/bench/bench_infer $(B)/tests/bench/light_workers: %: %.o $(B)/worker.a $(B)/shared.a
 	$(call say,LINK)
 	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_worker)
 
@@ -233,7 +233,7 @@ mutants: $(B)/tests/sim/test_sim ## plant bugs in the cores: the simulator must 
 	$(Q)tests/mutants/run.sh $(B) $(ONLY)
 
 .PHONY: bench
-bench: all $(B)/tests/bench/bench_store ## ratios against named ceilings, one JSON object a line
+bench: all $(B)/tests/bench/bench_store $(B)/tests/bench/light_workers ## ratios against named ceilings, one JSON object a line
 	@B=$(B) sh tests/bench/run.sh
 
 # Installation. DESTDIR stages, PREFIX is where it will live.

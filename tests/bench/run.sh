@@ -9,4 +9,5 @@ trap 'finish >&2' EXIT
 "$B/tests/bench/bench_store"
 maasq-worker --local bench-train --json
 # Private systems of its own, with one and two workers, and the bare parts beside them in turn.
-maasq bench queue --suite --rounds "${ROUNDS:-3}" --jobs "${JOBS_A_ROUND:-50000}" --backlog "${BACKLOG:-1000000}" --json
+maasq bench queue --suite --rounds "${ROUNDS:-3}" --jobs "${JOBS_A_ROUND:-50000}" --backlog "${BACKLOG:-1000000}" \
+    --light "$B/tests/bench/light_workers" --json
