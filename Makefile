@@ -268,6 +268,7 @@ install: all $(MAN) ## install below PREFIX (default /usr/local), staged below D
 	for unit in $(UNITS); do \
 	  sed 's|/usr/local|$(PREFIX)|g' "$$unit" >'$(DESTDIR)$(UNITDIR)'/"$${unit##*/}" || exit 1; done
 	install -D -m 644 deploy/systemd/maasq.sysusers '$(DESTDIR)$(PREFIX)/lib/sysusers.d/maasq.conf'
+	$(call install_to,644,$(PREFIX)/share/maasq/python,client/python/maasq.py)
 	$(call install_to,755,$(PREFIX)/share/maasq,deploy/container/redis.sh deploy/secrets.sh)
 	$(call install_to,644,$(PREFIX)/share/maasq/redis,$(wildcard deploy/redis/*.conf deploy/redis/*.acl))
 uninstall: ## remove what install put below PREFIX
