@@ -187,7 +187,11 @@ test: deps ## install what is missing, build, run all tests in parallel
 check: all tests ## build and run the tests; ONLY="shared/ e2e/kill" picks some by name
 	@JOBS=$(JOBS) CC='$(CC)' tests/run.sh $(B) $(ONLY)
 tests: $(TEST_BIN)
-.PHONY: chaos
+.PHONY: chaos diff
+diff: $(B)/tests/shared/test_store_diff $(B)/tests/broker/test_core_random ## Redis against its model; CALLS=1000000 KILLS=300 SEED=7
+	$(Q)MQ_DIFF_CALLS=$(or $(CALLS),100000) MQ_DIFF_KILLS=$(or $(KILLS),100) $(if $(SEED),MQ_SEED=$(SEED)) \
+	  $(B)/tests/shared/test_store_diff
+	$(Q)MAASQ_REDIS_SEEDS=$(or $(LIVES),20) $(B)/tests/broker/test_core_random
 chaos: all $(B)/tests/e2e/test_chaos ## kill, stop and cut off real processes; SECONDS=60 SEED=n
 	$(Q)MAASQ_CHAOS_SECONDS=$(or $(SECONDS),60) MAASQ_SEED=$(SEED) $(B)/tests/e2e/test_chaos
 asan: export ASAN_OPTIONS = detect_leaks=1

@@ -549,7 +549,7 @@ bool mq_own_leave(mq_broker *b, bool is_late)
 void mq_own_release(mq_broker *b)
 {
     free_core(b);
-    mq_witness_close(b->witness);
+    mq_witness_flush(b->witness, INT64_MAX);
     if (b->store != NULL) {
         b->store->ops->free(b->store);
     }

@@ -2,11 +2,14 @@
  * lost or come twice, answers of the store are held back or lost. What must hold: what was
  * acknowledged reaches one terminal state and stays; a job is committed at most once; whenever
  * nothing is under way the store's live records equal the core's field by field; in calm times
- * everything ends. A failure prints its seed; MAASQ_SEED=n runs that one, MAASQ_SEEDS=n so many. */
+ * everything ends. The same with a real Redis, which is killed at half of the crashes
+ * (MAASQ_REDIS_SEEDS=n lives). A failure prints its seed; MAASQ_SEED=n runs that one, MAASQ_SEEDS=n
+ * so many. */
 #include <string.h>
 
 #include "shared/base/prng.h"
 #include "tests/support/core_world.h"
+#include "tests/support/redis.h"
 
 enum {
     JOBS_MAX = 160,
@@ -16,6 +19,7 @@ enum {
     STEPS = 700,
     CALM_STEPS = 4000,
     SEEDS = 60,
+    REDIS_SEEDS = 4,
 };
 
 typedef struct sim_job {
@@ -574,9 +578,17 @@ static void check_ends(sim *s)
 
 /* ---- a life ---- */
 
+static mq_test_redis server;
+
 static void crash(sim *s)
 {
-    if (draw(s, 2) == 0) { /* in the middle of loading, too */
+    if (w_redis_url != NULL && draw(s, 2) == 0) { /* the store dies with it */
+        mq_test_redis_kill(&server);
+        w_drop_core(&s->w);
+        mq_test_redis_start(&server, NULL);
+        w_begin(&s->w);
+        w_load(&s->w);
+    } else if (draw(s, 2) == 0) { /* in the middle of loading, too */
         w_drop_core(&s->w);
         w_begin(&s->w);
         submit(s);
@@ -679,10 +691,32 @@ static void whatever_fails_acknowledged_jobs_end_once(void **unused)
     }
 }
 
+static void with_a_real_redis_the_record_equals_the_core_too(void **unused)
+{
+    (void)unused;
+    const char *many = getenv("MAASQ_REDIS_SEEDS");
+    uint64_t count = many != NULL ? strtoull(many, NULL, 10) : REDIS_SEEDS;
+    mq_test_redis_init(&server);
+    mq_test_redis_start(&server, NULL);
+    w_redis_url = server.url;
+    for (uint64_t seed = 1; seed <= count; seed++) {
+        struct timeval limit = {.tv_sec = 30};
+        redisContext *c = redisConnectUnixWithTimeout(server.socket, limit);
+        redisReply *reply = redisCommand(c, "FLUSHALL");
+        assert_true(reply != NULL && reply->type == REDIS_REPLY_STATUS);
+        freeReplyObject(reply);
+        redisFree(c);
+        live(seed);
+    }
+    w_redis_url = NULL;
+    mq_test_redis_release(&server);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(whatever_fails_acknowledged_jobs_end_once),
+        cmocka_unit_test(with_a_real_redis_the_record_equals_the_core_too),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

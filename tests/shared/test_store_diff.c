@@ -36,6 +36,7 @@ typedef struct world {
     mq_test_answer a, b;
     uint32_t verdicts[6];
     uint32_t dups, ignored;
+    uint32_t old_owners, repeats, holes, oversized; /* asked for, not only met */
 } world;
 
 static int setup(void **state)
@@ -125,14 +126,19 @@ static void compare_replies(world *w, const mq_store_batch *batch, const mq_test
 static void number(world *w, mq_store_batch *batch)
 {
     uint64_t kind = mq_prng_below(&w->random.rng, 24);
-    batch->epoch = kind == 0 && w->epoch > 1 ? w->epoch - 1 : w->epoch;
+    bool is_old = kind == 0 && w->epoch > 1;
+    batch->epoch = is_old ? w->epoch - 1 : w->epoch;
     batch->sequence = w->sequence + 1;
+    w->old_owners += is_old;
     if (kind == 1 && w->sequence > 0) {
         batch->sequence = w->sequence;
+        w->repeats++;
     } else if (kind == 2 && w->sequence > 1) {
-        batch->sequence = w->sequence - 1;
+        batch->sequence = w->sequence - 1 - mq_prng_below(&w->random.rng, w->sequence - 1);
+        w->holes++;
     } else if (kind == 3) {
         batch->sequence = w->sequence + 2;
+        w->holes++;
     }
 }
 
@@ -144,6 +150,37 @@ static void one_commit(world *w, int broker)
     mq_test_commit(w->redis[broker], &batch, &w->a);
     mq_test_commit(w->model[broker], &batch, &w->b);
     compare_replies(w, &batch, &w->a, &w->b);
+}
+
+/* More than fits one commit, in jobs or in bytes: both refuse it alike, and nothing is sent. */
+static void one_oversized(world *w, int broker)
+{
+    static mq_store_put puts[MQ_STORE_JOBS_MAX + 1];
+    static uint8_t bytes[MQ_STORE_RECORD_MAX + 1];
+    mq_store_batch batch;
+    mq_error errs[2];
+    mq_random_batch(&w->random, &batch);
+    batch.epoch = w->epoch;
+    batch.sequence = w->sequence + 1;
+    uint64_t kind = mq_prng_below(&w->random.rng, 3);
+    for (int i = 0; kind == 0 && i <= MQ_STORE_JOBS_MAX; i++) {
+        puts[i] = (mq_store_put){mq_str(w->random.ids[i % MQ_RANDOM_IDS]), 1, mq_str("r")};
+    }
+    puts[0] = (mq_store_put){mq_str(w->random.ids[0]), 1, mq_span_of(bytes, sizeof bytes)};
+    if (kind < 2) {
+        batch.puts = puts;
+        batch.put_count = kind == 0 ? MQ_STORE_JOBS_MAX + 1 : 1;
+    } else {
+        batch.registry_count = MQ_STORE_REGISTRY_MAX + 1;
+    }
+    for (int k = 0; k < 2; k++) {
+        mq_store *store = k == 0 ? w->redis[broker] : w->model[broker];
+        assert_int_equal(
+            store->ops->commit(store, &batch, mq_test_on_commit, k == 0 ? &w->a : &w->b, &errs[k]),
+            MQ_E_LIMIT);
+    }
+    assert_string_equal(errs[0].text, errs[1].text);
+    w->oversized++;
 }
 
 /* Two under way at a time; the second may come out as a gap, or as full with the first. */
@@ -226,6 +263,8 @@ static void redis_and_the_model_answer_alike_and_hold_the_same(void **state)
             set_full(w, !w->is_full);
         } else if (kind < 25) {
             two_commits(w, broker);
+        } else if (kind < 27) {
+            one_oversized(w, broker);
         } else {
             one_commit(w, (int)mq_prng_below(&w->random.rng, 2));
         }
@@ -239,6 +278,9 @@ static void redis_and_the_model_answer_alike_and_hold_the_same(void **state)
                   calls, w->verdicts[MQ_STORE_OK], w->verdicts[MQ_STORE_DUP],
                   w->verdicts[MQ_STORE_FENCED], w->verdicts[MQ_STORE_GAP],
                   w->verdicts[MQ_STORE_FULL], w->dups, w->ignored);
+    print_message("asked: old owner %u, repeated %u, hole or stale sequence %u, oversized %u\n",
+                  w->old_owners, w->repeats, w->holes, w->oversized);
+    assert_true(w->old_owners > 0 && w->repeats > 0 && w->holes > 0 && w->oversized > 0);
     for (int verdict = MQ_STORE_OK; verdict <= MQ_STORE_FULL; verdict++) {
         assert_true(w->verdicts[verdict] > 0); /* or the test has not tested it */
     }
