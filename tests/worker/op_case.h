@@ -11,7 +11,7 @@
 #include "shared/base/prng.h"
 #include "worker/ops/op.h"
 
-enum { CASE_INPUTS_MAX = 12, CASE_OUTPUTS_MAX = 4, CASE_GUARD = 64, CASE_ATTRS_MAX = 8 };
+enum { CASE_INPUTS_MAX = 12, CASE_OUTPUTS_MAX = 4, CASE_GUARD = 64, CASE_ATTRS_MAX = 16 };
 
 typedef struct op_case {
     mq_arena arena; /* holds all below */
@@ -119,7 +119,22 @@ static inline void case_tensor(op_case *c, mq_tensor *t, const char **at, bool *
     }
 }
 
-/* name=1, name=0.5, name=(1,2), name=text */
+/* "(text,text)" */
+static inline void case_strings(op_case *c, mq_attr *a, const char **at)
+{
+    mq_span *strings = mq_arena_new(&c->arena, mq_span, 16);
+    a->type = MQ_ATTR_STRINGS;
+    a->strings = strings;
+    while (**at != ')') {
+        size_t len = strcspn(++*at, ",)");
+        MQ_ASSERT(a->count < 16);
+        strings[a->count++] = mq_span_of(*at, len);
+        *at += len;
+    }
+    (*at)++;
+}
+
+/* name=1, name=0.5, name=(1,2), name=(0.5,1), name=text, name=(text,text) */
 static inline void case_attr(op_case *c, const char **at)
 {
     mq_attr *a = &c->attrs[c->node.attr_count++];
@@ -128,12 +143,25 @@ static inline void case_attr(op_case *c, const char **at)
     *a = (mq_attr){.name = mq_arena_str(&c->arena, mq_span_of(*at, (size_t)(equals - *at)))};
     *at = equals + 1;
     if (**at == '(') {
+        size_t length = strcspn(*at, ")");
+        bool is_float = memchr(*at, '.', length) != NULL;
+        if (isalpha((unsigned char)(*at)[1])) {
+            case_strings(c, a, at);
+            return;
+        }
         int64_t *ints = mq_arena_new(&c->arena, int64_t, 16);
-        a->type = MQ_ATTR_INTS;
-        a->ints = ints;
+        float *floats = mq_arena_new(&c->arena, float, 16);
+        a->type = is_float ? MQ_ATTR_FLOATS : MQ_ATTR_INTS;
+        a->ints = is_float ? NULL : ints;
+        a->floats = is_float ? floats : NULL;
         while (**at != ')') {
             char *after;
-            ints[a->count++] = strtoll(*at + 1, &after, 10);
+            MQ_ASSERT(a->count < 16);
+            if (is_float) {
+                floats[a->count++] = strtof(*at + 1, &after);
+            } else {
+                ints[a->count++] = strtoll(*at + 1, &after, 10);
+            }
             *at = after;
         }
         (*at)++;
