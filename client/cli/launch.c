@@ -185,6 +185,9 @@ static mq_code add_workers(mq_launch *u, mq_error *err)
         mq_member_arg(worker, "%s/cache", u->dir);
         mq_member_arg(worker, "--drain-ms");
         mq_member_arg(worker, "%d", DRAIN_MS);
+        for (int k = 0; k < u->worker_arg_count; k++) {
+            mq_member_arg(worker, "%s", u->worker_args[k]);
+        }
     }
     return MQ_OK;
 }

@@ -10,10 +10,14 @@
 
 #include "client/cli/supervise.h"
 
+enum { MQ_LAUNCH_WORKER_ARGS_MAX = 24 };
+
 typedef struct mq_launch {
     char dir[MQ_SYSTEM_DIR_MAX + 1];
     char bin[512];
     int64_t workers, slots, port, gateway_port;
+    const char *worker_args[MQ_LAUNCH_WORKER_ARGS_MAX]; /* users' own kinds; borrowed */
+    int worker_arg_count;
     bool is_default_dir;
     int lock_fd;
     mq_family family;

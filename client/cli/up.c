@@ -157,6 +157,26 @@ static int print_detached(up *u)
     return print_ready(u);
 }
 
+/* Options that go to every worker as they are. */
+static mq_code take_worker_args(mq_launch *u, const mq_argv *args, mq_error *err)
+{
+    static const char *const options[] = {"--handlers", "--exec", "--exec-limits", "--env"};
+    for (size_t k = 0; k < sizeof options / sizeof options[0]; k++) {
+        const char *value = NULL;
+        for (size_t i = 0; (value = mq_argv_nth(args, options[k] + 2, i)) != NULL; i++) {
+            if (u->worker_arg_count + 2 > MQ_LAUNCH_WORKER_ARGS_MAX) {
+                return mq_fail(
+                    err, MQ_E_ARG,
+                    "%s: more than %d options for the workers; start maasq-worker itself",
+                    options[k], MQ_LAUNCH_WORKER_ARGS_MAX / 2);
+            }
+            u->worker_args[u->worker_arg_count++] = options[k];
+            u->worker_args[u->worker_arg_count++] = value;
+        }
+    }
+    return MQ_OK;
+}
+
 int mq_cmd_up(mq_cli *cli, const mq_argv *args)
 {
     static up u;
@@ -170,7 +190,8 @@ int mq_cmd_up(mq_cli *cli, const mq_argv *args)
     u.launch.slots = mq_max_i64(1, cpus / u.launch.workers);
     if (mq_argv_int(args, "slots", 1, 64, &u.launch.slots, &err) != MQ_OK ||
         mq_argv_int(args, "port", 0, 65535, &u.launch.port, &err) != MQ_OK ||
-        mq_argv_int(args, "gateway-port", 0, 65535, &none, &err) != MQ_OK) {
+        mq_argv_int(args, "gateway-port", 0, 65535, &none, &err) != MQ_OK ||
+        take_worker_args(&u.launch, args, &err) != MQ_OK) {
         return mq_cli_usage(cli, "%s", err.text);
     }
     u.launch.gateway_port = none;

@@ -25,6 +25,9 @@ class Sync(unittest.TestCase):
         self.assertEqual(self.client.run("echo", "Gr\u00fc\u00dfe", timeout=WAIT_S).decode(), "Gr\u00fc\u00dfe")
         self.assertEqual(self.client.run("echo", {"a": [1, 2]}, timeout=WAIT_S), b'{"a": [1, 2]}')
 
+    def test_kinds_of_ones_own_given_to_maasq_up(self):
+        self.assertEqual(self.client.run("up.case", "loud", timeout=WAIT_S), b"LOUD")
+
     def test_many_jobs_and_their_callbacks(self):
         seen, all_seen = [], threading.Event()
 

@@ -14,7 +14,7 @@ case $BUILD in *asan* | *tsan*)
     ;;
 esac
 . "$(dirname "$0")/../support/system.sh"
-up --workers 1 --slots 2
+up --workers 1 --slots 2 --exec 'up.case=tr a-z A-Z' --exec-limits up.case=attempts:1
 MAASQ_LIBRARY=$BUILD/libmaasq.so PYTHONDONTWRITEBYTECODE=1
 export MAASQ_LIBRARY PYTHONDONTWRITEBYTECODE
 if $python -X faulthandler tests/e2e/python_api.py >"$T/out" 2>&1; then
