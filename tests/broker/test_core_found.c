@@ -12,7 +12,7 @@ static void a_repeated_failure_of_a_transient_job_is_a_dup_at_once(void **unused
     w_turn(&w);
     w_entry job = *w_expect(&w, MQ_OUT_JOB, id);
     w_result(&w, 1, &job, "crash", NULL);
-    assert_string_equal(w_expect(&w, MQ_OUT_VERDICT, id)->verdict, "ok");
+    w_forget(&w);
     w_result(&w, 1, &job, "crash", NULL);
     assert_string_equal(w_expect(&w, MQ_OUT_VERDICT, id)->verdict, "dup");
     w_credit(&w, 1, 2, 1, 1);
