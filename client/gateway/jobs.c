@@ -183,9 +183,9 @@ static void accepted(mq_exchange *exchange, const maasq_job *job)
 static mq_code read_spec(const submitting *s, maasq_spec *spec, char **body, const char **deps,
                          mq_error *err)
 {
-    static const char *const known[] = {"kind",   "body",       "model",     "queue",
-                                        "tenant", "priority",   "run_at_ms", "ttl_ms",
-                                        "after",  "durability", "memo"};
+    static const char *const known[] = {
+        "kind",   "body",  "model",      "queue", "tenant",    "priority", "run_at_ms",
+        "ttl_ms", "after", "durability", "memo",  "limit_key", "needs",    "memory_bytes"};
     *spec = (maasq_spec){.size = sizeof *spec, .id = s->id[0] != '\0' ? s->id : NULL};
     const char *key;
     json_t *value;
@@ -196,15 +196,18 @@ static mq_code read_spec(const submitting *s, maasq_spec *spec, char **body, con
             is_known = is_known || strcmp(key, known[i]) == 0;
         }
         if (!is_known) {
-            return mq_fail(err, MQ_E_ARG,
-                           "%.64s: unknown field; known are kind, body, model, queue, tenant, "
-                           "priority, run_at_ms, ttl_ms, after, durability, memo",
-                           key);
+            return mq_fail(
+                err, MQ_E_ARG,
+                "%.64s: unknown field; known are kind, body, model, queue, tenant, "
+                "priority, run_at_ms, ttl_ms, after, durability, memo, limit_key, needs, "
+                "memory_bytes",
+                key);
         }
     }
     int64_t priority = 0;
     int64_t run_at_ms = 0;
     int64_t ttl_ms = 0;
+    int64_t memory_bytes = 0;
     const char *durability = NULL;
     mq_code code = read_text(s->root, "kind", &spec->kind, err);
     code = code != MQ_OK ? code : read_text(s->root, "model", &spec->model, err);
@@ -212,6 +215,9 @@ static mq_code read_spec(const submitting *s, maasq_spec *spec, char **body, con
     code = code != MQ_OK ? code : read_text(s->root, "tenant", &spec->tenant, err);
     code = code != MQ_OK ? code : read_text(s->root, "memo", &spec->memo, err);
     code = code != MQ_OK ? code : read_text(s->root, "durability", &durability, err);
+    code = code != MQ_OK ? code : read_text(s->root, "limit_key", &spec->limit_key, err);
+    code = code != MQ_OK ? code : read_text(s->root, "needs", &spec->needs, err);
+    code = code != MQ_OK ? code : read_number(s->root, "memory_bytes", &memory_bytes, err);
     code = code != MQ_OK ? code : read_number(s->root, "priority", &priority, err);
     code = code != MQ_OK ? code : read_number(s->root, "run_at_ms", &run_at_ms, err);
     code = code != MQ_OK ? code : read_number(s->root, "ttl_ms", &ttl_ms, err);
@@ -231,6 +237,7 @@ static mq_code read_spec(const submitting *s, maasq_spec *spec, char **body, con
     spec->priority = (uint32_t)priority;
     spec->run_at_ms = run_at_ms;
     spec->ttl_ms = (uint64_t)ttl_ms;
+    spec->memory_bytes = (uint64_t)memory_bytes;
     spec->durability = durability == NULL                     ? MAASQ_BY_KIND
                        : strcmp(durability, "transient") == 0 ? MAASQ_TRANSIENT
                                                               : MAASQ_DURABLE;
