@@ -164,7 +164,7 @@ static void system_stop(system_of *m)
 static int start_light(suite *s, system_of *m)
 {
     char endpoint[128], count[16];
-    (void)snprintf(endpoint, sizeof endpoint, "ipc://%s/run/back", m->dir);
+    (void)snprintf(endpoint, sizeof endpoint, "ipc://%.63s/run/back", m->dir);
     (void)snprintf(count, sizeof count, "%d", LIGHT_WORKERS);
     char *argv[] = {(char *)(uintptr_t)s->o->light, endpoint, count, NULL};
     m->light = spawn(argv, s->o->light);

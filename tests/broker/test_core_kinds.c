@@ -8,7 +8,9 @@ static void announce(uint32_t worker, const mq_msg_kind_limit *limits, uint32_t 
 {
     mq_span kinds[] = {mq_str("my.kind"), mq_str("echo")};
     mq_msg_kind_limit copy[2];
-    memcpy(copy, limits, count * sizeof *limits);
+    for (uint32_t i = 0; i < count; i++) {
+        copy[i] = limits[i];
+    }
     mq_msg_ready m = {.worker = mq_str(w_uuid(worker)),
                       .slots = 4,
                       .kinds = kinds,

@@ -13,6 +13,7 @@ typedef struct config {
     const char *name;
     int64_t count, bytes;
     bool is_on;
+    mq_option_list all;
 } config;
 
 static const mq_option table[] = {
@@ -20,12 +21,13 @@ static const mq_option table[] = {
     {"count", "N", MQ_OPT_INT, offsetof(config, count), -2, 9, "a count"},
     {"bytes", "BYTES", MQ_OPT_BYTES, offsetof(config, bytes), 0, INT64_C(1) << 40, "a size"},
     {"on", "", MQ_OPT_FLAG, offsetof(config, is_on), 0, 0, "a flag"},
+    {"also", "X", MQ_OPT_LIST, offsetof(config, all), 1, 3, "again and again"},
 };
 
 static mq_code parse(config *c, mq_error *err, const char *a, const char *b)
 {
     char *argv[] = {(char *)(uintptr_t) "x", (char *)(uintptr_t)a, (char *)(uintptr_t)b, NULL};
-    return mq_options_parse(table, 4, b == NULL ? 2 : 3, argv, c, err);
+    return mq_options_parse(table, sizeof table / sizeof table[0], b == NULL ? 2 : 3, argv, c, err);
 }
 
 static void values_are_read_in_both_spellings(void **state)
@@ -42,6 +44,24 @@ static void values_are_read_in_both_spellings(void **state)
     assert_int_equal(c.bytes, 3 << 20);
     assert_int_equal(parse(&c, &err, "--bytes=2G", NULL), MQ_OK);
     assert_int_equal(c.bytes, INT64_C(2) << 30);
+}
+
+static void a_list_keeps_its_values_in_order_and_has_a_limit(void **state)
+{
+    (void)state;
+    config c = {0};
+    mq_error err;
+    assert_int_equal(parse(&c, &err, "--also", "a"), MQ_OK);
+    assert_int_equal(parse(&c, &err, "--also=b=c", NULL), MQ_OK);
+    assert_int_equal(c.all.count, 2);
+    assert_string_equal(c.all.at[0], "a");
+    assert_string_equal(c.all.at[1], "b=c");
+    assert_int_equal(parse(&c, &err, "--also", "long"), MQ_E_ARG);
+    for (uint32_t i = 2; i < MQ_OPTION_LIST_MAX; i++) {
+        assert_int_equal(parse(&c, &err, "--also", "x"), MQ_OK);
+    }
+    assert_int_equal(parse(&c, &err, "--also", "x"), MQ_E_ARG);
+    assert_non_null(strstr(err.text, "more than"));
 }
 
 static void bad_values_name_the_option_and_its_limits(void **state)
@@ -68,6 +88,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(values_are_read_in_both_spellings),
+        cmocka_unit_test(a_list_keeps_its_values_in_order_and_has_a_limit),
         cmocka_unit_test(bad_values_name_the_option_and_its_limits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
