@@ -35,6 +35,8 @@ static const mq_option options[] = {
      "request bodies held in memory (2G)"},
     {"retention-ms", "MS", INT(retention_ms), 1000, INT64_C(365) * DAY_MS,
      "how long finished jobs stay readable (86400000)"},
+    {"results-bytes-max", "BYTES", BYTES(results_bytes_max), 0, INT64_C(1) << 50,
+     "finished jobs kept; then the oldest results go (0: half of the store's memory limit)"},
     {"dead-retention-ms", "MS", INT(dead_retention_ms), 1000, INT64_C(365) * DAY_MS,
      "how long dead letters stay, then they go (604800000)"},
     {"quarantine", "N", INT(quarantine_jobs), 0, 1000000,

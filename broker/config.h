@@ -28,6 +28,7 @@ typedef struct mq_broker_config {
     int64_t body_bytes_max;    /* bodies held in memory, all jobs together */
     int64_t retention_ms;      /* finished jobs stay readable that long */
     int64_t quarantine_jobs;   /* of a kind that crash in a row; then it is paused */
+    int64_t results_bytes_max; /* of finished jobs kept; 0 = half of the store's memory limit */
     int64_t dead_retention_ms; /* dead letters stay that long, then go */
     int64_t workers_max;
     const char *witness; /* folder of what was seen of the store; "" = none */

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "broker/io/answers.h"
+#include "broker/io/retention.h"
 #include "shared/base/assert.h"
 #include "shared/base/clock.h"
 #include "shared/base/json.h"
@@ -117,6 +118,10 @@ static void status_store(const mq_broker *b, mq_buf *out)
     mq_json_int(out, "used_bytes", (int64_t)b->used_bytes);
     mq_json_int(out, "max_bytes", (int64_t)b->store_max_bytes);
     mq_json_bool(out, "is_full", b->is_full);
+    mq_json_text(out, "level", mq_str(mq_retention_level(b)));
+    mq_json_int(out, "used_percent", mq_retention_percent(b));
+    mq_json_int(out, "results_bytes", mq_retention_bytes(b));
+    mq_json_int(out, "results_bytes_max", mq_retention_max(b));
     mq_json_int(out, "commits", b->commits);
     mq_json_int(out, "commit_us", b->commits == 0 ? 0 : b->commit_us_sum / b->commits);
     mq_json_key(out, "jobs_per_commit");

@@ -37,11 +37,12 @@ enum {
     MQ_INSTANCE_SIZE = 64,
 };
 
-typedef struct mq_late mq_late;     /* late.c */
-typedef struct mq_dead mq_dead;     /* dead.c */
-typedef struct mq_crons mq_crons;   /* cron.c */
-typedef struct mq_outbox mq_outbox; /* outbox.c */
-typedef struct mq_node mq_node;     /* node.h */
+typedef struct mq_late mq_late;           /* late.c */
+typedef struct mq_dead mq_dead;           /* dead.c */
+typedef struct mq_crons mq_crons;         /* cron.c */
+typedef struct mq_retention mq_retention; /* retention.c */
+typedef struct mq_outbox mq_outbox;       /* outbox.c */
+typedef struct mq_node mq_node;           /* node.h */
 
 /* Life of the ownership of the shard. */
 typedef enum mq_own_state {
@@ -144,8 +145,9 @@ typedef struct mq_broker {
     mq_watch *watches;
     uint32_t watch_end;
     uint32_t lookups, scans;
-    mq_dead *dead;   /* bulk actions; NULL before the first */
-    mq_crons *crons; /* when recurring jobs are due; NULL before the first look */
+    mq_dead *dead;           /* bulk actions; NULL before the first */
+    mq_crons *crons;         /* when recurring jobs are due; NULL before the first look */
+    mq_retention *retention; /* bytes of finished jobs; NULL before the first look */
 
     /* answer.c */
     mq_curves *curves;

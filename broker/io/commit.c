@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "broker/io/broker.h"
+#include "broker/io/retention.h"
 #include "shared/base/assert.h"
 #include "shared/base/clock.h"
 #include "shared/base/log.h"
@@ -33,6 +34,7 @@ typedef struct commit {
     int64_t sent_ns;
     uint32_t jobs;
     uint32_t tally[MQ_COUNTERS];
+    mq_kept_delta kept;
 } commit;
 
 static void on_commit(void *arg, const mq_store_reply *reply)
@@ -68,6 +70,7 @@ static void on_commit(void *arg, const mq_store_reply *reply)
         b->counters[i] += c->tally[i];
     }
     b->dups += reply->dup_count;
+    mq_retention_add(b, &c->kept);
     mq_input in = {.type = MQ_IN_STORED};
     in.as.stored.sequence = reply->sequence;
     in.as.stored.dups = reply->dups;
@@ -95,11 +98,14 @@ static mq_span event_of(uint64_t sequence, const uint32_t tally[MQ_COUNTERS], ch
 void mq_commit_send(mq_broker *b, const mq_outputs *out)
 {
     mq_store_batch batch = *out->batch;
-    mq_store_count counters[MQ_COUNTERS];
+    mq_store_count counters[MQ_COUNTERS + MQ_KEPT_PER_COMMIT];
+    char names[MQ_KEPT_PER_COMMIT][32];
     char event[512];
     commit *c = malloc(sizeof *c);
     MQ_ASSERT(c != NULL);
-    *c = (commit){.b = b, .generation = b->generation, .sent_ns = mq_clock_mono_ns()};
+    c->b = b;
+    c->generation = b->generation;
+    c->sent_ns = mq_clock_mono_ns();
     c->jobs = batch.create_count + batch.put_count + batch.finish_count;
     tally_of(&out->tally, c->tally);
     for (uint32_t i = 0; i < MQ_COUNTERS; i++) {
@@ -107,6 +113,13 @@ void mq_commit_send(mq_broker *b, const mq_outputs *out)
             counters[batch.counter_count++] =
                 (mq_store_count){mq_str(counter_names[i]), c->tally[i]};
         }
+    }
+    mq_retention_sum(&batch, &c->kept);
+    for (uint32_t i = 0; i < c->kept.count; i++) {
+        int len = snprintf(names[i], sizeof names[i], MQ_STORE_KEPT_PREFIX "%llu",
+                           (unsigned long long)c->kept.minutes[i]);
+        counters[batch.counter_count++] =
+            (mq_store_count){mq_span_of(names[i], (size_t)len), c->kept.bytes[i]};
     }
     batch.counters = counters;
     batch.event = event_of(batch.sequence, c->tally, event, sizeof event);

@@ -15,6 +15,7 @@
 #include "broker/io/cron.h"
 #include "broker/io/dead.h"
 #include "broker/io/node.h"
+#include "broker/io/retention.h"
 #include "shared/base/assert.h"
 #include "shared/base/clock.h"
 #include "shared/base/file.h"
@@ -91,6 +92,7 @@ void mq_shard_free(mq_broker *b)
     mq_own_release(b);
     mq_dead_release(b);
     mq_cron_release(b);
+    mq_retention_release(b);
     mq_receive_release(b);
     mq_late_release(b);
     mq_curves_free(b->curves);
@@ -303,6 +305,7 @@ static void turn_shard(mq_broker *b)
         mq_gets_tick(b);
         mq_dead_tick(b);
         mq_cron_tick(b);
+        mq_retention_tick(b);
     }
     mq_outbox_flush(b);
     mq_late_turn(b);

@@ -10,6 +10,7 @@
 
 #include "broker/io/body.h"
 #include "broker/io/broker.h"
+#include "broker/io/retention.h"
 #include "shared/base/assert.h"
 #include "shared/base/clock.h"
 #include "shared/base/log.h"
@@ -21,7 +22,6 @@ enum {
     REFUSE_MS = 3000,     /* not served for so long: clients are told why */
     DAMAGED_MS = 5000,    /* the same when what is stored could not be read */
     SEGMENTS_MAX = 65536, /* live segments at a takeover must be fewer */
-    FULL_PERCENT = 80,    /* of the store's memory: above, new jobs are answered busy */
 };
 
 void mq_own_trouble(mq_broker *b, const char *text)
@@ -236,6 +236,9 @@ static void on_counter(void *arg, mq_code code, mq_span field, mq_span value, co
                 b->counters[i] = strtoll(text, NULL, 10);
             }
         }
+        if (is_current) {
+            mq_retention_load(b, field, value);
+        }
         if (is_current && mq_span_is(field, "dups") && mq_span_copy(value, text, sizeof text)) {
             b->dups = strtoll(text, NULL, 10);
         }
@@ -279,6 +282,7 @@ static void begin(mq_broker *b, load *l)
     mq_act_step(b, &in);
     b->own = MQ_OWN_COUNTERS;
     memset(b->counters, 0, sizeof b->counters);
+    mq_retention_reset(b);
     b->dups = 0;
     if (b->store->ops->scan(b->store, MQ_PART_COUNTERS, 0, on_counter, l, &err) != MQ_OK) {
         free(l);
@@ -375,16 +379,12 @@ static void on_acquired(void *arg, mq_code code, const mq_store_owner *owner, co
 
 static void press(mq_broker *b)
 {
-    bool is_full = b->is_stopping || (b->store_max_bytes > 0 &&
-                                      b->used_bytes / FULL_PERCENT * 100 > b->store_max_bytes);
+    bool is_full = b->is_stopping ||
+                   (b->store_max_bytes > 0 && mq_retention_percent(b) >= MQ_STORE_FULL_PERCENT);
     if (b->core == NULL || is_full == b->is_full) {
         return;
     }
     b->is_full = is_full;
-    if (is_full && !b->is_stopping) {
-        mq_answer_news(b, "full", "the store holds %llu of %llu bytes: new jobs are answered busy",
-                       (unsigned long long)b->used_bytes, (unsigned long long)b->store_max_bytes);
-    }
     mq_input in = {.type = MQ_IN_PRESSURE};
     in.as.is_full = is_full;
     mq_act_step(b, &in);

@@ -97,6 +97,24 @@ static void check_store(doctor *d, const json_t *status, const mq_argv *args)
     }
 }
 
+/* Before new jobs are answered busy. */
+static void check_room(doctor *d, const json_t *status)
+{
+    const json_t *store = json_object_get(status, "store");
+    const char *level = mq_js_text(store, "level", "ok");
+    bool is_ok = strcmp(level, "ok") == 0;
+    report(d,
+           is_ok                        ? FINE
+           : strcmp(level, "warn") == 0 ? WARNING
+                                        : FAILED,
+           "room", "the store uses %lld %% of its memory, %.1f MB of it finished jobs%s",
+           (long long)mq_js_int(store, "used_percent"),
+           (double)mq_js_int(store, "results_bytes") / 1e6,
+           is_ok ? ""
+                 : ": at 80 % new jobs are answered busy; raise its maxmemory, lower the broker's "
+                   "--retention-ms or --results-bytes-max, or `maasq queue purge`");
+}
+
 static void check_broker(doctor *d, const json_t *status)
 {
     const json_t *broker = json_object_get(status, "broker");
@@ -209,6 +227,7 @@ int mq_cmd_doctor(mq_cli *cli, const mq_argv *args)
     } else {
         check_broker(&d, status);
         check_store(&d, status, args);
+        check_room(&d, status);
         check_blobs(&d);
         check_workers(&d);
         check_echo(&d);

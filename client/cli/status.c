@@ -150,6 +150,11 @@ static void print_page(const page *p)
            mq_out_time(mq_js_int(p->status, "now_ms")));
     print_numbers("jobs now", json_object_get(p->status, "jobs"));
     print_numbers("so far", json_object_get(p->status, "counters"));
+    const json_t *store = json_object_get(p->status, "store");
+    if (strcmp(mq_js_text(store, "level", "ok"), "ok") != 0) {
+        printf("store      %lld %% of its memory is used: at 80 %% new jobs are answered busy\n",
+               (long long)mq_js_int(store, "used_percent"));
+    }
     printf("\n");
     print_workers(p->workers);
     printf("\n");

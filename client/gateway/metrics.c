@@ -180,6 +180,19 @@ static void write_store(const json_t *store, mq_buf *out)
     value(out, number_of(store, "used_bytes"));
     mq_buf_add_str(out, "maasq_store_bytes{which=\"limit\"} ");
     value(out, number_of(store, "max_bytes"));
+    family(out, "maasq_store_level", "gauge",
+           "0 ok, 1 above 70 %, 2 above 80 %: new jobs are busy.");
+    const char *level = json_string_value(json_object_get(store, "level"));
+    level = level == NULL ? "" : level;
+    mq_buf_printf(out, "maasq_store_level %d\n",
+                  strcmp(level, "full") == 0   ? 2
+                  : strcmp(level, "warn") == 0 ? 1
+                                               : 0);
+    family(out, "maasq_results_bytes", "gauge", "Finished jobs that are kept.");
+    mq_buf_add_str(out, "maasq_results_bytes{which=\"used\"} ");
+    value(out, number_of(store, "results_bytes"));
+    mq_buf_add_str(out, "maasq_results_bytes{which=\"limit\"} ");
+    value(out, number_of(store, "results_bytes_max"));
 }
 
 /* A row of the broker's list is what waits of one kind and model in one queue. */

@@ -1,12 +1,16 @@
 /* The embedded function library; see library.h. */
 #include "shared/store/library.h"
 
+/* The order matters: later files use what earlier ones define. */
+/* clang-format off */
 static const char text[] =
 #include "lua/commit.inc"
 #include "lua/owner.inc"
 #include "lua/read.inc"
+#include "lua/trim.inc"
 #include "lua/cluster.inc"
     ;
+/* clang-format on */
 
 void mq_library_text(mq_buf *buf)
 {

@@ -33,6 +33,10 @@ uint64_t mq_memory_used(const mq_memory *memory);
 /* Entry of done when its bucket has not expired, else NULL. */
 mq_dict_entry *mq_memory_find_done(const mq_memory *memory, mq_span id, int64_t now_ms);
 
+/* The trim of store.h; epoch has been checked. Returns the bytes freed. */
+uint64_t mq_memory_trim(mq_memory *memory, uint64_t minute, mq_store_trim mode, int64_t now_ms,
+                        bool *is_there);
+
 /* Applies a batch that mq_batch_check has accepted; fills verdict, dups (from arena) and
  * ignored_count. */
 void mq_memory_apply(mq_memory *memory, const mq_store_batch *batch, int64_t now_ms,

@@ -1,5 +1,7 @@
 /* The commit of the in-memory model: what lua/commit.lua does, said once more as plainly as
  * possible. The differential test holds the two together. No queue, no clock. */
+#include <stdio.h>
+
 #include "shared/base/assert.h"
 #include "shared/store/batch.h"
 #include "shared/store/memory.h"
@@ -230,4 +232,43 @@ void mq_memory_apply(mq_memory *m, const mq_store_batch *b, int64_t now_ms, mq_a
     m->sequence = b->sequence;
     reply->verdict = MQ_STORE_OK;
     reply->dups = dups;
+}
+
+uint64_t mq_memory_trim(mq_memory *m, uint64_t minute, mq_store_trim mode, int64_t now_ms,
+                        bool *is_there)
+{
+    uint64_t freed = 0;
+    uint32_t left = 0;
+    char name[48];
+    expire(m, now_ms);
+    for (uint32_t i = m->done.count; i > 0; i--) {
+        mq_dict_entry *e = &m->done.entries[i - 1];
+        if ((uint64_t)mq_batch_minute(e->key) != minute) {
+            continue;
+        }
+        left++;
+        if (mode == MQ_TRIM_LOOK) {
+            continue;
+        }
+        freed += e->value.len - e->extra;
+        if (mode == MQ_TRIM_ALL) {
+            freed += e->extra;
+            left--;
+            mq_dict_remove(&m->done, e->key);
+        } else {
+            mq_dict_put(&m->done, e->key, mq_span_of(e->value.data, (size_t)e->extra), e->extra);
+        }
+    }
+    (void)snprintf(name, sizeof name, MQ_STORE_KEPT_PREFIX "%llu", (unsigned long long)minute);
+    mq_dict_entry *count = mq_dict_find(&m->counters, mq_str(name));
+    if (freed > 0) {
+        uint64_t bits = (count == NULL ? 0 : count->extra) - freed;
+        mq_dict_put(&m->counters, mq_str(name), (mq_span){0}, bits);
+    }
+    if (left == 0) {
+        mq_dict_remove(&m->counters, mq_str(name));
+        mq_dict_remove(&m->buckets, key_of(&minute));
+    }
+    *is_there = left > 0;
+    return freed;
 }

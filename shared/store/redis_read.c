@@ -335,3 +335,69 @@ mq_code mq_redis_job(mq_store *store, mq_span id, mq_store_on_job *callback, voi
                                       call->key, call->cursor, s->keys.live, NULL});
     return MQ_OK;
 }
+
+/* ---- making room ---- */
+
+static void on_trimmed(void *arg, const redisReply *reply);
+
+static void ask_trim(mq_call *call)
+{
+    static const char *const modes[] = {"0", "1", "2"};
+    const mq_keys *k = &call->store->keys;
+    char epoch[24];
+    snprintf(epoch, sizeof epoch, "%llu", (unsigned long long)call->epoch);
+    mq_call_ask(call, on_trimmed,
+                (const char *const[]){"FCALL", "mq1_trim", "3", k->fixed[MQ_KEY_OWNER], call->key,
+                                      k->fixed[MQ_KEY_COUNT], epoch, call->cursor, k->result,
+                                      call->counter, modes[call->mode], NULL});
+}
+
+static void give_number(mq_call *call, const char *name, uint64_t number)
+{
+    char text[24];
+    int len = snprintf(text, sizeof text, "%llu", (unsigned long long)number);
+    call->on_field(call->arg, MQ_OK, mq_str(name), mq_span_of(text, (size_t)len), NULL);
+}
+
+static void on_trimmed(void *arg, const redisReply *reply)
+{
+    mq_call *call = arg;
+    if (!mq_call_reply(call, reply) || !expect(call, reply, reply->type == REDIS_REPLY_ARRAY)) {
+        mq_call_end(call);
+        return;
+    }
+    if (reply->elements == 0) {
+        mq_fail(&call->err, MQ_E_STALE, "store: epoch %llu does not own the shard",
+                (unsigned long long)call->epoch);
+    } else if (expect(call, reply,
+                      reply->elements == 3 && reply->element[1]->type == REDIS_REPLY_INTEGER &&
+                          reply->element[2]->type == REDIS_REPLY_INTEGER)) {
+        mq_span_copy(text_of(reply->element[0]), call->cursor, sizeof call->cursor);
+        call->freed += (uint64_t)reply->element[1]->integer;
+        if (strcmp(call->cursor, "0") != 0) {
+            ask_trim(call);
+        } else {
+            give_number(call, "freed", call->freed);
+            give_number(call, "there", reply->element[2]->integer != 0);
+        }
+    }
+    mq_call_end(call);
+}
+
+mq_code mq_redis_trim(mq_store *store, uint64_t epoch, uint64_t minute, mq_store_trim mode,
+                      mq_store_on_field *callback, void *arg, mq_error *err)
+{
+    mq_redis_store *s = self(store);
+    mq_call *call = mq_call_new(s, arg, err);
+    if (call == NULL) {
+        return MQ_E_BUSY;
+    }
+    call->on_field = callback;
+    call->epoch = epoch;
+    call->mode = mode;
+    mq_key_numbered(s->keys.done, minute, call->key);
+    mq_key_numbered(MQ_STORE_KEPT_PREFIX, minute, call->counter);
+    mq_span_copy(mq_str("0"), call->cursor, sizeof call->cursor);
+    ask_trim(call);
+    return MQ_OK;
+}

@@ -31,9 +31,12 @@ typedef struct mq_call {
     mq_store_part part;
     char cursor[32]; /* scan */
     char key[MQ_KEY_BYTES];
-    mq_buf kept;         /* bodies: ids of large ones and their keys; job: its record. Owned */
-    uint32_t large_next; /* bodies: which large one is asked for */
-    size_t record_bytes; /* job */
+    mq_buf kept;           /* bodies: ids of large ones and their keys; job: its record. Owned */
+    uint32_t large_next;   /* bodies: which large one is asked for */
+    size_t record_bytes;   /* job */
+    uint64_t epoch, freed; /* trim */
+    mq_store_trim mode;
+    char counter[MQ_KEY_BYTES];
 } mq_call;
 
 /* A large value on its way ahead of a commit; a copy is kept for the case that memory is full. */
@@ -106,6 +109,8 @@ mq_code mq_redis_scan(mq_store *store, mq_store_part part, uint64_t segment,
                       mq_store_on_field *callback, void *arg, mq_error *err);
 mq_code mq_redis_bodies(mq_store *store, const mq_span *ids, uint32_t count,
                         mq_store_on_field *callback, void *arg, mq_error *err);
+mq_code mq_redis_trim(mq_store *store, uint64_t epoch, uint64_t minute, mq_store_trim mode,
+                      mq_store_on_field *callback, void *arg, mq_error *err);
 mq_code mq_redis_job(mq_store *store, mq_span id, mq_store_on_job *callback, void *arg,
                      mq_error *err);
 

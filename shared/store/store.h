@@ -178,6 +178,16 @@ typedef void mq_store_on_field(void *arg, mq_code code, mq_span field, mq_span v
 typedef void mq_store_on_job(void *arg, mq_code code, mq_span record, mq_span result,
                              const mq_error *err);
 
+/* What trim does to a bucket. */
+typedef enum mq_store_trim {
+    MQ_TRIM_LOOK,    /* nothing */
+    MQ_TRIM_RESULTS, /* its results go, the records stay: their ids are still known */
+    MQ_TRIM_ALL,     /* records too */
+} mq_store_trim;
+
+/* Name of the counter that commits keep for a done bucket: bytes of its records and results. */
+#define MQ_STORE_KEPT_PREFIX "kept/"
+
 typedef struct mq_store mq_store;
 
 /* Calls return MQ_OK when the answer will come by the callback, exactly once (free counts: then
@@ -202,6 +212,12 @@ typedef struct mq_store_ops {
     mq_code (*bodies)(mq_store *, const mq_span *ids, uint32_t count, mq_store_on_field *,
                       void *arg, mq_error *);
     mq_code (*job)(mq_store *, mq_span id, mq_store_on_job *, void *arg, mq_error *);
+    /* The done bucket of a minute makes room before its time. Gives two fields in decimal: "freed",
+     * bytes, which the counter MQ_STORE_KEPT_PREFIX<minute> loses, and "there", 1 while the bucket
+     * is; without it the counter goes too. MQ_E_STALE when epoch is not the owner's. Piece by
+     * piece: jobs that end meanwhile may be left out. */
+    mq_code (*trim)(mq_store *, uint64_t epoch, uint64_t minute, mq_store_trim, mq_store_on_field *,
+                    void *arg, mq_error *);
     /* Descriptor to poll and the events wanted; -1 while not connected. */
     int (*fd)(mq_store *);
     short (*events)(mq_store *);

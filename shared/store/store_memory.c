@@ -459,6 +459,34 @@ static void free_store(mq_store *store)
     free(s);
 }
 
+static void add_number(answer *a, const char *name, uint64_t number)
+{
+    char text[24];
+    int len = snprintf(text, sizeof text, "%llu", (unsigned long long)number);
+    add_field(a, mq_str(name), mq_span_of(text, (size_t)len));
+}
+
+static mq_code trim(mq_store *store, uint64_t epoch, uint64_t minute, mq_store_trim mode,
+                    mq_store_on_field *callback, void *arg, mq_error *err)
+{
+    memory_store *s = self(store);
+    mq_code code = may_call(s, err);
+    if (code != MQ_OK) {
+        return code;
+    }
+    answer *a = new_answer(s, arg);
+    a->on_field = callback;
+    if (epoch != s->disk->epoch) {
+        mq_fail(&a->err, MQ_E_STALE, "store: epoch %llu does not own the shard",
+                (unsigned long long)epoch);
+        return MQ_OK;
+    }
+    bool is_there = false;
+    add_number(a, "freed", mq_memory_trim(s->disk, minute, mode, *s->clock_ms, &is_there));
+    add_number(a, "there", is_there);
+    return MQ_OK;
+}
+
 static const mq_store_ops ops = {
     .acquire = acquire,
     .release = release,
@@ -467,6 +495,7 @@ static const mq_store_ops ops = {
     .scan = scan,
     .bodies = bodies,
     .job = job,
+    .trim = trim,
     .fd = no_fd,
     .events = no_events,
     .process = process,

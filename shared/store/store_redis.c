@@ -373,6 +373,7 @@ static const mq_store_ops ops = {
     .scan = mq_redis_scan,
     .bodies = mq_redis_bodies,
     .job = mq_redis_job,
+    .trim = mq_redis_trim,
     .fd = store_fd,
     .events = store_events,
     .process = process,

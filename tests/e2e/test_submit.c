@@ -13,6 +13,7 @@
 
 #include "shared/base/clock.h"
 #include "shared/base/file.h"
+#include "shared/base/ulid.h"
 #include "tests/support/system.h"
 
 enum { OUT_MAX = 1 << 18, WAIT_MS = 60000 };
@@ -328,6 +329,51 @@ static void a_queued_job_is_cancelled_before_it_runs(void **unused)
     wait_state(id, "cancelled");
 }
 
+static void the_oldest_results_make_room_and_their_ids_stay_known(void **unused)
+{
+    (void)unused;
+    static char text[100001];
+    char path[160], id[MQ_ULID_SIZE] = "", first[MQ_ULID_SIZE] = "";
+    memset(text, 'x', sizeof text - 1);
+    write_file("large", text, path);
+    sys_kill(&system_, SYS_BROKER, 0, SIGTERM);
+    system_.options.broker_args[0] = "--results-bytes-max";
+    system_.options.broker_args[1] = "500000";
+    sys_spawn(&system_, SYS_BROKER, 0);
+    for (int i = 0; i < 8; i++) { /* submitted an hour ago, a minute apart */
+        uint8_t random[10] = {(uint8_t)i, (uint8_t)mq_clock_mono_ns()};
+        mq_ulid_make(mq_clock_wall_ms() - 3600000 + i * 60000, random, id);
+        MUST("job", "submit", "echo", "--input", path, "--id", id, "--output", "/dev/null");
+        memcpy(first, i == 0 ? id : first, sizeof first);
+    }
+    int64_t until_ms = mq_clock_mono_ms() + WAIT_MS;
+    int64_t kept = INT64_MAX;
+    while (kept > 500000) {
+        assert_true(mq_clock_mono_ms() < until_ms);
+        MUST("status", "--json");
+        json_t *json = answer();
+        json_t *status = json_object_get(json, "status");
+        json_t *store = json_object_get(status == NULL ? json : status, "store");
+        kept = json_integer_value(json_object_get(store, "results_bytes"));
+        assert_int_equal(json_integer_value(json_object_get(store, "results_bytes_max")), 500000);
+        json_decref(json);
+        mq_clock_sleep_ms(50);
+    }
+    assert_true(kept > 300000); /* not more than needed, by the minute */
+    MUST("job", "wait", first);
+    assert_int_equal(strlen(out), 0); /* its result made room */
+    MUST("job", "wait", id);
+    assert_true(strlen(out) >= 100000);
+    MUST("job", "submit", "echo", "--input", path, "--id", first); /* known: not run again */
+    MUST("job", "show", first, "--json");
+    char state[32];
+    text_of("state", state, sizeof state);
+    assert_string_equal(state, "succeeded");
+    sys_kill(&system_, SYS_BROKER, 0, SIGTERM);
+    system_.options.broker_args[0] = NULL;
+    sys_spawn(&system_, SYS_BROKER, 0);
+}
+
 static int64_t beats_from_ms; /* wall clock: when the recurring job was added */
 
 static void a_recurring_job_is_added_and_shown(void **unused)
@@ -410,6 +456,7 @@ int main(void)
         cmocka_unit_test(a_soft_cancel_reaches_the_handler_and_its_slot_lives_on),
         cmocka_unit_test(a_hard_cancel_ends_at_once_and_kills_the_slot_that_does_not_listen),
         cmocka_unit_test(a_queued_job_is_cancelled_before_it_runs),
+        cmocka_unit_test(the_oldest_results_make_room_and_their_ids_stay_known),
         cmocka_unit_test(it_ran_once_for_each_of_its_times),
     };
     return cmocka_run_group_tests(tests, start, stop);

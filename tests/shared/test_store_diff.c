@@ -35,7 +35,7 @@ typedef struct world {
     bool is_full;
     mq_test_answer a, b;
     uint32_t verdicts[6];
-    uint32_t dups, ignored;
+    uint32_t dups, ignored, trimmed;
     uint32_t old_owners, repeats, holes, oversized; /* asked for, not only met */
 } world;
 
@@ -207,6 +207,26 @@ static void two_commits(world *w, int broker)
     }
 }
 
+/* Room is made in a bucket, now and then by an owner that is none any more. */
+static void trim(world *w, int broker)
+{
+    mq_prng *rng = &w->random.rng;
+    uint64_t epoch = w->epoch - (mq_prng_below(rng, 8) == 0);
+    uint64_t minute = (uint64_t)w->random.now_ms / 60000 - mq_prng_below(rng, 6);
+    mq_store_trim mode = (mq_store_trim)mq_prng_below(rng, 3);
+    mq_test_trim(w->redis[broker], epoch, minute, mode, &w->a);
+    mq_test_trim(w->model[broker], epoch, minute, mode, &w->b);
+    assert_int_equal(w->a.code, w->b.code);
+    assert_int_equal(w->a.code, epoch == w->epoch ? MQ_OK : MQ_E_STALE);
+    assert_int_equal(w->a.pair_count, w->b.pair_count);
+    for (uint32_t i = 0; i < w->a.pair_count; i++) {
+        assert_true(mq_span_eq(w->a.pairs[i].field, w->b.pairs[i].field));
+        assert_true(mq_span_eq(w->a.pairs[i].value, w->b.pairs[i].value));
+        w->trimmed +=
+            mq_span_is(w->a.pairs[i].field, "freed") && !mq_span_is(w->a.pairs[i].value, "0");
+    }
+}
+
 static long long ask(redisContext *c, const char *command, const char *name)
 {
     redisReply *reply = redisCommand(c, command, name);
@@ -261,6 +281,8 @@ static void redis_and_the_model_answer_alike_and_hold_the_same(void **state)
             acquire(w, (int)mq_prng_below(&w->random.rng, 2), false);
         } else if (i > 100 && kind < (w->is_full ? 14 : 5)) {
             set_full(w, !w->is_full);
+        } else if (kind < 7 && i < calls - 200) {
+            trim(w, broker);
         } else if (kind < 25) {
             two_commits(w, broker);
         } else if (kind < 27) {
@@ -285,6 +307,7 @@ static void redis_and_the_model_answer_alike_and_hold_the_same(void **state)
         assert_true(w->verdicts[verdict] > 0); /* or the test has not tested it */
     }
     assert_int_equal(w->verdicts[MQ_STORE_FAILED], 0);
+    assert_true(w->trimmed > 5);
 }
 
 /* ---- kills ---- */

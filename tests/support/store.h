@@ -197,6 +197,14 @@ static inline void mq_test_job(mq_store *store, mq_span id, mq_test_answer *a)
     mq_test_store_wait(store, &a->is_done);
 }
 
+static inline void mq_test_trim(mq_store *store, uint64_t epoch, uint64_t minute,
+                                mq_store_trim mode, mq_test_answer *a)
+{
+    mq_test_answer_reset(a);
+    mq_test_refused(a, store->ops->trim(store, epoch, minute, mode, mq_test_on_field, a, &a->err));
+    mq_test_store_wait(store, &a->is_done);
+}
+
 static inline int mq_test_pair_order(const void *a, const void *b)
 {
     const mq_test_pair *x = a;
