@@ -368,7 +368,7 @@ typedef struct mq_lane_view {
     uint32_t blocked; /* of them, by a limit of their key */
     uint32_t tenants;
     int64_t oldest_ms; /* when the job that is next was submitted */
-    bool is_paused, is_draining;
+    bool is_paused, is_draining, is_gang;
 } mq_lane_view;
 /* Lanes 0..config.lanes_max - 1; false = empty. */
 bool mq_core_lane(const mq_core *core, uint32_t index, mq_lane_view *out);

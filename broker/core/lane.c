@@ -153,6 +153,7 @@ bool mq_core_lane(const mq_core *core, uint32_t index, mq_lane_view *out)
         .tenants = lane->flow_count,
         .oldest_ms = job == MQ_NONE ? 0 : core->jobs[job].submitted_ms,
         .is_paused = lane->is_paused,
+        .is_gang = lane->is_gang,
         .is_draining = mq_queue_is_draining(core, mq_name_text(core, lane->queue)),
     };
     return true;

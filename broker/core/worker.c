@@ -305,8 +305,10 @@ void mq_worker_beat(mq_core *core, const mq_input *in, mq_outputs *out)
     w->is_draining = w->is_draining || m->is_draining;
     judge_all(core, w, m->jobs, m->jobs_count, out);
     mq_output *item = mq_out_add(out, MQ_OUT_BEATEN, in->conn, 0);
-    item->as.beaten = (mq_msg_beaten){
-        .seq = m->seq, .verdicts = out->verdicts, .verdicts_count = out->verdict_count};
+    item->as.beaten = (mq_msg_beaten){.reserved = w->reserved,
+                                      .seq = m->seq,
+                                      .verdicts = out->verdicts,
+                                      .verdicts_count = out->verdict_count};
 }
 
 void mq_worker_bye(mq_core *core, const mq_input *in, mq_outputs *out)

@@ -97,6 +97,8 @@ typedef struct mq_broker {
     int64_t started_ms;
     bool is_stopping; /* or the shard is being handed over */
     bool is_open;     /* messages may be taken in this turn */
+    bool is_wanting;  /* want.c: workers were told that jobs wait */
+    int64_t want_ms;  /* when they are told again */
     int64_t leave_ms; /* node.c: then it is given up whatever is under way; 0 = it stays */
 
     mq_side *front, *back; /* the node's */
@@ -220,6 +222,11 @@ void mq_own_release(mq_broker *b);
 /* Sends the core's batch to the store. */
 void mq_commit_send(mq_broker *b, const mq_outputs *out);
 const char *mq_counter_name(uint32_t index);
+
+/* ---- want.c ---- */
+/* Once a turn, while there is a core. */
+void mq_want_tick(mq_broker *b);
+int64_t mq_want_deadline(const mq_broker *b); /* monotonic */
 
 /* ---- gets.c ---- */
 MQ_MUST_USE mq_code mq_gets_new(mq_gets **out, mq_error *err);

@@ -130,6 +130,7 @@ void mq_ws_job_accept(mq_worker_session *s, const mq_msg_job_item *it, uint32_t 
     mq_ws_job *job = &s->jobs[index];
     *job = (mq_ws_job){
         .state = MQ_WS_WAITING,
+        .talk = s->at,
         .epoch = it->epoch,
         .grant = it->grant,
         .is_transient = it->is_transient,
@@ -377,14 +378,16 @@ void mq_ws_jobs_send(mq_worker_session *s, int64_t now_ms, mq_ws_actions *out)
 {
     for (uint32_t i = 0; i < s->high; i++) {
         mq_ws_job *job = &s->jobs[i];
-        if (job->state != MQ_WS_ENDED || now_ms < job->resend_ms) {
+        if (job->state != MQ_WS_ENDED || job->talk != s->at || now_ms < job->resend_ms) {
             continue;
         }
         if (job->is_transient && job->is_sent) {
             forget(s, i, out);
             continue;
         }
-        mq_ws_put(out, MQ_WS_SEND_RESULT)->index = i;
+        mq_ws_action *action = mq_ws_put(out, MQ_WS_SEND_RESULT);
+        action->index = i;
+        action->talk = s->at;
         job->is_sent = true;
         job->resend_ms = job->is_transient ? now_ms : now_ms + job->resend_after_ms;
         job->resend_after_ms = mq_min_i64(job->resend_after_ms * 2, MQ_WS_RESEND_MS_MAX);

@@ -7,6 +7,18 @@
 /* Appends an action of this type, to be filled in by the caller. */
 mq_ws_action *mq_ws_put(mq_ws_actions *out, mq_ws_action_type type);
 
+/* How many shards there are: links for the new ones begin. */
+void mq_ws_talks(mq_worker_session *s, uint64_t shards);
+
+/* Lending of slots to several shards: computes what each is to be told; a job came from the shard
+ * at hand; it was told free_told, `before` being what it could still use; its beat was answered;
+ * its link is gone. */
+void mq_ws_lend(mq_worker_session *s, int64_t now_ms);
+void mq_ws_lend_job(mq_worker_session *s, int64_t now_ms);
+void mq_ws_lend_told(mq_worker_session *s, uint64_t before, int64_t now_ms);
+void mq_ws_lend_back(mq_worker_session *s, uint64_t seq, uint64_t reserved);
+void mq_ws_lend_lost(mq_worker_session *s);
+
 /* Goes on to the next broker of the list and greets it. */
 void mq_ws_next_broker(mq_worker_session *s, int64_t now_ms, mq_ws_actions *out);
 

@@ -34,6 +34,11 @@
 enum {
     MQ_WS_JOBS_MAX = 512,
     MQ_WS_SLOTS_MAX = 128,
+    MQ_WS_TALKS_MAX = 64,       /* shards */
+    MQ_WS_WANT_MS = 1000,       /* so long a word that jobs wait is believed */
+    MQ_WS_PATIENCE_MS = 250,    /* unused credit stays so long while others want some */
+    MQ_WS_MOVED_MS = 1000,      /* for an owner's answer that another broker sent us to */
+    MQ_WS_GONE_MS = 1500,       /* for a broker to come back before the next one is tried */
     MQ_WS_HELLO_MS = 1000,      /* greeting and registration are repeated so often */
     MQ_WS_ANSWER_MS = 5000,     /* without an answer to them: next broker */
     MQ_WS_BEAT_MS = 5000,       /* until the broker says */
@@ -95,6 +100,7 @@ typedef struct mq_ws_job {
     bool is_sent;     /* its result, at least once */
     bool is_recalled; /* HANDED: asked back already, but the slot had begun it */
     uint32_t slot;
+    uint32_t talk;       /* shard it came from */
     uint32_t prev, next; /* WAITING: its neighbours in order; FREE: next */
     uint32_t same;       /* next job with the same hash of its grant */
     int64_t max_run_ms;
@@ -130,8 +136,28 @@ typedef enum mq_ws_action_type {
     MQ_WS_EXIT,   /* drained: leave the loop */
 } mq_ws_action_type;
 
+/* What is kept of the talk with one shard's owner while another one is at hand. */
+typedef struct mq_ws_talk {
+    mq_ws_link link;
+    uint32_t broker;
+    int64_t heard_ms, asked_ms, ask_ms, next_beat_ms;
+    uint64_t epoch, seq, jobs_seen, free_told, seen_told;
+    bool want_beat;
+} mq_ws_talk;
+
+/* What of the free slots is lent to a shard's owner (lend.c). */
+typedef struct mq_ws_loan {
+    uint64_t share;      /* what it is to be told */
+    uint64_t held;       /* what it may use at most: more than `share` until a beat is answered */
+    uint64_t back_seq;   /* of the beat that takes some back; 0 = none */
+    int64_t wanted_ms;   /* jobs wait there until then at least */
+    int64_t patience_ms; /* how long unused credit is left there while others want some */
+    int64_t used_ms;     /* when it last got or used some */
+} mq_ws_loan;
+
 typedef struct mq_ws_action {
     mq_ws_action_type type;
+    uint32_t talk;  /* shard whose owner it is about */
     uint32_t index; /* job or broker */
     uint32_t slot;
     uint32_t item;
@@ -162,6 +188,11 @@ typedef struct mq_ws_config {
 typedef struct mq_worker_session {
     mq_ws_config config;
     mq_prng prng;
+    uint32_t talk_count; /* shards of the deployment, at least 1 */
+    uint32_t at;         /* the shard at hand: the next fields, down to want_beat, are of it */
+    uint32_t lend_next;  /* shard that gets the next slot */
+    mq_ws_talk talks[MQ_WS_TALKS_MAX]; /* of the other shards */
+    mq_ws_loan loans[MQ_WS_TALKS_MAX];
     mq_ws_link link;
     uint32_t broker; /* of the list */
     int64_t beat_ms;
@@ -174,8 +205,8 @@ typedef struct mq_worker_session {
     uint64_t jobs_seen; /* never falls: a broker that is new to us counts from our first word */
     uint64_t free_told; /* in the last beat or credit */
     uint64_t seen_told; /* jobs_seen in the same */
-    uint64_t run_us;    /* of recent jobs, a moving mean; 0 = none yet */
     bool want_beat;
+    uint64_t run_us; /* of recent jobs, a moving mean; 0 = none yet */
     bool is_draining, is_stopping, is_gone;
     int64_t drain_until_ms; /* then jobs are stopped */
     int64_t leave_ms;       /* then it exits whatever is open */
@@ -193,6 +224,13 @@ typedef struct mq_worker_session {
 
 /* Starts DOWN with all slots dead; the first flush connects. */
 void mq_ws_init(mq_worker_session *s, const mq_ws_config *config, int64_t now_ms);
+
+/* A deployment of several shards has one link for each. Takes shard `at` in hand: what comes next
+ * is from its owner. */
+void mq_ws_from(mq_worker_session *s, uint32_t at);
+
+/* Jobs wait at this shard (0: no more). */
+void mq_ws_on_want(mq_worker_session *s, const mq_msg_want *m, int64_t now_ms);
 
 /* Messages of the broker. */
 void mq_ws_on_welcome(mq_worker_session *s, const mq_msg_welcome *m, int64_t now_ms,
@@ -259,8 +297,8 @@ int64_t mq_ws_deadline(const mq_worker_session *s, int64_t now_ms);
  * broker longer than it works: about 20 ms of work, only for slots that are not at a long job. */
 uint64_t mq_ws_credit(const mq_worker_session *s, int64_t now_ms);
 
-/* Jobs that READY and BEAT list, into held[MQ_WS_JOBS_MAX] (texts borrowed from the session,
- * progress left empty); indices of them into jobs. Returns how many. */
+/* Jobs of the shard at hand that READY and BEAT list, into held[MQ_WS_JOBS_MAX] (texts borrowed
+ * from the session, progress left empty); indices of them into jobs. Returns how many. */
 uint32_t mq_ws_held(const mq_worker_session *s, mq_msg_held *held, uint32_t *jobs);
 
 /* Job of a lease, or UINT32_MAX. */

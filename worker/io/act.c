@@ -23,7 +23,7 @@ static void send_hello(mq_supervisor *sv)
                       .name = mq_str(sv->name),
                       .version_min = MQ_WIRE_VERSION,
                       .version_max = MQ_WIRE_VERSION};
-    mq_broker_link_send(&sv->link, MQ_CMD_hello, &m, (mq_span){0});
+    mq_broker_link_send(mq_sv_link(sv), MQ_CMD_hello, &m, (mq_span){0});
 }
 
 static void send_ready(mq_supervisor *sv)
@@ -80,7 +80,7 @@ static void send_ready(mq_supervisor *sv)
         .held = sv->held,
         .held_count = mq_ws_held(&sv->session, sv->held, sv->held_jobs),
     };
-    mq_broker_link_send(&sv->link, MQ_CMD_ready, &m, (mq_span){0});
+    mq_broker_link_send(mq_sv_link(sv), MQ_CMD_ready, &m, (mq_span){0});
 }
 
 static void measure(mq_supervisor *sv, int64_t now_ms)
@@ -118,7 +118,7 @@ static void send_beat(mq_supervisor *sv, int64_t now_ms)
             sv->held[i].progress = mq_span_of(kept->progress, kept->progress_len);
         }
     }
-    mq_broker_link_send(&sv->link, MQ_CMD_beat, &m, (mq_span){0});
+    mq_broker_link_send(mq_sv_link(sv), MQ_CMD_beat, &m, (mq_span){0});
 }
 
 static void send_credit(mq_supervisor *sv)
@@ -127,7 +127,7 @@ static void send_credit(mq_supervisor *sv)
                        .seq = sv->session.seq,
                        .free = sv->session.free_told,
                        .jobs_seen = sv->session.jobs_seen};
-    mq_broker_link_send(&sv->link, MQ_CMD_credit, &m, (mq_span){0});
+    mq_broker_link_send(mq_sv_link(sv), MQ_CMD_credit, &m, (mq_span){0});
 }
 
 /* Sends the results put together so far. */
@@ -136,9 +136,11 @@ static void results_flush(mq_supervisor *sv, int64_t now_ms)
     if (sv->result_count == 0) {
         return;
     }
+    mq_ws_from(&sv->session, sv->result_talk);
     mq_msg_result m = {
         .worker = mq_str(sv->worker), .jobs = sv->results, .jobs_count = sv->result_count};
-    bool is_sent = mq_broker_link_send(&sv->link, MQ_CMD_result, &m, mq_buf_span(&sv->payload));
+    bool is_sent =
+        mq_broker_link_send(mq_sv_link(sv), MQ_CMD_result, &m, mq_buf_span(&sv->payload));
     for (uint32_t i = 0; i < sv->result_count && !is_sent; i++) {
         mq_ws_on_unsent(&sv->session, sv->result_jobs[i], now_ms);
     }
@@ -183,19 +185,35 @@ static void results_add(mq_supervisor *sv, uint32_t index, int64_t now_ms)
 static void connect_to(mq_supervisor *sv, uint32_t broker)
 {
     mq_error err;
-    const char *endpoint = sv->options->brokers[broker];
-    if (mq_broker_link_connect(&sv->link, endpoint, &err) != MQ_OK) {
+    char *moved = sv->moved[sv->session.at];
+    uint32_t given = sv->options->broker_count;
+    const char *endpoint = moved[0] != '\0' ? moved
+                           : broker < given ? sv->options->brokers[broker]
+                                            : sv->learned[(broker - given) % MQ_WORKER_BROKERS_MAX];
+    if (mq_broker_link_connect(mq_sv_link(sv), endpoint, &err) != MQ_OK) {
         mq_log(MQ_WARN, "broker not reachable", "endpoint=%s error=\"%s\"", endpoint, err.text);
         return;
     }
-    mq_log(MQ_DEBUG, "connecting", "endpoint=%s", endpoint);
+    mq_log(MQ_DEBUG, "connecting", "shard=%u endpoint=%s", sv->session.at, endpoint);
+    moved[0] = '\0';
+}
+
+/* Links of shards that the session has just learned of. */
+static void links_grow(mq_supervisor *sv)
+{
+    for (; sv->link_count < sv->session.talk_count; sv->link_count++) {
+        mq_broker_link_init(&sv->links[sv->link_count], sv->context);
+        sv->links[sv->link_count].shard = sv->link_count;
+    }
 }
 
 static void act(mq_supervisor *sv, const mq_ws_action *a, int64_t now_ms)
 {
-    if (a->type != MQ_WS_SEND_RESULT) {
+    if (a->type != MQ_WS_SEND_RESULT || a->talk != sv->result_talk) {
         results_flush(sv, now_ms);
+        sv->result_talk = a->talk;
     }
+    mq_ws_from(&sv->session, a->talk);
     switch (a->type) {
     case MQ_WS_CONNECT:
         connect_to(sv, a->index);
@@ -217,7 +235,7 @@ static void act(mq_supervisor *sv, const mq_ws_action *a, int64_t now_ms)
         break;
     case MQ_WS_SEND_BYE: {
         mq_msg_bye m = {.worker = mq_str(sv->worker)};
-        mq_broker_link_send(&sv->link, MQ_CMD_bye, &m, (mq_span){0});
+        mq_broker_link_send(mq_sv_link(sv), MQ_CMD_bye, &m, (mq_span){0});
         break;
     }
     case MQ_WS_START:
@@ -252,6 +270,7 @@ static void act(mq_supervisor *sv, const mq_ws_action *a, int64_t now_ms)
 
 void mq_sv_act(mq_supervisor *sv, int64_t now_ms)
 {
+    links_grow(sv);
     for (uint32_t i = 0; i < sv->actions.count; i++) {
         act(sv, &sv->actions.at[i], now_ms);
     }
@@ -273,6 +292,8 @@ typedef union any_message {
     mq_msg_roster roster;
     mq_msg_drain drain;
     mq_msg_answer answer;
+    mq_msg_routes routes;
+    mq_msg_want want;
 } any_message;
 
 static void on_job(mq_supervisor *sv, const mq_msg_job *m, mq_span payload, int64_t now_ms)
@@ -322,10 +343,45 @@ static void on_welcome(mq_supervisor *sv, const mq_msg_welcome *m, int64_t now_m
     mq_ws_on_welcome(&sv->session, m, now_ms, &sv->actions);
 }
 
+static bool is_endpoint(mq_span url)
+{
+    return url.len > 6 && url.len < MQ_WORKER_URL_MAX &&
+           (memcmp(url.data, "tcp://", 6) == 0 || memcmp(url.data, "ipc://", 6) == 0);
+}
+
+/* A broker that was not given may be the one that is left one day. */
+static void learn(mq_supervisor *sv, mq_span url)
+{
+    bool is_known = !is_endpoint(url) || sv->learned_count == MQ_WORKER_BROKERS_MAX;
+    for (uint32_t i = 0; i < sv->options->broker_count; i++) {
+        is_known |= !is_known && mq_span_is(url, sv->options->brokers[i]);
+    }
+    for (uint32_t i = 0; i < sv->learned_count; i++) {
+        is_known |= !is_known && mq_span_is(url, sv->learned[i]);
+    }
+    if (!is_known) {
+        (void)mq_span_copy(url, sv->learned[sv->learned_count++], MQ_WORKER_URL_MAX);
+        sv->session.config.broker_count = sv->options->broker_count + sv->learned_count;
+    }
+}
+
+static void on_routes(mq_supervisor *sv, const mq_msg_routes *m, int64_t now_ms)
+{
+    mq_ws_on_other(&sv->session, now_ms);
+    for (uint32_t i = 0; i < m->routes_count; i++) {
+        learn(sv, m->routes[i].endpoint);
+    }
+}
+
 static void on_error(mq_supervisor *sv, const mq_msg_error *m, int64_t now_ms)
 {
-    mq_log(MQ_WARN, "broker refuses", "code=%.*s error=\"%.*s\"", MQ_SPAN_ARG(m->code),
-           MQ_SPAN_ARG(m->text));
+    bool is_moved = mq_span_is(m->code, "moved");
+    if (is_moved && is_endpoint(m->text)) {
+        (void)mq_span_copy(m->text, sv->moved[sv->session.at], MQ_WORKER_URL_MAX);
+    }
+    bool is_passing = is_moved || (m->rid == 0 && mq_span_is(m->code, "busy"));
+    mq_log(is_passing ? MQ_DEBUG : MQ_WARN, "broker refuses", "code=%.*s error=\"%.*s\"",
+           MQ_SPAN_ARG(m->code), MQ_SPAN_ARG(m->text));
     if (m->rid != 0 && !mq_span_is(m->code, "busy")) {
         mq_code code = mq_code_parse((const char *)m->code.data, m->code.len);
         mq_sv_answer(sv, m->rid, code == MQ_OK ? MQ_E_INTERNAL : code, m->text, (mq_span){0});
@@ -352,9 +408,8 @@ static void dispatch(mq_supervisor *sv, const mq_broker_message *in, any_message
         break;
     case MQ_CMD_registered:
         if (s->link == MQ_WS_REGISTERING) {
-            mq_log(MQ_INFO, "registered", "broker=%s epoch=%llu slots=%u",
-                   sv->options->brokers[s->broker], (unsigned long long)m->registered.epoch,
-                   sv->slot_count);
+            mq_log(MQ_INFO, "registered", "shard=%u epoch=%llu slots=%u", s->at,
+                   (unsigned long long)m->registered.epoch, sv->slot_count);
         }
         mq_ws_on_registered(s, &m->registered, now_ms, &sv->actions);
         break;
@@ -384,6 +439,12 @@ static void dispatch(mq_supervisor *sv, const mq_broker_message *in, any_message
     case MQ_CMD_answer:
         on_answer(sv, &m->answer, in->payload, now_ms);
         break;
+    case MQ_CMD_routes:
+        on_routes(sv, &m->routes, now_ms);
+        break;
+    case MQ_CMD_want:
+        mq_ws_on_want(s, &m->want, now_ms);
+        break;
     default:
         break;
     }
@@ -402,23 +463,26 @@ static bool is_for_workers(mq_command command)
     case MQ_CMD_roster:
     case MQ_CMD_drain:
     case MQ_CMD_answer:
+    case MQ_CMD_routes:
+    case MQ_CMD_want:
         return true;
     default:
         return false;
     }
 }
 
-bool mq_sv_receive(mq_supervisor *sv, int64_t now_ms)
+static bool receive_link(mq_supervisor *sv, uint32_t talk, int64_t now_ms)
 {
     for (int i = 0; i < MESSAGES_A_TURN; i++) {
         mq_broker_message in;
         any_message m;
         mq_error err = {.text = "not for workers"};
-        if (mq_broker_link_receive(&sv->link, &in) != MQ_OK) {
+        mq_ws_from(&sv->session, talk);
+        if (mq_broker_link_receive(mq_sv_link(sv), &in) != MQ_OK) {
             return false;
         }
         if (!is_for_workers(in.command) ||
-            mq_wire_decode(in.command, in.header, &m, &sv->link.arena, &err) != MQ_OK) {
+            mq_wire_decode(in.command, in.header, &m, &mq_sv_link(sv)->arena, &err) != MQ_OK) {
             mq_log(MQ_WARN, "message of the broker refused", "command=%s error=\"%s\"",
                    mq_command_name(in.command), err.text);
             continue;
@@ -428,4 +492,13 @@ bool mq_sv_receive(mq_supervisor *sv, int64_t now_ms)
         mq_sv_act(sv, now_ms);
     }
     return true;
+}
+
+bool mq_sv_receive(mq_supervisor *sv, int64_t now_ms)
+{
+    bool has_more = false;
+    for (uint32_t i = 0; i < sv->link_count; i++) {
+        has_more |= receive_link(sv, i, now_ms);
+    }
+    return has_more;
 }

@@ -13,7 +13,8 @@ static void ask_send(mq_supervisor *sv, mq_slot_ask *ask, int64_t now_ms)
 {
     mq_msg_query m = {.rid = ask->rid, .what = mq_str(ask->what), .name = mq_str(ask->name)};
     ask->sent_ms = now_ms;
-    mq_broker_link_send(&sv->link, MQ_CMD_query, &m, (mq_span){0});
+    mq_ws_from(&sv->session, 0); /* the registry is there */
+    mq_broker_link_send(mq_sv_link(sv), MQ_CMD_query, &m, (mq_span){0});
 }
 
 void mq_sv_ask(mq_supervisor *sv, uint32_t slot, const mq_slot_query *m, int64_t now_ms)
@@ -61,7 +62,8 @@ static void checkpoint_send(mq_supervisor *sv, uint32_t job, int64_t now_ms)
         .meta = mq_span_of(c->meta, c->meta_len),
     };
     kept->checkpoint_ms = now_ms;
-    mq_broker_link_send(&sv->link, MQ_CMD_checkpoint, &m, (mq_span){0});
+    mq_ws_from(&sv->session, lease->talk);
+    mq_broker_link_send(mq_sv_link(sv), MQ_CMD_checkpoint, &m, (mq_span){0});
 }
 
 void mq_sv_checkpoint(mq_supervisor *sv, uint32_t job, const mq_slot_checkpoint *m, int64_t now_ms)
@@ -114,7 +116,8 @@ static void progress_send(mq_supervisor *sv, uint32_t job, mq_span json, mq_span
                          .grant = lease->grant,
                          .progress = json,
                          .log = log};
-    mq_broker_link_send(&sv->link, MQ_CMD_progress, &m, (mq_span){0});
+    mq_ws_from(&sv->session, lease->talk);
+    mq_broker_link_send(mq_sv_link(sv), MQ_CMD_progress, &m, (mq_span){0});
 }
 
 void mq_sv_progress(mq_supervisor *sv, uint32_t job, mq_span json, int64_t now_ms)

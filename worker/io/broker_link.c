@@ -105,10 +105,10 @@ mq_code mq_broker_link_connect(mq_broker_link *link, const char *endpoint, mq_er
 
 static bool send_frames(mq_broker_link *link, mq_command command, mq_span payload)
 {
-    uint8_t head[4];
-    mq_wire_head(command, head);
+    uint8_t head[6];
+    size_t head_bytes = mq_wire_head_to(command, link->shard, head);
     /* The first frame says whether there is room; the others then go with it. */
-    return zmq_send(link->socket, head, sizeof head, ZMQ_SNDMORE | ZMQ_DONTWAIT) >= 0 &&
+    return zmq_send(link->socket, head, head_bytes, ZMQ_SNDMORE | ZMQ_DONTWAIT) >= 0 &&
            zmq_send(link->socket, link->header.data, link->header.len, ZMQ_SNDMORE) >= 0 &&
            zmq_send(link->socket, payload.data, payload.len, 0) >= 0;
 }

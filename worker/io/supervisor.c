@@ -17,7 +17,7 @@
 #include "shared/base/math.h"
 
 enum {
-    POLL_MAX = 4 + MQ_WS_SLOTS_MAX + MQ_GANG_POLL_MAX,
+    POLL_MAX = 2 + 2 * MQ_WS_TALKS_MAX + MQ_WS_SLOTS_MAX + MQ_GANG_POLL_MAX,
     BYE_LINGER_MS = 500,
     LONGEST_WAIT_MS = 1000,
 };
@@ -50,7 +50,8 @@ static void gang_lost(void *arg, uint32_t slot, uint64_t gang_epoch, uint32_t se
                      .seat = seat};
     mq_log(MQ_INFO, "gang member lost", "job=%s gang_epoch=%llu seat=%u", lease->id,
            (unsigned long long)gang_epoch, seat);
-    mq_broker_link_send(&sv->link, MQ_CMD_lost, &m, (mq_span){0});
+    mq_ws_from(&sv->session, lease->talk);
+    mq_broker_link_send(mq_sv_link(sv), MQ_CMD_lost, &m, (mq_span){0});
 }
 
 /* --- start and end --- */
@@ -166,7 +167,8 @@ static mq_code supervisor_init(mq_supervisor *sv, const mq_worker_options *optio
     mq_ws_init(&sv->session, &config, now_ms);
     sv->context = zmq_ctx_new();
     MQ_ASSERT(sv->context != NULL);
-    mq_broker_link_init(&sv->link, sv->context);
+    mq_broker_link_init(&sv->links[0], sv->context);
+    sv->link_count = 1;
     mq_code code = slot_settings_fill(sv, err);
     if (code == MQ_OK) {
         code = signals_open(sv, err);
@@ -187,8 +189,10 @@ static void supervisor_release(mq_supervisor *sv)
         mq_slot_process_release(&sv->slots[i]);
     }
     mq_gang_plane_free(sv->gang);
-    mq_broker_link_linger(&sv->link, BYE_LINGER_MS);
-    mq_broker_link_release(&sv->link);
+    for (uint32_t i = 0; i < sv->link_count; i++) {
+        mq_broker_link_linger(&sv->links[i], BYE_LINGER_MS);
+        mq_broker_link_release(&sv->links[i]);
+    }
     mq_blob_thread_free(sv->blobs);
     zmq_ctx_term(sv->context);
     for (uint32_t i = 0; i < MQ_WS_JOBS_MAX; i++) {
@@ -242,19 +246,21 @@ static void on_signals(mq_supervisor *sv, int64_t now_ms)
 static void on_link_events(mq_supervisor *sv, int64_t now_ms)
 {
     mq_broker_link_change event;
-    while ((event = mq_broker_link_event(&sv->link)) != MQ_BROKER_LINK_SAME) {
-        if (event == MQ_BROKER_LINK_UP) {
-            mq_ws_on_link_up(&sv->session, now_ms);
-        } else {
-            mq_log(MQ_WARN, "broker connection lost", "endpoint=%s",
-                   sv->options->brokers[sv->session.broker]);
-            mq_ws_on_link_down(&sv->session, now_ms);
+    for (uint32_t i = 0; i < sv->link_count; i++) {
+        mq_ws_from(&sv->session, i);
+        while ((event = mq_broker_link_event(&sv->links[i])) != MQ_BROKER_LINK_SAME) {
+            if (event == MQ_BROKER_LINK_UP) {
+                mq_ws_on_link_up(&sv->session, now_ms);
+            } else {
+                mq_log(MQ_WARN, "broker connection lost", "shard=%u", i);
+                mq_ws_on_link_down(&sv->session, now_ms);
+            }
         }
     }
 }
 
 /* Fixed items first (signals, blobs, broker, monitor), then slots, then the gang plane's. */
-static uint32_t poll_fill(mq_supervisor *sv, zmq_pollitem_t *items)
+static uint32_t poll_fill(mq_supervisor *sv, zmq_pollitem_t *items, uint32_t *gang_count)
 {
     uint32_t n = 0;
     items[n++] = (zmq_pollitem_t){.fd = sv->signal_fd, .events = ZMQ_POLLIN};
@@ -267,14 +273,18 @@ static uint32_t poll_fill(mq_supervisor *sv, zmq_pollitem_t *items)
                                       .events = is_open ? events : 0};
     }
     n += mq_gang_poll_items(sv->gang, items + n);
-    if (sv->link.socket != NULL) {
-        items[n++] = (zmq_pollitem_t){.socket = sv->link.socket, .events = ZMQ_POLLIN};
-        items[n++] = (zmq_pollitem_t){.socket = sv->link.monitor, .events = ZMQ_POLLIN};
+    *gang_count = n - 2 - sv->slot_count;
+    for (uint32_t i = 0; i < sv->link_count; i++) {
+        if (sv->links[i].socket != NULL) {
+            items[n++] = (zmq_pollitem_t){.socket = sv->links[i].socket, .events = ZMQ_POLLIN};
+            items[n++] = (zmq_pollitem_t){.socket = sv->links[i].monitor, .events = ZMQ_POLLIN};
+        }
     }
     return n;
 }
 
-static void turn(mq_supervisor *sv, const zmq_pollitem_t *items, uint32_t count, bool *has_more)
+static void turn(mq_supervisor *sv, const zmq_pollitem_t *items, uint32_t gang_count,
+                 bool *has_more)
 {
     int64_t now_ms = mq_clock_mono_ms();
     uint32_t gang_at = 2 + sv->slot_count;
@@ -289,7 +299,6 @@ static void turn(mq_supervisor *sv, const zmq_pollitem_t *items, uint32_t count,
             mq_sv_slot_read(sv, i, now_ms);
         }
     }
-    uint32_t gang_count = count - gang_at - (sv->link.socket != NULL ? 2 : 0);
     mq_gang_process(sv->gang, items + gang_at, gang_count, now_ms);
     on_link_events(sv, now_ms);
     *has_more = mq_sv_receive(sv, now_ms);
@@ -314,14 +323,15 @@ static void loop(mq_supervisor *sv)
         if (sv->is_session_on) {
             at_ms = mq_min_i64(at_ms, mq_ws_deadline(&sv->session, now_ms));
         }
-        uint32_t count = poll_fill(sv, items);
+        uint32_t gang_count = 0;
+        uint32_t count = poll_fill(sv, items, &gang_count);
         long wait_ms = has_more ? 0 : (long)mq_max_i64(at_ms - now_ms, 0);
         if (zmq_poll(items, (int)count, wait_ms) < 0 && errno != EINTR) {
             mq_log(MQ_ERROR_LEVEL, "poll failed", "error=\"%s\"", zmq_strerror(errno));
             sv->exit_status = 1;
             return;
         }
-        turn(sv, items, count, &has_more);
+        turn(sv, items, gang_count, &has_more);
         if (!was_serving && sv->session.link == MQ_WS_SERVING) {
             endpoint_file_write(sv);
             was_serving = true;
@@ -343,8 +353,8 @@ int mq_supervisor_run(const mq_worker_options *options)
                sv->name, sv->slot_count, sv->host, mq_gang_tcp(sv->gang));
         loop(sv);
         mq_log(MQ_INFO, "worker ends", "worker=%s status=%d unsent=%llu refused=%llu", sv->worker,
-               sv->exit_status, (unsigned long long)sv->link.unsent,
-               (unsigned long long)sv->link.refused);
+               sv->exit_status, (unsigned long long)sv->links[0].unsent,
+               (unsigned long long)sv->links[0].refused);
     } else {
         mq_log(MQ_ERROR_LEVEL, "worker does not start", "error=\"%s\"", err.text);
         sv->exit_status = 1;

@@ -26,7 +26,8 @@ enum {
     MQ_ASK_LIMIT_MS = 30000, /* a query fails then */
     MQ_PROGRESS_MS = 100,    /* progress of a job goes on at most so often */
     MQ_MEASURE_MS = 1000,    /* memory and load are read at most so often */
-    MQ_LOG_LINES = 20,       /* of a slot in a second; more are dropped */
+    MQ_WORKER_URL_MAX = 260,
+    MQ_LOG_LINES = 20, /* of a slot in a second; more are dropped */
 };
 
 /* A blob that this job stored: its bytes, until the result has its verdict. */
@@ -90,9 +91,13 @@ typedef struct mq_supervisor {
     char worker[33]; /* fresh at every start */
     char name[65];
     char host[65];
-    char fingerprint[65]; /* empty until the first slot has told it */
-    void *context;        /* ZeroMQ */
-    mq_broker_link link;
+    char fingerprint[65];                  /* empty until the first slot has told it */
+    void *context;                         /* ZeroMQ */
+    mq_broker_link links[MQ_WS_TALKS_MAX]; /* one a shard, as many as the session has */
+    uint32_t link_count;
+    char moved[MQ_WS_TALKS_MAX][MQ_WORKER_URL_MAX]; /* where a shard's owner is said to be, or "" */
+    char learned[MQ_WORKER_BROKERS_MAX][MQ_WORKER_URL_MAX]; /* brokers that were not given */
+    uint32_t learned_count;
     mq_blob_thread *blobs;
     mq_gang_plane *gang;
     mq_worker_session session;
@@ -120,8 +125,15 @@ typedef struct mq_supervisor {
     mq_msg_result_item results[MQ_WS_JOBS_MAX]; /* being put together */
     uint32_t result_jobs[MQ_WS_JOBS_MAX];
     uint32_t result_count;
+    uint32_t result_talk; /* shard they are for */
     size_t result_header_bytes;
 } mq_supervisor;
+
+/* The link of the shard that the session has at hand. */
+static inline mq_broker_link *mq_sv_link(mq_supervisor *sv)
+{
+    return &sv->links[sv->session.at];
+}
 
 /* Runs a worker until it has drained. Returns the exit status. */
 int mq_supervisor_run(const mq_worker_options *options);
