@@ -1,4 +1,4 @@
-"""Frames of the maasq protocol over pyzmq and msgpack; shared/wire/PROTOCOL.md, sections 1, 2 and 9."""
+"""Frames of the maasq protocol over pyzmq and msgpack; shared/wire/PROTOCOL.md, sections 1, 2 and 10."""
 import os
 import time
 
@@ -20,10 +20,12 @@ def now():
     return time.monotonic()
 
 
-def ulid():
+def ulid(parent=None):
+    """A new job id; a child's has letters 11 and 12 of its parent's, so that it is in the same shard."""
     value = int(time.time() * 1000) << 80 | int.from_bytes(os.urandom(10), "big")
     letters = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-    return "".join(letters[value >> shift & 31] for shift in range(125, -1, -5))
+    text = "".join(letters[value >> shift & 31] for shift in range(125, -1, -5))
+    return text if parent is None else text[:10] + parent[10:12] + text[12:]
 
 
 class Link:

@@ -98,11 +98,12 @@ def fail(job):
 
 def family(job):
     for word in job.body.decode().split():
-        job.children.append({"id": ulid(), "kind": "py.echo", "body": word})
+        job.children.append({"id": ulid(job.id), "kind": "py.echo", "body": word})
     return b"%d" % len(job.children)
 
 
 KINDS = {"py.echo": echo, "py.sleep": sleep, "py.fail": fail, "py.family": family}
+LIMITS = [{"kind": "py.fail", "att": 2}]
 
 
 class Worker:
@@ -155,7 +156,7 @@ class Worker:
             self.ask_at = now() + HELLO_S
         elif self.state == "registering" and now() >= self.ask_at:
             self.link.send("ready", {"worker": self.uuid, "name": "python", "kinds": list(KINDS),
-                                     "slots": self.slots, "pid": os.getpid(), "held": self.held()})
+                                     "limits": LIMITS, "slots": self.slots, "pid": os.getpid(), "held": self.held()})
             self.ask_at = now() + HELLO_S
         elif self.state == "serving":
             self.serve()

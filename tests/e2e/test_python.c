@@ -154,6 +154,9 @@ static void it_echoes_fails_and_spawns(void **state)
     assert_string_equal(out, "dead|fails for good, as it was asked to");
     assert_int_equal(run("py.fail", "retry", &once, out, sizeof out), MAASQ_E_INTERNAL);
     assert_string_equal(out, "dead|attempt 1 fails as it was asked to");
+    /* Two attempts, as the worker announced. */
+    assert_int_equal(run("py.fail", "retry", NULL, out, sizeof out), MAASQ_E_INTERNAL);
+    assert_string_equal(out, "dead|attempt 2 fails as it was asked to");
     assert_int_equal(run("py.sleep", "no json", &once, out, sizeof out), MAASQ_E_INTERNAL);
     assert_int_equal(run("py.family", "one two three", NULL, out, sizeof out), 0);
     assert_string_equal(out, "3");
