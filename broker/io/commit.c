@@ -61,6 +61,15 @@ static void on_commit(void *arg, const mq_store_reply *reply)
         mq_own_drop(b, why[reply->verdict]);
         return;
     }
+    if (reply->ignored_count > 0) {
+        /* It holds other jobs than this core believes: nothing of the commit may be told. */
+        static const char why[] = "the store does not have a job that was changed";
+        mq_log(MQ_ERROR_LEVEL, "commit ignored in part", "sequence=%llu changes=%u reason=%s",
+               (unsigned long long)reply->sequence, reply->ignored_count, why);
+        free(c);
+        mq_own_drop(b, why);
+        return;
+    }
     b->sequence = reply->sequence;
     mq_witness_note(b->witness, b->witness->instance, b->sequence, mq_clock_mono_ms());
     b->commits++;

@@ -148,10 +148,82 @@ static void acknowledged_jobs_survive_kills_of_broker_and_redis(void **unused)
     stop(&redis, &b);
 }
 
+/* Somebody takes a job's record away behind the broker's back. */
+static void take_record(const mq_test_redis *redis, const char *id)
+{
+    redisContext *c = redisConnectUnix(redis->socket);
+    assert_true(c != NULL && c->err == 0);
+    static const char *const keys[] = {"{mq:0}:live:0", "{mq:0}:req"};
+    for (int i = 0; i < 2; i++) {
+        redisReply *reply = redisCommand(c, "HDEL %s %s", keys[i], id);
+        assert_non_null(reply);
+        assert_int_equal(reply->integer, 1);
+        freeReplyObject(reply);
+    }
+    redisFree(c);
+}
+
+static void a_job_that_the_store_does_not_have_is_never_told_to_have_ended(void **unused)
+{
+    (void)unused;
+    mq_test_redis redis;
+    broker b;
+    peer client;
+    static echo_worker w;
+    char id[2][MQ_ULID_SIZE];
+    start(&redis, &b);
+    peer_open(&client, b.front);
+    hello(&client, "client");
+    for (int i = 0; i < 2; i++) {
+        mq_ulid_new(id[i]);
+        submit_one(&client, id[i], "echo", "x");
+        await(&client, MQ_CMD_submitted);
+    }
+    take_record(&redis, id[0]);
+    worker_open(&w, &b, 1);
+    bool is_over = false;
+    int64_t until_ms = mq_clock_mono_ms() + WAIT_MS;
+    while (!is_over) {
+        assert_true(mq_clock_mono_ms() < until_ms);
+        worker_turn(&w, 10);
+        while (hear(&client, 10)) {
+            for (uint32_t i = 0; client.command == MQ_CMD_done && i < client.as.done.jobs_count;
+                 i++) {
+                assert_true(mq_span_is(client.as.done.jobs[i].id, id[1]));
+            }
+        }
+        is_over = log_says(&b, "commit ignored in part");
+    }
+    /* It reads the store again, and goes on with what is there. */
+    is_over = false;
+    while (!is_over) {
+        assert_true(mq_clock_mono_ms() < until_ms + WAIT_MS);
+        mq_msg_get again = {.rid = 7, .id = mq_str(id[1])};
+        say(&client, MQ_CMD_get, &again, (mq_span){0});
+        for (int i = 0; i < 10; i++) {
+            worker_turn(&w, 10);
+        }
+        while (hear(&client, 10)) {
+            is_over |=
+                client.command == MQ_CMD_state && mq_span_is(client.as.state.state, "succeeded");
+        }
+    }
+    mq_msg_get get = {.rid = 8, .id = mq_str(id[0])};
+    say(&client, MQ_CMD_get, &get, (mq_span){0});
+    do {
+        await(&client, MQ_CMD_state);
+    } while (client.as.state.rid != 8);
+    assert_true(mq_span_is(client.as.state.verdict, "not_found"));
+    peer_close(&client);
+    peer_close(&w.peer);
+    stop(&redis, &b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(acknowledged_jobs_survive_kills_of_broker_and_redis),
+        cmocka_unit_test(a_job_that_the_store_does_not_have_is_never_told_to_have_ended),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
