@@ -147,7 +147,9 @@ static void questions_wait_in_their_order_while_the_store_takes_none(void **unus
     assert_int_equal(store.taken, 2); /* the bodies in one call, the job in one */
     assert_int_equal(store.calls[0].count, 4);
     for (uint32_t i = 0; i < 4; i++) {
-        assert_int_equal(atoi(store.calls[0].ids[i]), i);
+        char want[16];
+        (void)snprintf(want, sizeof want, "%u", i);
+        assert_string_equal(store.calls[0].ids[i], want);
     }
     answer_bodies(0);
     assert_string_equal(answers, "3=ok 2=ok 1=ok 0=ok ");
