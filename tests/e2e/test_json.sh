@@ -115,6 +115,13 @@ json '.tenant == "gold" and .quota == 500' maasq tenant quota gold 500
 json '[.tenants[] | select(.tenant == "gold" and .weight == 3 and .quota == 500)] | length == 1' maasq tenant list
 json '.workers | length == 2 and .[0].name and .[0].pid > 0' maasq worker list
 
+json '.' maasq cron add nightly '0 3 * * *' echo
+json '.cron | length == 1' maasq cron list
+json '.' maasq cron next nightly
+json '.' maasq cron pause nightly
+json '.' maasq cron resume nightly
+json '.' maasq cron remove nightly
+
 figures '.bench == "queue" and .unit == "jobs/s" and .value > 0' maasq bench queue --jobs 100
 figures '.bench == "serve" and .answered == 100 and .latency_ms.p50' maasq bench serve m --data d --requests 100
 figures '.bench == "infer" and .value > 0' maasq bench infer m --requests 100
