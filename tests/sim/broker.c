@@ -147,7 +147,7 @@ static void on_segment(sim *s, sim_broker *b, mq_span field)
     char text[24];
     (void)mq_span_copy(field, text, sizeof text);
     uint64_t n = strtoull(text, NULL, 10);
-    SIM_CHECK(s, b->segment_count < 8, "too many segments");
+    SIM_CHECK(s, b->segment_count < 64, "too many segments");
     b->segments[b->segment_count++] = n;
     b->max_segment = b->has_segment && b->max_segment > n ? b->max_segment : n;
     b->has_segment = true;

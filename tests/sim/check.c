@@ -49,6 +49,17 @@ static bool has_bad_parent(sim *s, const sim_job *j)
     return false;
 }
 
+/* No other live job has its key. */
+static void check_unique(sim *s, const sim_job *j)
+{
+    for (uint32_t i = 0; i < s->job_count && j->unique[0] != '\0'; i++) {
+        const sim_job *other = job_at(s, i);
+        bool is_live = other->is_stored && !mq_state_is_terminal(other->state);
+        SIM_CHECK(s, other == j || !is_live || strcmp(other->unique, j->unique) != 0,
+                  "jobs %s and %s live with the key %s", j->id, other->id, j->unique);
+    }
+}
+
 static void check_reason(sim *s, const sim_job *j, mq_state state, const mq_job_record *r)
 {
     bool is_planned = j->outcome == SIM_POISON || j->outcome == SIM_FATAL;
@@ -123,6 +134,7 @@ static void on_record(sim *s, mq_span id)
     check_limits(s, j, r);
     if (mq_state_is_terminal(state) && (!was_ended || may_leave)) {
         s->end_counts[state]++;
+        j->has_ended = true;
         check_reason(s, j, state, r);
         if (state == MQ_STATE_SUCCEEDED) {
             check_commit(s, j, r, result);
@@ -204,6 +216,9 @@ void sim_check_applied(sim *s, const mq_store_batch *batch, bool is_applied)
     for (uint32_t i = 0; i < batch->revive_count; i++) {
         on_record(s, batch->revives[i].id);
     }
+    for (uint32_t i = 0; i < batch->create_count; i++) {
+        check_unique(s, sim_job_get(s, batch->creates[i].id));
+    }
     for (uint32_t i = 0; i < batch->registry_count; i++) {
         on_version(s, &batch->registry[i]);
     }
@@ -216,8 +231,9 @@ static void check_parents(sim *s, const sim_job *j)
 {
     for (uint32_t i = 0; i < j->dep_count; i++) {
         const sim_job *dep = job_at(s, j->deps[i]);
-        SIM_CHECK(s, dep->state == MQ_STATE_SUCCEEDED, "job %s is sent, its parent %s is %s", j->id,
-                  dep->id, mq_state_name(dep->state));
+        bool is_done = j->runs_anyway ? dep->has_ended : dep->state == MQ_STATE_SUCCEEDED;
+        SIM_CHECK(s, is_done, "job %s is sent, its parent %s is %s", j->id, dep->id,
+                  mq_state_name(dep->state));
     }
     SIM_CHECK(s, j->parent == SIM_NONE || job_at(s, j->parent)->state == MQ_STATE_SUCCEEDED,
               "job %s is sent before its parent's end is stored", j->id);

@@ -39,13 +39,15 @@ static void handle_end(sim *s, sim_client *c, uint32_t slot, mq_code code, mq_sp
     }
     mq_span record, stored;
     bool may_vanish = j->is_transient || !j->is_acked;
+    /* A key that was taken for the first of two submits may be free for the second, and a wrong
+     * clock may be right: these two refusals say only what was true when they were given. */
     SIM_CHECK(s,
               j->is_transient || code == MQ_E_CANCELLED || code == MQ_E_CLOCK ||
-                  !sim_stored(s, mq_str(j->id), &record, &stored),
+                  code == MQ_E_EXISTS || !sim_stored(s, mq_str(j->id), &record, &stored),
               "client %u: job %s is said not to be taken (%s), and is stored", c->no, j->id,
               mq_code_name(code));
-    SIM_CHECK(s, may_vanish || code == MQ_E_CANCELLED, "acknowledged job %s ends as lost: %s",
-              j->id, mq_code_name(code));
+    SIM_CHECK(s, may_vanish || code == MQ_E_CANCELLED || code == MQ_E_EXISTS,
+              "acknowledged job %s ends as lost: %s", j->id, mq_code_name(code));
     j->is_refused = true;
 }
 
@@ -95,14 +97,14 @@ void sim_client_cancel(sim *s, uint32_t job)
     wake(s, c, s->now_ms);
 }
 
-void sim_client_command(sim *s, sim_client *c, const char *verb, const char *arg)
+void sim_client_command(sim *s, sim_client *c, const char *verb, const char *args)
 {
     uint32_t slot =
         c->has_core ? mq_ccore_call(&c->core, s->now_ms, s->now_ms + 20000) : MQ_CCORE_NONE;
     if (slot != MQ_CCORE_NONE) {
         MQ_ASSERT(slot < 512 && c->handles[slot] == SIM_NONE);
         (void)snprintf(c->calls[slot].verb, sizeof c->calls[slot].verb, "%s", verb);
-        (void)snprintf(c->calls[slot].arg, sizeof c->calls[slot].arg, "%s", arg);
+        (void)snprintf(c->calls[slot].args, sizeof c->calls[slot].args, "%s", args);
         wake(s, c, s->now_ms);
     }
 }
@@ -161,6 +163,9 @@ static void batch_add(sim *s, sim_client *c, batch *b, const mq_ccore_action *a)
                             .deps = b->deps[n],
                             .deps_count = j->dep_count,
                             .is_quiet = j->is_quiet,
+                            .unique = mq_str(j->unique),
+                            .limit_key = mq_str(j->key),
+                            .runs_anyway = j->runs_anyway,
                             .len = strlen(j->body)};
     mq_buf_add_str(&s->payload, j->body);
 }
@@ -183,6 +188,21 @@ static void hello(sim *s, sim_client *c)
     (void)send(s, c, MQ_CMD_hello, &m, (mq_span){0});
 }
 
+static void command(sim *s, sim_client *c, const mq_ccore_action *a)
+{
+    mq_span args[8];
+    uint32_t count = 0;
+    const char *at = c->calls[a->slot].args;
+    while (*at != '\0' && count < 8) {
+        size_t len = strcspn(at, " ");
+        args[count++] = mq_span_of(at, len);
+        at += len + (at[len] == ' ');
+    }
+    mq_msg_command m = {
+        .rid = a->rid, .verb = mq_str(c->calls[a->slot].verb), .args = args, .args_count = count};
+    (void)send(s, c, MQ_CMD_command, &m, (mq_span){0});
+}
+
 static void act(sim *s, sim_client *c, batch *b, const mq_ccore_action *a)
 {
     switch (a->what) {
@@ -199,13 +219,9 @@ static void act(sim *s, sim_client *c, batch *b, const mq_ccore_action *a)
     case MQ_CCORE_ASK:
         ask(s, c, a);
         break;
-    case MQ_CCORE_SEND: {
-        mq_span arg = mq_str(c->calls[a->slot].arg);
-        mq_msg_command m = {
-            .rid = a->rid, .verb = mq_str(c->calls[a->slot].verb), .args = &arg, .args_count = 1};
-        (void)send(s, c, MQ_CMD_command, &m, (mq_span){0});
+    case MQ_CCORE_SEND:
+        command(s, c, a);
         break;
-    }
     case MQ_CCORE_END:
         handle_end(s, c, a->slot, a->code, (mq_span){0}, (mq_span){0});
         break;
@@ -259,7 +275,7 @@ static void on_submitted(sim *s, sim_client *c, const mq_msg_submitted *m)
     for (uint32_t i = 0; i < m->jobs_count; i++) {
         const mq_msg_submitted_job *j = &m->jobs[i];
         sim_job *job = sim_job_get(s, j->id);
-        mq_code verdict = verdict_of(j->verdict);
+        mq_code verdict = j->live.len > 0 ? MQ_E_EXISTS : verdict_of(j->verdict);
         bool is_ended = mq_state_is_terminal(mq_state_parse(j->state));
         uint32_t accepted = MQ_CCORE_NONE;
         SIM_CHECK(s, verdict != MQ_E_CONFLICT, "job %s: conflict with itself", job->id);

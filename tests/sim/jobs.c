@@ -23,12 +23,28 @@ static void retry(sim *s, sim_event *e)
     sim_client_command(s, &s->clients[j->client], "retry", j->id);
 }
 
-/* a: 1 = pause. */
+/* a: 0 resume, 1 pause, 2 drain the queue. */
 static void pause_queue(sim *s, sim_event *e)
 {
+    static const char *const verbs[] = {"resume", "pause", "drain-queue"};
     if (e->a == 0 || !s->is_calm) {
-        sim_client_command(s, &s->clients[0], e->a == 1 ? "pause" : "resume", "q1");
+        sim_client_command(s, &s->clients[0], verbs[e->a], "q1");
     }
+}
+
+/* An operator brings a kind back that too many crashes have stopped. */
+static void resume_kinds(sim *s, sim_event *e)
+{
+    (void)e;
+    sim_client_command(s, &s->clients[0], "resume-kind", "echo");
+    sim_client_command(s, &s->clients[0], "resume-kind", "train");
+}
+
+static void set_limits(sim *s, sim_event *e)
+{
+    static const char *const limits[] = {"queue=q1 1 0 0 0", "kind=echo 2 0 0 0", "key=* 1 0 0 0",
+                                         "key=k1 0 5 1000 2", "queue=q1 0 0 0 0"};
+    sim_client_command(s, &s->clients[0], "limit", limits[e->a]);
 }
 
 uint32_t sim_job_find(const sim *s, mq_span id)
@@ -57,6 +73,9 @@ static void draw_what(sim *s, sim_job *j)
     (void)snprintf(j->queue, sizeof j->queue, "%s", one_in(s, 4) ? "q1" : "default");
     (void)snprintf(j->tenant, sizeof j->tenant, "t%d", (int)sim_draw(s, 3));
     j->priority = sim_draw(s, 10);
+    if (one_in(s, 6)) {
+        (void)snprintf(j->key, sizeof j->key, "k%d", (int)sim_draw(s, 3));
+    }
     j->run_ms = one_in(s, 8) ? (int64_t)sim_draw(s, 4000) : 1 + (int64_t)sim_draw(s, 80);
     j->attempts_max = 5;
     if (is_gang) {
@@ -96,6 +115,10 @@ static void draw_ties(sim *s, sim_job *j, uint32_t no)
         if (is_new) {
             j->deps[j->dep_count++] = dep;
         }
+    }
+    j->runs_anyway = j->dep_count > 0 && one_in(s, 3);
+    if (one_in(s, 10)) {
+        (void)snprintf(j->unique, sizeof j->unique, "u%d", (int)sim_draw(s, 3));
     }
     if (j->seats_max == 0) {
         j->does_publish = one_in(s, 10);
@@ -163,9 +186,13 @@ void sim_jobs_draw(sim *s)
         draw_wishes(s, i);
     }
     s->submits_end_ms = at_ms;
+    for (uint64_t n = one_in(s, 3) ? 1 + sim_draw(s, 3) : 0; n > 0; n--) {
+        sim_at(s, (int64_t)sim_draw(s, (uint64_t)s->fault_ms), set_limits, SIM_NONE, sim_draw(s, 5),
+               NULL);
+    }
     for (int i = (int)sim_draw(s, 4) - 1; i > 0; i--) {
         int64_t ms = (int64_t)sim_draw(s, (uint64_t)s->fault_ms);
-        sim_at(s, ms, pause_queue, SIM_NONE, 1, NULL);
+        sim_at(s, ms, pause_queue, SIM_NONE, 1 + sim_draw(s, 2), NULL);
         sim_at(s, ms + (int64_t)sim_draw(s, 8000), pause_queue, SIM_NONE, 0, NULL);
     }
 }
@@ -174,5 +201,6 @@ void sim_jobs_calm(sim *s)
 {
     for (int i = 0; i < 4; i++) { /* a pause may still be on its way */
         sim_at(s, s->now_ms + i * 30000, pause_queue, SIM_NONE, 0, NULL);
+        sim_at(s, s->now_ms + i * 30000, resume_kinds, SIM_NONE, 0, NULL);
     }
 }

@@ -103,12 +103,12 @@ typedef enum sim_outcome { SIM_OK, SIM_FATAL, SIM_POISON, SIM_HANG } sim_outcome
 typedef struct sim_job {
     char id[MQ_ULID_SIZE];
     uint32_t client; /* who submits it; SIM_NONE: made by a result */
-    char kind[16], queue[8], tenant[8], body[80];
+    char kind[16], queue[8], tenant[8], key[8], unique[8], body[80];
     uint64_t priority, ttl_ms, max_run_ms, attempts_max, seats_min, seats_max, delay_ms;
     uint32_t deps[SIM_DEPS], dep_count;
     uint32_t parent;                          /* whose result makes it */
     uint32_t spawns[SIM_SPAWNS], spawn_count; /* children of its result */
-    bool is_transient, is_quiet, does_publish, has_blob;
+    bool is_transient, is_quiet, does_publish, has_blob, runs_anyway;
     sim_outcome outcome;
     uint32_t failures; /* clean failures before it succeeds */
     int64_t run_ms;
@@ -122,12 +122,12 @@ typedef struct sim_job {
     int64_t run_at_ms;                   /* fixed at the first submit */
     uint32_t handles, ends; /* client's handles opened, ended or lost with the client */
     uint32_t commits, versions;
-    bool is_stored;
-    int64_t stored_ms;     /* when it was stored first */
-    mq_state state;        /* as stored */
-    uint64_t tokens;       /* sent out so far */
-    uint64_t epoch, grant; /* highest token sent out */
-    char holder[33];       /* of that token */
+    bool is_stored, has_ended; /* once: an operator may have brought it back */
+    int64_t stored_ms;         /* when it was stored first */
+    mq_state state;            /* as stored */
+    uint64_t tokens;           /* sent out so far */
+    uint64_t epoch, grant;     /* highest token sent out */
+    char holder[33];           /* of that token */
 } sim_job;
 
 /* ---- processes ---- */
@@ -150,7 +150,7 @@ typedef struct sim_broker {
     uint32_t waiting_reads;
     uint64_t max_segment, compared;
     bool has_segment;
-    uint64_t segments[8];
+    uint64_t segments[64];
     uint32_t segment_count, segment_next;
     /* its link to the store */
     bool is_linked;
@@ -195,8 +195,8 @@ typedef struct sim_client {
     bool has_core;
     uint32_t handles[512]; /* slot -> job, SIM_NONE */
     struct {
-        char verb[12];
-        char arg[40];
+        char verb[16];
+        char args[48]; /* blanks between them */
     } calls[512];
     int64_t wake_ms, skew_ms;
     uint64_t wake;
@@ -339,7 +339,7 @@ void sim_client_receive(sim *s, sim_client *c, const sim_message *m);
 void sim_client_link(sim *s, sim_client *c, bool is_up);
 void sim_client_submit(sim *s, uint32_t job);
 void sim_client_cancel(sim *s, uint32_t job);
-void sim_client_command(sim *s, sim_client *c, const char *verb, const char *arg);
+void sim_client_command(sim *s, sim_client *c, const char *verb, const char *args);
 
 /* ---- jobs.c ---- */
 
