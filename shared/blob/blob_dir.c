@@ -1,6 +1,8 @@
 /* Blobs in a folder of one host or of a shared file system; layout in blob.h. The time to live is
  * the file's modification time; a file with a second link (its pin) is permanent. Each put clears
- * the folder it writes to of what has expired, so that there is no collector to run. Knows no
+ * the folder it writes to of what has expired, so that there is no collector to run; whoever gives
+ * a file a new life holds the folder's lock shared meanwhile, the one who clears holds it alone, so
+ * that nothing goes between the look at a file and its removal. Knows no
  * hashes beyond their text; the deadline cannot be kept over a file system that hangs. */
 #include "shared/blob/store.h"
 
@@ -10,6 +12,7 @@
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -31,6 +34,7 @@ static void dir_free(mq_blobs *);
 static mq_code open_blob(mq_blobs *blobs, const char *hash, int *fd, size_t *size, mq_error *err);
 static mq_code write_blob(const char *folder, const char *path, mq_span bytes, mq_error *err);
 static void sync_folder(const char *folder);
+static int lock_folder(mq_blobs *blobs, const char *hash);
 static void sweep(const char *folder);
 static void file_path(mq_blobs *blobs, const char *hash, char path[PATH_MAX]);
 static void pin_path(mq_blobs *blobs, const char *hash, char path[PATH_MAX]);
@@ -74,7 +78,12 @@ static mq_code dir_put(mq_blobs *blobs, const char *hash, mq_span bytes, int64_t
         return code;
     }
     sweep(folder);
-    return write_blob(folder, path, bytes, err);
+    int lock = lock_folder(blobs, hash);
+    code = write_blob(folder, path, bytes, err);
+    if (lock >= 0) {
+        close(lock);
+    }
+    return code;
 }
 
 static mq_code dir_get(mq_blobs *blobs, const char *hash, int64_t deadline_ms, mq_blob_sink *sink,
@@ -114,14 +123,17 @@ static mq_code dir_find(mq_blobs *blobs, const char *hash, size_t *size, int64_t
 {
     (void)deadline_ms;
     int fd = -1;
+    int lock = lock_folder(blobs, hash);
     mq_code code = open_blob(blobs, hash, &fd, size, err);
-    if (code != MQ_OK) {
-        return code;
-    }
-    if (futimens(fd, NULL) != 0) {
+    if (code == MQ_OK && futimens(fd, NULL) != 0) {
         code = mq_fail(err, MQ_E_IO, "renewing its time: %s", strerror(errno));
     }
-    close(fd);
+    if (fd >= 0) {
+        close(fd);
+    }
+    if (lock >= 0) {
+        close(lock);
+    }
     return code;
 }
 
@@ -225,12 +237,27 @@ static void sync_folder(const char *folder)
     }
 }
 
+/* The lock of a blob's folder, shared, until the descriptor is closed; -1 when there is none. */
+static int lock_folder(mq_blobs *blobs, const char *hash)
+{
+    char folder[PATH_MAX];
+    snprintf(folder, sizeof folder, "%s/%.2s", ((dir_blobs *)blobs)->root, hash);
+    int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    while (fd >= 0 && flock(fd, LOCK_SH) != 0 && errno == EINTR) {
+    }
+    return fd;
+}
+
 /* Removes what nobody pinned or renewed for the time to live, abandoned temporary files included.
  */
 static void sweep(const char *folder)
 {
     DIR *dir = opendir(folder);
     if (dir == NULL) {
+        return;
+    }
+    if (flock(dirfd(dir), LOCK_EX | LOCK_NB) != 0) { /* others write: the next put clears */
+        closedir(dir);
         return;
     }
     int64_t oldest_ms = mq_clock_wall_ms() - MQ_BLOB_TTL_MS;

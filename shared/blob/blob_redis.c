@@ -183,19 +183,20 @@ static mq_code put_step(mq_redis_link *link, cursor *at, mq_error *err)
 }
 
 /* Writes a key that may be there already (from a broken upload, or damaged), without ever giving a
- * permanent key a time to live. */
+ * permanent key a time to live. Its life is lengthened before it is written: the other way round it
+ * could end between the two, and a 0 from PEXPIRE does not tell that from a permanent key. */
 static mq_code rewrite_chunk(mq_redis_link *link, const char *key, mq_span chunk, mq_error *err)
 {
     for (int i = 0; i < REWRITES_MAX; i++) {
         bool is_set = false;
         mq_redis_link_add(
+            link, 4, (mq_span[]){mq_str("PEXPIRE"), mq_str(key), mq_str(TTL_TEXT), mq_str("GT")});
+        mq_redis_link_add(
             link, 5,
             (mq_span[]){mq_str("SET"), mq_str(key), chunk, mq_str("XX"), mq_str("KEEPTTL")});
-        mq_redis_link_add(
-            link, 4, (mq_span[]){mq_str("PEXPIRE"), mq_str(key), mq_str(TTL_TEXT), mq_str("GT")});
-        mq_code code = mq_redis_link_flag(link, &is_set, err);
+        mq_code code = mq_redis_link_flag(link, NULL, err);
         if (code == MQ_OK) {
-            code = mq_redis_link_flag(link, NULL, err);
+            code = mq_redis_link_flag(link, &is_set, err);
         }
         if (code != MQ_OK || is_set) {
             return code;
