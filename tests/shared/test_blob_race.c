@@ -54,8 +54,24 @@ static int tear_down(void **state)
     return 0;
 }
 
-/* Processes that put the given bytes again and again. */
-static void upload_beside(race *r, const uint8_t *bytes)
+/* Other bytes whose name begins alike: their upload clears the same folder. *from: where to
+ * look, moved on, so that each is new to the store (what it has is only renewed). */
+static void find_neighbour(const race *r, uint8_t bytes[BODY_BYTES], uint32_t *from)
+{
+    char hash[MQ_SHA256_HEX];
+    memset(bytes, 'y', BODY_BYTES);
+    for (;; ++*from) {
+        memcpy(bytes, from, sizeof *from);
+        mq_sha256_hex_of(mq_span_of(bytes, BODY_BYTES), hash);
+        if (memcmp(hash, r->hash, 2) == 0) {
+            ++*from;
+            return;
+        }
+    }
+}
+
+/* Processes that put the same bytes again and again, or ever new ones into the same folder. */
+static void upload_beside(race *r, bool is_equal)
 {
     for (int i = 0; i < UPLOADERS; i++) {
         r->others[i] = fork();
@@ -67,8 +83,14 @@ static void upload_beside(race *r, const uint8_t *bytes)
             if (mq_blobs_new(&blobs, r->url, NULL) != MQ_OK) {
                 _exit(1);
             }
+            uint32_t from = (uint32_t)i << 28;
             for (;;) {
-                (void)!mq_blobs_put(blobs, mq_span_of(bytes, BODY_BYTES), hash, NULL);
+                uint8_t bytes[BODY_BYTES];
+                if (!is_equal) {
+                    find_neighbour(r, bytes, &from);
+                }
+                (void)!mq_blobs_put(blobs, mq_span_of(is_equal ? r->body : bytes, BODY_BYTES), hash,
+                                    NULL);
             }
         }
     }
@@ -131,7 +153,7 @@ static void in_redis_a_pin_is_not_undone_by_uploads_of_equal_bytes(void **state)
     assert_int_equal(mq_blobs_new(&r->blobs, r->url, NULL), MQ_OK);
     mq_span body = mq_span_of(r->body, sizeof r->body);
     assert_int_equal(mq_blobs_put(r->blobs, body, r->hash, NULL), MQ_OK);
-    upload_beside(r, r->body);
+    upload_beside(r, true);
     redisContext *c = redisConnectUnixWithTimeout(r->server.socket, limit);
     for (long i = 0; i < rounds() / 4; i++) {
         assert_int_equal(mq_blobs_pin(r->blobs, r->hash, NULL), MQ_OK);
@@ -144,32 +166,16 @@ static void in_redis_a_pin_is_not_undone_by_uploads_of_equal_bytes(void **state)
     redisFree(c);
 }
 
-/* Other bytes whose name begins alike: their upload clears the same folder. */
-static void find_neighbour(const race *r, uint8_t bytes[BODY_BYTES])
-{
-    char hash[MQ_SHA256_HEX];
-    memset(bytes, 'y', BODY_BYTES);
-    for (uint32_t i = 0;; i++) {
-        memcpy(bytes, &i, sizeof i);
-        mq_sha256_hex_of(mq_span_of(bytes, BODY_BYTES), hash);
-        if (memcmp(hash, r->hash, 2) == 0) {
-            return;
-        }
-    }
-}
-
 static void in_a_folder_an_upload_outlives_a_clearing_that_saw_the_former_one(void **state)
 {
     race *r = *state;
     char path[300];
-    uint8_t neighbour[BODY_BYTES];
     snprintf(r->url, sizeof r->url, "dir:%s/blobs", r->server.dir);
     assert_int_equal(mq_blobs_new(&r->blobs, r->url, NULL), MQ_OK);
     mq_span body = mq_span_of(r->body, sizeof r->body);
     assert_int_equal(mq_blobs_put(r->blobs, body, r->hash, NULL), MQ_OK);
     snprintf(path, sizeof path, "%s/blobs/%.2s/%s", r->server.dir, r->hash, r->hash);
-    find_neighbour(r, neighbour);
-    upload_beside(r, neighbour);
+    upload_beside(r, false);
     for (long i = 0; i < rounds(); i++) {
         const struct timespec long_ago[2] = {{.tv_sec = 1000}, {.tv_sec = 1000}};
         (void)!utimensat(AT_FDCWD, path, long_ago, 0); /* may be collected already */
@@ -196,7 +202,8 @@ static void in_a_folder_nothing_is_removed_while_somebody_holds_its_lock(void **
     assert_int_equal(mq_blobs_put(r->blobs, body, r->hash, NULL), MQ_OK);
     snprintf(folder, sizeof folder, "%s/blobs/%.2s", r->server.dir, r->hash);
     snprintf(path, sizeof path, "%.200s/%s", folder, r->hash);
-    find_neighbour(r, neighbour);
+    uint32_t from = 0;
+    find_neighbour(r, neighbour, &from);
     mq_span beside = mq_span_of(neighbour, sizeof neighbour);
     int lock = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     assert_int_equal(flock(lock, LOCK_SH), 0);
@@ -204,6 +211,7 @@ static void in_a_folder_nothing_is_removed_while_somebody_holds_its_lock(void **
     assert_int_equal(mq_blobs_put(r->blobs, beside, other, NULL), MQ_OK);
     assert_int_equal(access(path, F_OK), 0);
     close(lock);
+    find_neighbour(r, neighbour, &from);
     assert_int_equal(mq_blobs_put(r->blobs, beside, other, NULL), MQ_OK);
     assert_int_not_equal(access(path, F_OK), 0);
 }
