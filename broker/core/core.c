@@ -183,9 +183,10 @@ static void watch(mq_core *core, mq_span id)
     }
 }
 
-static void step(mq_core *core, const mq_input *in, mq_outputs *out)
+/* From the store and about it. False: of another kind. */
+static bool step_store(mq_core *core, const mq_input *in, mq_outputs *out)
 {
-    switch (in->type) {
+    switch ((int)in->type) {
     case MQ_IN_BEGIN:
         mq_recover_begin(core, in);
         break;
@@ -198,9 +199,28 @@ static void step(mq_core *core, const mq_input *in, mq_outputs *out)
     case MQ_IN_LOADED:
         mq_recover_done(core, in);
         break;
-    case MQ_IN_TURN:
-        turn(core, out);
+    case MQ_IN_STORED:
+        mq_commit_stored(core, in, out);
         break;
+    case MQ_IN_BODY:
+        mq_body_came(core, in, out);
+        break;
+    case MQ_IN_FOUND:
+        mq_ask_found(core, in, out);
+        break;
+    case MQ_IN_PRESSURE:
+        core->is_full = in->as.is_full;
+        break;
+    default:
+        return false;
+    }
+    return true;
+}
+
+/* From clients, operators and the loop's own clients. False: of another kind. */
+static bool step_client(mq_core *core, const mq_input *in, mq_outputs *out)
+{
+    switch ((int)in->type) {
     case MQ_IN_SUBMIT:
         mq_submit(core, in, out);
         break;
@@ -219,6 +239,16 @@ static void step(mq_core *core, const mq_input *in, mq_outputs *out)
     case MQ_IN_NOTE:
         mq_note(core, in);
         break;
+    default:
+        return false;
+    }
+    return true;
+}
+
+/* From workers. False: of another kind. */
+static bool step_worker(mq_core *core, const mq_input *in, mq_outputs *out)
+{
+    switch ((int)in->type) {
     case MQ_IN_READY:
         mq_worker_ready(core, in, out);
         break;
@@ -243,18 +273,19 @@ static void step(mq_core *core, const mq_input *in, mq_outputs *out)
     case MQ_IN_UNSENT:
         mq_worker_unsent(core, in, out);
         break;
-    case MQ_IN_STORED:
-        mq_commit_stored(core, in, out);
-        break;
-    case MQ_IN_BODY:
-        mq_body_came(core, in, out);
-        break;
-    case MQ_IN_FOUND:
-        mq_ask_found(core, in, out);
-        break;
-    case MQ_IN_PRESSURE:
-        core->is_full = in->as.is_full;
-        break;
+    default:
+        return false;
+    }
+    return true;
+}
+
+static void step(mq_core *core, const mq_input *in, mq_outputs *out)
+{
+    if (in->type == MQ_IN_TURN) {
+        turn(core, out);
+    } else if (!step_store(core, in, out) && !step_client(core, in, out)) {
+        bool is_known = step_worker(core, in, out);
+        MQ_ASSERT(is_known);
     }
 }
 

@@ -113,6 +113,12 @@ json '.removed == "key=acme"' maasq limit remove key=acme
 json '.tenant == "gold" and .weight == 3' maasq tenant weight gold 3
 json '.tenant == "gold" and .quota == 500' maasq tenant quota gold 500
 json '[.tenants[] | select(.tenant == "gold" and .weight == 3 and .quota == 500)] | length == 1' maasq tenant list
+json '.name == "night" and .schedule == "30 2 * * *"' maasq cron add night '30 2 * * *' echo --tz Europe/Berlin
+json '.cron[0] | .name == "night" and .zone == "Europe/Berlin" and (.next_ms | length) > 0' maasq cron list
+json '.cron[0].next_ms | length == 3' maasq cron next night --count 3
+json '.verb == "cron-pause" and .name == "night"' maasq cron pause night
+json '.verb == "cron-resume" and .name == "night"' maasq cron resume night
+json '.verb == "cron-remove" and .name == "night"' maasq cron remove night
 json '.workers | length == 2 and .[0].name and .[0].pid > 0' maasq worker list
 
 json '.' maasq cron add nightly '0 3 * * *' echo

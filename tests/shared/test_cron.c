@@ -31,101 +31,97 @@ static const char *text_of(int64_t at)
     return text[n];
 }
 
+static const struct {
+    const char *schedule, *zone, *from, *next[4]; /* UTC */
+} next_rows[] = {
+    {"*/5 * * * *",
+     "UTC",
+     "2026-11-23T20:17:55",
+     {"2026-11-23T20:20:00", "2026-11-23T20:25:00", NULL, NULL}},
+    {"0 9 * * mon-fri",
+     "UTC",
+     "2026-11-20T09:00:00", /* a Friday */
+     {"2026-11-23T09:00:00", "2026-11-24T09:00:00", NULL, NULL}},
+    {"30 4 1,15 * 5",
+     "UTC",
+     "2026-11-01T05:00:00", /* either day is enough */
+     {"2026-11-06T04:30:00", "2026-11-13T04:30:00", "2026-11-15T04:30:00", "2026-11-20T04:30:00"}},
+    {"0 0 29 2 *",
+     "UTC",
+     "2026-01-01T00:00:00",
+     {"2028-02-29T00:00:00", "2032-02-29T00:00:00", NULL, NULL}},
+    {"59 23 31 12 *", "UTC", "2026-12-31T23:59:00", {"2027-12-31T23:59:00", NULL, NULL, NULL}},
+    {"@weekly",
+     "UTC",
+     "2026-11-23T00:00:00",
+     {"2026-11-29T00:00:00", "2026-12-06T00:00:00", NULL, NULL}},
+    {"0 9 * * *",
+     "Europe/Berlin",
+     "2026-10-24T08:00:00", /* summer, then winter time */
+     {"2026-10-25T08:00:00", "2026-10-26T08:00:00", NULL, NULL}},
+    {"0 9 * * *", "Asia/Kolkata", "2026-11-23T00:00:00", {"2026-11-23T03:30:00", NULL, NULL, NULL}},
+    /* 29 March 2026, 02:00 -> 03:00: 02:30 does not come, it runs at the jump, once. */
+    {"30 2 * * *",
+     "Europe/Berlin",
+     "2026-03-28T00:00:00",
+     {"2026-03-28T01:30:00", "2026-03-29T01:00:00", "2026-03-30T00:30:00", NULL}},
+    {"0,15,30,45 2 * * *",
+     "Europe/Berlin",
+     "2026-03-29T00:00:00",
+     {"2026-03-29T01:00:00", "2026-03-30T00:00:00", NULL, NULL}},
+    /* 25 October 2026, 03:00 -> 02:00: 02:30 comes twice, it runs the first time. */
+    {"30 2 * * *",
+     "Europe/Berlin",
+     "2026-10-24T12:00:00",
+     {"2026-10-25T00:30:00", "2026-10-26T01:30:00", NULL, NULL}},
+    /* An hour of every kind: each half hour that really comes. */
+    {"*/30 * * * *",
+     "Europe/Berlin",
+     "2026-03-29T00:29:00",
+     {"2026-03-29T00:30:00", "2026-03-29T01:00:00", "2026-03-29T01:30:00", "2026-03-29T02:00:00"}},
+    {"30 * * * *",
+     "Europe/Berlin",
+     "2026-10-25T00:00:00",
+     {"2026-10-25T00:30:00", "2026-10-25T01:30:00", "2026-10-25T02:30:00", NULL}},
+    {"0 2 * * *",
+     "America/New_York",
+     "2026-03-07T12:00:00", /* gap 8 March */
+     {"2026-03-08T07:00:00", "2026-03-09T06:00:00", NULL, NULL}},
+    /* Beyond the file's last transition: the rule of its footer. */
+    {"0 9 1 7 *",
+     "Europe/Berlin",
+     "2050-01-01T00:00:00",
+     {"2050-07-01T07:00:00", "2051-07-01T07:00:00", NULL, NULL}},
+    {"0 9 1 1 *",
+     "Australia/Sydney",
+     "2050-02-01T00:00:00", /* summer over the new year */
+     {"2050-12-31T22:00:00", NULL, NULL, NULL}},
+    /* 30 December 2011 did not come in Samoa. */
+    {"0 12 30 12 *",
+     "Pacific/Apia",
+     "2011-12-01T00:00:00",
+     {"2011-12-30T10:00:00", "2012-12-29T22:00:00", NULL, NULL}},
+};
+
 static void the_next_times_are_those_of_the_table(void **unused)
 {
     (void)unused;
-    static const struct {
-        const char *schedule, *zone, *from, *next[4]; /* UTC */
-    } rows[] = {
-        {"*/5 * * * *",
-         "UTC",
-         "2026-11-23T20:17:55",
-         {"2026-11-23T20:20:00", "2026-11-23T20:25:00", NULL, NULL}},
-        {"0 9 * * mon-fri",
-         "UTC",
-         "2026-11-20T09:00:00", /* a Friday */
-         {"2026-11-23T09:00:00", "2026-11-24T09:00:00", NULL, NULL}},
-        {"30 4 1,15 * 5",
-         "UTC",
-         "2026-11-01T05:00:00", /* either day is enough */
-         {"2026-11-06T04:30:00", "2026-11-13T04:30:00", "2026-11-15T04:30:00",
-          "2026-11-20T04:30:00"}},
-        {"0 0 29 2 *",
-         "UTC",
-         "2026-01-01T00:00:00",
-         {"2028-02-29T00:00:00", "2032-02-29T00:00:00", NULL, NULL}},
-        {"59 23 31 12 *", "UTC", "2026-12-31T23:59:00", {"2027-12-31T23:59:00", NULL, NULL, NULL}},
-        {"@weekly",
-         "UTC",
-         "2026-11-23T00:00:00",
-         {"2026-11-29T00:00:00", "2026-12-06T00:00:00", NULL, NULL}},
-        {"0 9 * * *",
-         "Europe/Berlin",
-         "2026-10-24T08:00:00", /* summer, then winter time */
-         {"2026-10-25T08:00:00", "2026-10-26T08:00:00", NULL, NULL}},
-        {"0 9 * * *",
-         "Asia/Kolkata",
-         "2026-11-23T00:00:00",
-         {"2026-11-23T03:30:00", NULL, NULL, NULL}},
-        /* 29 March 2026, 02:00 -> 03:00: 02:30 does not come, it runs at the jump, once. */
-        {"30 2 * * *",
-         "Europe/Berlin",
-         "2026-03-28T00:00:00",
-         {"2026-03-28T01:30:00", "2026-03-29T01:00:00", "2026-03-30T00:30:00", NULL}},
-        {"0,15,30,45 2 * * *",
-         "Europe/Berlin",
-         "2026-03-29T00:00:00",
-         {"2026-03-29T01:00:00", "2026-03-30T00:00:00", NULL, NULL}},
-        /* 25 October 2026, 03:00 -> 02:00: 02:30 comes twice, it runs the first time. */
-        {"30 2 * * *",
-         "Europe/Berlin",
-         "2026-10-24T12:00:00",
-         {"2026-10-25T00:30:00", "2026-10-26T01:30:00", NULL, NULL}},
-        /* An hour of every kind: each half hour that really comes. */
-        {"*/30 * * * *",
-         "Europe/Berlin",
-         "2026-03-29T00:29:00",
-         {"2026-03-29T00:30:00", "2026-03-29T01:00:00", "2026-03-29T01:30:00",
-          "2026-03-29T02:00:00"}},
-        {"30 * * * *",
-         "Europe/Berlin",
-         "2026-10-25T00:00:00",
-         {"2026-10-25T00:30:00", "2026-10-25T01:30:00", "2026-10-25T02:30:00", NULL}},
-        {"0 2 * * *",
-         "America/New_York",
-         "2026-03-07T12:00:00", /* gap 8 March */
-         {"2026-03-08T07:00:00", "2026-03-09T06:00:00", NULL, NULL}},
-        /* Beyond the file's last transition: the rule of its footer. */
-        {"0 9 1 7 *",
-         "Europe/Berlin",
-         "2050-01-01T00:00:00",
-         {"2050-07-01T07:00:00", "2051-07-01T07:00:00", NULL, NULL}},
-        {"0 9 1 1 *",
-         "Australia/Sydney",
-         "2050-02-01T00:00:00", /* summer over the new year */
-         {"2050-12-31T22:00:00", NULL, NULL, NULL}},
-        /* 30 December 2011 did not come in Samoa. */
-        {"0 12 30 12 *",
-         "Pacific/Apia",
-         "2011-12-01T00:00:00",
-         {"2011-12-30T10:00:00", "2012-12-29T22:00:00", NULL, NULL}},
-    };
-    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+    for (size_t i = 0; i < sizeof next_rows / sizeof next_rows[0]; i++) {
         mq_cron cron;
         mq_error err;
         mq_zone *zone = calloc(1, sizeof *zone);
         assert_non_null(zone);
-        if (mq_cron_parse(mq_str(rows[i].schedule), &cron, &err) != MQ_OK ||
-            mq_zone_open(mq_str(rows[i].zone), zone, &err) != MQ_OK) {
+        if (mq_cron_parse(mq_str(next_rows[i].schedule), &cron, &err) != MQ_OK ||
+            mq_zone_open(mq_str(next_rows[i].zone), zone, &err) != MQ_OK) {
             fail_msg("%s", err.text);
         }
-        int64_t at = utc(rows[i].from);
-        for (int k = 0; k < 4 && rows[i].next[k] != NULL; k++) {
+        int64_t at = utc(next_rows[i].from);
+        for (int k = 0; k < 4 && next_rows[i].next[k] != NULL; k++) {
             int64_t from = at;
             at = mq_cron_next(&cron, zone, at);
-            if (at != utc(rows[i].next[k])) {
-                fail_msg("%s in %s after %s: %s, not %s", rows[i].schedule, rows[i].zone,
-                         text_of(from), text_of(at), rows[i].next[k]);
+            if (at != utc(next_rows[i].next[k])) {
+                fail_msg("%s in %s after %s: %s, not %s", next_rows[i].schedule, next_rows[i].zone,
+                         text_of(from), text_of(at), next_rows[i].next[k]);
             }
             assert_int_equal(mq_cron_last(&cron, zone, from, at), at);
         }
