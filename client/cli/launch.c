@@ -161,6 +161,8 @@ static mq_code add_broker(mq_launch *u, mq_error *err)
     mq_member_arg(u->broker, "--endpoint-file");
     mq_member_arg(u->broker, "%s/run/broker", u->dir);
     mq_member_arg(u->broker, "--init");
+    mq_member_arg(u->broker, "--witness"); /* removed by hand to accept older data on purpose */
+    mq_member_arg(u->broker, "%s/witness", u->dir);
     return MQ_OK;
 }
 
