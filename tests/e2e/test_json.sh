@@ -121,12 +121,6 @@ json '.verb == "cron-resume" and .name == "night"' maasq cron resume night
 json '.verb == "cron-remove" and .name == "night"' maasq cron remove night
 json '.workers | length == 2 and .[0].name and .[0].pid > 0' maasq worker list
 
-json '.' maasq cron add nightly '0 3 * * *' echo
-json '.cron | length == 1' maasq cron list
-json '.' maasq cron next nightly
-json '.' maasq cron pause nightly
-json '.' maasq cron resume nightly
-json '.' maasq cron remove nightly
 
 figures '.bench == "queue" and .unit == "jobs/s" and .value > 0' maasq bench queue --jobs 100
 figures '.bench == "serve" and .answered == 100 and .latency_ms.p50' maasq bench serve m --data d --requests 100
