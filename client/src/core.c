@@ -514,7 +514,8 @@ static bool silence_is_over(mq_ccore *core, int64_t now_ms, mq_ccore_action *out
         core->silent_due_ms = now_ms + MQ_CCORE_SILENT_MS;
         core->silent_count++;
         core->wants_hello = core->is_linked; /* any answer will do */
-        if (core->silent_count >= MQ_CCORE_SILENT_MAX) {
+        /* Without a link there is nothing to wait for: the next broker may be there. */
+        if (core->silent_count >= MQ_CCORE_SILENT_MAX || !core->is_linked) {
             mq_ccore_unlinked(core, now_ms);
             core->silent_count = 0;
             core->silent_due_ms = now_ms + MQ_CCORE_SILENT_MS;
