@@ -17,10 +17,13 @@
  *   - A job has an id (a ULID, made here unless given). Submitting the same id again, after a crash
  *     or a lost answer, is safe: the broker runs it once. The library itself resends what was not
  *     answered: after 1 s, then twice as long each time with jitter, at most every 30 s, to the
- * same broker and, after three silent intervals, to the next one in the list.
+ *     same broker and, after three silent intervals, to the next one in the list.
  *   - A durable job that was accepted is on the broker's disk. A transient job (kind "infer" unless
  *     told otherwise) lives in memory only: when its broker is lost it is sent again with the same
  *     id until its time to live is over, then it ends with MAASQ_E_TIMEOUT.
+ *   - What was not accepted yet is in this process's memory only, never on its disk: a program that
+ *     must not lose a submit when it dies keeps the id and the request itself, and submits both
+ *     again; or it waits until maasq_flush or maasq_state says that the job was accepted.
  *   - Callback contract: `done` runs exactly once for each successful maasq_submit, never for a
  *     failed one.
  *   - Nothing waits for ever: each call that blocks takes a limit in milliseconds.
