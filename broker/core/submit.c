@@ -361,7 +361,11 @@ void mq_submit(mq_core *core, const mq_input *in, mq_outputs *out)
     mq_code code = check_item(core, item, in->body, &is_transient, err);
     /* What was taken when the clocks were right is known whatever they say now. */
     bool is_repeat = (code == MQ_OK || code == MQ_E_CLOCK) && answer_repeat(core, in, out);
-    if (code != MQ_OK && !is_repeat) {
+    if (code == MQ_E_CLOCK && !is_repeat && core->is_loading) {
+        core->stats.refused_busy++; /* it may be one that is loaded yet */
+        mq_say_submitted(out, in->conn, in->rid, item->id, "busy", "",
+                         "the broker is still loading; ask again", MQ_RETRY_LATER_MS);
+    } else if (code != MQ_OK && !is_repeat) {
         mq_say_submitted(out, in->conn, in->rid, item->id, mq_code_name(err->code), "", err->text,
                          0);
     } else if (!is_repeat && !mq_unique_answer(core, in, out)) {

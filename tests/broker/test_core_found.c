@@ -167,6 +167,27 @@ static void a_repeat_is_known_whatever_the_clocks_say_by_then(void **unused)
     w_close(&w);
 }
 
+static void a_wrong_clock_refuses_nothing_that_may_yet_be_loaded(void **unused)
+{
+    (void)unused;
+    world w;
+    char id[MQ_ULID_SIZE];
+    w_open(&w);
+    w_submit(&w, id, "echo", "x");
+    w_turn(&w);
+    w_drop_core(&w);
+    w.now_ms += MQ_ID_PAST_MS + 1000;
+    w_begin(&w);
+    w_forget(&w);
+    mq_msg_submit_job item = {.id = mq_str(id), .kind = mq_str("echo")};
+    w_submit_item(&w, 1, 2, &item, "x");
+    assert_string_equal(w_expect(&w, MQ_OUT_SUBMITTED, id)->verdict, "busy");
+    w_load(&w);
+    w_submit_item(&w, 1, 3, &item, "x");
+    assert_string_equal(w_expect(&w, MQ_OUT_SUBMITTED, id)->verdict, "dup");
+    w_close(&w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -177,6 +198,7 @@ int main(void)
         cmocka_unit_test(an_id_from_a_clock_that_runs_ahead_is_not_new_after_a_takeover),
         cmocka_unit_test(a_result_after_its_lease_was_given_up_is_stale),
         cmocka_unit_test(a_repeat_is_known_whatever_the_clocks_say_by_then),
+        cmocka_unit_test(a_wrong_clock_refuses_nothing_that_may_yet_be_loaded),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

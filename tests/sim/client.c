@@ -46,7 +46,8 @@ static void handle_end(sim *s, sim_client *c, uint32_t slot, mq_code code, mq_sp
                   code == MQ_E_EXISTS || !sim_stored(s, mq_str(j->id), &record, &stored),
               "client %u: job %s is said not to be taken (%s), and is stored", c->no, j->id,
               mq_code_name(code));
-    SIM_CHECK(s, may_vanish || code == MQ_E_CANCELLED || code == MQ_E_EXISTS,
+    bool is_over = mq_state_is_terminal(j->state) && (code == MQ_E_CLOCK || code == MQ_E_EXISTS);
+    SIM_CHECK(s, may_vanish || code == MQ_E_CANCELLED || is_over,
               "acknowledged job %s ends as lost: %s", j->id, mq_code_name(code));
     j->is_refused = true;
 }

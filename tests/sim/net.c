@@ -51,7 +51,9 @@ void sim_connect(sim *s, uint32_t peer, uint32_t broker)
 {
     sim_party *p = &s->parties[peer];
     if (p->conn != 0) {
-        conn_of(s, p->conn)->is_open = false;
+        sim_conn *old = conn_of(s, p->conn);
+        old->is_left = old->is_open && !s->is_calm && sim_draw(s, 2) == 0;
+        old->is_open = false;
         p->conn = 0;
     }
     p->broker = broker;
@@ -129,7 +131,7 @@ static void deliver(sim *s, sim_event *e)
     sim_message *m = e->data;
     sim_conn *c = conn_of(s, m->conn);
     c->queued[m->is_down]--;
-    if (!c->is_open) {
+    if (!c->is_open && (m->is_down || !c->is_left)) {
         return;
     }
     if (!m->is_down) {

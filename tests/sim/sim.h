@@ -82,6 +82,7 @@ typedef struct sim_party {
 
 typedef struct sim_conn {
     bool is_open;
+    bool is_left; /* closed by the peer: what it had sent may still arrive */
     uint32_t peer, broker;
     int64_t last_ms[2]; /* when the last message on the way arrives, by direction */
     int64_t stall_ms[2];
