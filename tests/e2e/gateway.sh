@@ -102,6 +102,28 @@ curl -sN -m 30 "$URL/v1/events" 2>/dev/null | sed -n '/^data: /{s/^data: //;p;q}
 jq -e '.ok and (.workers.workers | length == 1) and .models.models[0].name == "tiny"' "$DIR/frame" >/dev/null ||
     die "frame: $(head -c 2000 "$DIR/frame")"
 
+# The page is there, and its stream tells of queues, of jobs by state and of a training while it runs,
+# with its loss curve; `status` and `top` tell of the same one.
+ask 200 "$URL/"
+grep -q '<title>' "$OUT" || die "no page: $(head -c 300 "$OUT")"
+awk 'BEGIN { print "a,b,label"; for (i = 0; i < 2000; i++) print i % 7 / 7 "," i % 5 / 5 "," i % 2 }' >"$DIR/rows.csv"
+maasq dataset import rows "$DIR/rows.csv" --label-column label >/dev/null
+training=$(maasq train curve --data rows --arch mlp:2-64-2 --epochs 10000 --batch 32 --json | jq -r .job)
+has_curve() {
+    curl -sN -m 30 "$URL/v1/events" 2>/dev/null | sed -n '/^data: /{s/^data: //;p;q}' >"$DIR/frame" || true
+    jq -e --arg id "$training" '.queues.queues != null and .status.jobs.leased >= 1 and
+        ([.. | objects | select(.id? == $id)] | length) >= 1 and ([.. | objects | .curve? // empty | arrays | select(length > 0)] | length) >= 1' \
+        "$DIR/frame" >/dev/null 2>&1
+}
+eventually has_curve
+for page in status "top --once"; do
+    maasq $page >"$OUT"
+    for text in worker-1 "leased 1" train "loss" tiny prod; do
+        grep -q "$text" "$OUT" || die "maasq $page says nothing of $text: $(cat "$OUT")"
+    done
+done
+maasq job cancel "$training" --hard >/dev/null
+
 # The broker dies: said within seconds; it comes back (the supervisor starts it): served again.
 pid=$(jq -r '.processes[] | select(.name == "broker").pid' "$DIR/maasq.json")
 kill -9 "$pid"
