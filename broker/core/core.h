@@ -27,6 +27,8 @@
 #include "shared/wire/messages.h"
 
 #define MQ_CORE_NO_SLOT UINT32_MAX
+/* ms: an hour, cut among 1024 shards */
+#define MQ_LIMIT_PERIOD_MAX (UINT32_C(3600000) * 1024)
 
 enum {
     MQ_SLOTS_MAX = 256,          /* of one worker */
@@ -42,10 +44,9 @@ enum {
     MQ_ID_PAST_MS =
         2 * 3600 * 1000, /* a new id's time must lie within [now - past, now + future] */
     MQ_ID_FUTURE_MS = 5 * 60 * 1000,
-    MQ_WEIGHT_MAX = 1000,          /* of a tenant */
-    MQ_LIMIT_RATE_MAX = 1000000,   /* starts in a period, and burst */
-    MQ_LIMIT_PERIOD_MAX = 3600000, /* ms */
-    MQ_NEEDS_BYTES_MAX = 320,      /* of a job's needs as text */
+    MQ_WEIGHT_MAX = 1000,        /* of a tenant */
+    MQ_LIMIT_RATE_MAX = 1000000, /* starts in a period, and burst */
+    MQ_NEEDS_BYTES_MAX = 320,    /* of a job's needs as text */
     MQ_NEEDS_TAGS_MAX = 8,
     MQ_TAG_BYTES_MAX = 32,
 };

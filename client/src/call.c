@@ -111,6 +111,14 @@ int maasq_command(maasq_client *client, const char *verb, const char *const *arg
     return maasq_act(client, verb, args, count, NULL, 0, timeout_ms, NULL, err);
 }
 
+int mq_client_command(maasq_client *client, const char *verb, mq_span *args, uint32_t count,
+                      int64_t timeout_ms, maasq_error *err)
+{
+    mq_call call = {.command = MQ_CMD_command,
+                    .request = {.verb = mq_str(verb), .args = args, .args_count = count}};
+    return run(client, &call, verb, timeout_ms, err);
+}
+
 int maasq_act(maasq_client *client, const char *verb, const char *const *args, size_t count,
               const void *body, size_t body_bytes, int64_t timeout_ms, char **text,
               maasq_error *err)
@@ -130,6 +138,9 @@ int maasq_act(maasq_client *client, const char *verb, const char *const *args, s
     if (body_bytes > BODY_BYTES_MAX) {
         return mq_client_fail(err, MQ_E_ARG, "%s: a body of %zu bytes, at most %d", verb,
                               body_bytes, BODY_BYTES_MAX);
+    }
+    if (mq_policy_is_everywhere(verb)) {
+        return mq_policy_everywhere(client, verb, args, count, timeout_ms, err);
     }
     client = client_for(client, count > 0 ? args[0] : NULL, timeout_ms, err);
     if (client == NULL) {

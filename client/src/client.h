@@ -171,6 +171,16 @@ uint32_t mq_client_all(maasq_client *primary, maasq_client *out[MQ_ULID_SHARDS_M
 /* True when this job must live in shard 0: it needs the registry, a key or a gang. */
 bool mq_spec_is_home(const maasq_spec *spec);
 
+/* ---- policy.c ---- */
+
+/* Commands about what all shards must obey go to each of them. */
+bool mq_policy_is_everywhere(const char *verb);
+int mq_policy_everywhere(maasq_client *primary, const char *verb, const char *const *args,
+                         size_t count, int64_t timeout_ms, maasq_error *err);
+/* call.c: one command to one shard. */
+int mq_client_command(maasq_client *client, const char *verb, mq_span *args, uint32_t count,
+                      int64_t timeout_ms, maasq_error *err);
+
 /* Submits like maasq_submit. near: id of a job whose shard is wanted, or NULL. */
 maasq_job *mq_client_submit_near(maasq_client *client, const maasq_spec *spec, const char *near,
                                  maasq_done_fn *done, void *arg, mq_error *err);
