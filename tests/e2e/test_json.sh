@@ -127,6 +127,11 @@ figures '.bench == "serve" and .answered == 100 and .latency_ms.p50' maasq bench
 figures '.bench == "infer" and .value > 0' maasq bench infer m --requests 100
 figures '.bench and .case and .unit and .value > 0' maasq bench train --rounds 3 --steps 50
 
+json '.shards | length == 1 and .[0].shard == 0' maasq shard list
+json '.shard == "0"' maasq shard move 0 broker
+json '.brokers | length == 1 and .[0].is_alive' maasq broker list
+json '.broker == "broker"' maasq broker drain broker --undo
+
 fails 1 maasq model show nosuch
 fails 1 maasq job submit nosuchkind
 fails 1 maasq infer m --input "$T/nosuch.npy"
