@@ -363,12 +363,18 @@ static void drain(chaos *c)
     }
     for (int i = 0; i < CLIENTS; i++) {
         int status = 0;
-        while (!sys_has_ended(&c->s, SYS_CLIENT, i, &status)) {
+        while (!sys_has_ended(&c->s, SYS_CLIENT, i, &status) || status == SIGTERM) {
             if (mq_clock_mono_ms() > until_ms) {
                 sys_stop(&c->s, true);
                 fail_msg("client %d does not end", i);
             }
             mq_clock_sleep_ms(STEP_MS);
+            if (status == SIGTERM) { /* it had just been started and did not listen yet */
+                sys_spawn(&c->s, SYS_CLIENT, i);
+                mq_clock_sleep_ms(10 * STEP_MS);
+                kill(sys_pid(&c->s, SYS_CLIENT, i), SIGTERM);
+                status = 0;
+            }
         }
         if (status != 0) {
             sys_stop(&c->s, true);
