@@ -133,7 +133,7 @@ static void on_set(void *arg, mq_code code, const mq_error *err)
 static mq_code find_broker(const mq_node *n, mq_span given, const mq_cluster_broker **out,
                            mq_error *err)
 {
-    uint32_t found = 0;
+    uint32_t found = 0, named = 0;
     for (uint32_t i = 0; i < n->view.broker_count; i++) {
         const mq_cluster_broker *b = &n->view.brokers[i];
         bool is_start = given.len > 0 && given.len <= strlen(b->id) &&
@@ -142,11 +142,12 @@ static mq_code find_broker(const mq_node *n, mq_span given, const mq_cluster_bro
             *out = b;
             return MQ_OK;
         }
-        if (mq_span_is(given, b->name) || is_start) {
-            *out = b;
-            found++;
-        }
+        named += mq_span_is(given, b->name);
+        found += is_start;
+        bool is_best = mq_span_is(given, b->name) || (named == 0 && is_start);
+        *out = is_best ? b : *out;
     }
+    found = named > 0 ? named : found;
     return found == 1
                ? MQ_OK
                : mq_fail(err, found == 0 ? MQ_E_NOT_FOUND : MQ_E_ARG,

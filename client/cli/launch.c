@@ -130,23 +130,51 @@ static mq_code add_redis(mq_launch *u, const char *name, mq_error *err)
     return MQ_OK;
 }
 
-static mq_code add_broker(mq_launch *u, mq_error *err)
+/* Where a broker and its clients meet on this host: the first one at its port, others beside it. */
+static void add_broker_front(mq_launch *u, mq_member *broker, int64_t index)
 {
-    char program[600];
+    int64_t port = index == 0 ? pick_port(u, u->port, PORT_DEFAULT) : 0;
+    if (index > 0) {
+        mq_member_arg(broker, "ipc://%s/run/front-%lld", u->dir, (long long)index);
+    } else if (port == 0) {
+        mq_member_arg(broker, "tcp://127.0.0.1:*");
+    } else {
+        mq_member_arg(broker, "tcp://127.0.0.1:%lld", (long long)port);
+    }
+}
+
+static void back_of(const mq_launch *u, int64_t index, char *out, size_t size)
+{
+    if (index == 0) {
+        (void)snprintf(out, size, "ipc://%s/run/back", u->dir);
+    } else {
+        (void)snprintf(out, size, "ipc://%s/run/back-%lld", u->dir, (long long)index);
+    }
+}
+
+static mq_code add_broker(mq_launch *u, int64_t index, mq_error *err)
+{
+    char program[600], name[32] = "broker", back[300];
     if (!find_program(u, "maasq-broker", program, sizeof program)) {
         return mq_fail(err, MQ_E_NOT_FOUND, "%s is missing; build it with `make`", program);
     }
-    u->broker = add(u, "broker", program);
-    int64_t port = pick_port(u, u->port, PORT_DEFAULT);
-    mq_member_arg(u->broker, "--front");
-    u->broker_front_arg = u->broker->argc;
-    if (port == 0) {
-        mq_member_arg(u->broker, "tcp://127.0.0.1:*");
-    } else {
-        mq_member_arg(u->broker, "tcp://127.0.0.1:%lld", (long long)port);
+    if (index > 0) {
+        (void)snprintf(name, sizeof name, "broker-%lld", (long long)index);
     }
-    mq_member_arg(u->broker, "--back");
-    mq_member_arg(u->broker, "ipc://%s/run/back", u->dir);
+    mq_member *broker = add(u, name, program);
+    u->broker = index == 0 ? broker : u->broker;
+    mq_member_arg(broker, "--name");
+    mq_member_arg(broker, "%s", name);
+    mq_member_arg(broker, "--front");
+    u->broker_front_arg = index == 0 ? broker->argc : u->broker_front_arg;
+    add_broker_front(u, broker, index);
+    back_of(u, index, back, sizeof back);
+    mq_member_arg(broker, "--back");
+    mq_member_arg(broker, "%s", back);
+    if (u->shards > 0) {
+        mq_member_arg(broker, "--shards");
+        mq_member_arg(broker, "%lld", (long long)u->shards);
+    }
     static const struct {
         const char *option, *server, *user;
     } urls[] = {{"--store", "state", "broker"},
@@ -155,14 +183,16 @@ static mq_code add_broker(mq_launch *u, mq_error *err)
     for (size_t i = 0; i < sizeof urls / sizeof *urls; i++) {
         char url[MQ_SYSTEM_URL_MAX];
         mq_redis_url(u->dir, urls[i].server, urls[i].user, url, sizeof url);
-        mq_member_arg(u->broker, "%s", urls[i].option);
-        mq_member_arg(u->broker, "%s", url);
+        mq_member_arg(broker, "%s", urls[i].option);
+        mq_member_arg(broker, "%s", url);
     }
-    mq_member_arg(u->broker, "--endpoint-file");
-    mq_member_arg(u->broker, "%s/run/broker", u->dir);
-    mq_member_arg(u->broker, "--init");
-    mq_member_arg(u->broker, "--witness"); /* removed by hand to accept older data on purpose */
-    mq_member_arg(u->broker, "%s/witness", u->dir);
+    if (index == 0) {
+        mq_member_arg(broker, "--endpoint-file");
+        mq_member_arg(broker, "%s/run/broker", u->dir);
+    }
+    mq_member_arg(broker, "--init");
+    mq_member_arg(broker, "--witness"); /* removed by hand to accept older data on purpose */
+    mq_member_arg(broker, "%s/%s%s", u->dir, "witness", name + strlen("broker"));
     return MQ_OK;
 }
 
@@ -448,8 +478,12 @@ static mq_code fix_arg(mq_member *member, int index, const char *value, mq_error
 
 static mq_code start_broker(mq_launch *u, mq_error *err)
 {
-    mq_code code = add_broker(u, err);
-    code = code != MQ_OK ? code : start_range(u, u->family.count - 1, err);
+    int first = u->family.count;
+    mq_code code = MQ_OK;
+    for (int64_t i = 0; code == MQ_OK && i < mq_max_i64(u->brokers, 1); i++) {
+        code = add_broker(u, i, err);
+    }
+    code = code != MQ_OK ? code : start_range(u, first, err);
     code = code != MQ_OK ? code : wait_until(u, broker_is_bound, "the broker", err);
     return code != MQ_OK ? code : fix_arg(u->broker, u->broker_front_arg, u->front, err);
 }

@@ -16,6 +16,7 @@ typedef struct mq_launch {
     char dir[MQ_SYSTEM_DIR_MAX + 1];
     char bin[512];
     int64_t workers, slots, port, gateway_port;
+    int64_t brokers, shards;                            /* shards: 0 = as the deployment is */
     const char *worker_args[MQ_LAUNCH_WORKER_ARGS_MAX]; /* users' own kinds; borrowed */
     int worker_arg_count;
     bool is_default_dir;

@@ -14,7 +14,7 @@
 #include "shared/base/file.h"
 #include "shared/base/math.h"
 
-enum { TICK_MS = 20, DOWN_MS = 90000 };
+enum { BROKERS_MAX = 4, TICK_MS = 20, DOWN_MS = 90000 };
 
 typedef struct up {
     mq_cli *cli;
@@ -192,6 +192,10 @@ int mq_cmd_up(mq_cli *cli, const mq_argv *args)
         mq_argv_int(args, "port", 0, 65535, &u.launch.port, &err) != MQ_OK ||
         mq_argv_int(args, "gateway-port", 0, 65535, &none, &err) != MQ_OK ||
         take_worker_args(&u.launch, args, &err) != MQ_OK) {
+        return mq_cli_usage(cli, "%s", err.text);
+    }
+    if (mq_argv_int(args, "brokers", 1, BROKERS_MAX, &u.launch.brokers, &err) != MQ_OK ||
+        mq_argv_int(args, "shards", 1, 64, &u.launch.shards, &err) != MQ_OK) {
         return mq_cli_usage(cli, "%s", err.text);
     }
     u.launch.gateway_port = none;

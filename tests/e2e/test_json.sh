@@ -139,6 +139,11 @@ fails 1 maasq dataset import d "$T/nosuch.csv"
 fails 1 maasq model check "$T/nosuch.onnx"
 fails 2 maasq status --frobnicate
 fails 2 maasq train m
+json '.shards | length == 1 and .[0].owner != ""' maasq shard list
+json '.brokers | length == 1 and .[0].is_alive and .[0].name == "broker"' maasq broker list
+json '.shard == "0" and .broker == "auto"' maasq shard move 0 auto
+json '.drain == true' maasq broker drain broker
+json '.drain == false' maasq broker drain broker --undo
 json '.verb == "drain"' maasq worker drain worker-2
 json '.stopped == true' maasq down --data "$DATA"
 fails 1 maasq status --timeout 1
