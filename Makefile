@@ -222,7 +222,7 @@ lint-analyzer: $(GEN) # gcc 12 takes handing out &object->first_member for a lea
 	$(Q)printf '%s\n' $(ANALYZED) | xargs -P $(JOBS) -I{} gcc $(CFLAGS_ALL) -fanalyzer -Wno-analyzer-malloc-leak -c -o /dev/null {}
 lint-tidy: $(GEN)
 	$(Q)! command -v clang-tidy >/dev/null || printf '%s\n' $(SOURCES_C) | \
-	  xargs -P $(JOBS) -I{} clang-tidy --quiet {} -- -std=c11 -D_GNU_SOURCE -I. -I$(B)/gen -DMQ_VERSION='""' $(PKG_CFLAGS)
+	  xargs -P $(JOBS) -I{} clang-tidy --quiet {} -- -std=c11 -D_GNU_SOURCE -I. -Iworker/include -I$(B)/gen -DMQ_VERSION='""' $(PKG_CFLAGS)
 .PHONY: protocol
 protocol: ## fill the lists of shared/wire/PROTOCOL.md from messages.def and error.def
 	@mkdir -p build && sh shared/wire/protocol.sh >build/PROTOCOL.md && mv build/PROTOCOL.md shared/wire/PROTOCOL.md

@@ -42,7 +42,7 @@ static const mq_option table[] = {
      "address space of one slot, 0 = unlimited (default 0)"},
     {"blobs", "URL", MQ_OPT_TEXT, AT(blobs), 0, 512, "blob store (default: as the broker says)"},
     {"cache", "DIR", MQ_OPT_TEXT, AT(cache), 1, 3000,
-     "files of blobs, shared by the workers of a host (default /tmp/maasq-cache-UID)"},
+     "files of blobs, shared by the workers of a host (default $TMPDIR/maasq-cache-UID)"},
     {"cache-bytes", "BYTES", MQ_OPT_BYTES, AT(cache_bytes), 1 << 20, BYTES_MAX,
      "the cache is kept below this (default 8G)"},
     {"drain-ms", "MS", MQ_OPT_INT, AT(drain_ms), 0, 86400000,

@@ -254,10 +254,10 @@ static void add_held(const mq_broker *b, mq_buf *out)
             held[is_whole ? h.hold : MQ_HOLD_LIMIT] += is_whole ? l.waiting : l.blocked;
         }
     }
+    uint64_t paused = held[MQ_HOLD_QUEUE_PAUSED] + held[MQ_HOLD_KIND_PAUSED];
     mq_json_key(out, "held");
     mq_buf_printf(out, "{\"paused\":%llu,\"limit\":%llu,\"no_worker\":%llu}",
-                  (unsigned long long)(held[MQ_HOLD_QUEUE_PAUSED] + held[MQ_HOLD_KIND_PAUSED]),
-                  (unsigned long long)held[MQ_HOLD_LIMIT],
+                  (unsigned long long)paused, (unsigned long long)held[MQ_HOLD_LIMIT],
                   (unsigned long long)held[MQ_HOLD_NO_WORKER]);
 }
 

@@ -65,7 +65,7 @@ static _Noreturn void broker_main(const char *dir, int told)
             zmq_recv(back, hello, sizeof hello, 0) >= 0 &&
             zmq_getsockopt(front, ZMQ_LAST_ENDPOINT, text, &size) == 0 &&
             write(told, text, sizeof text) == (ssize_t)sizeof text;
-    while (is_up) {
+    while (is_up) { /* NOLINT(bugprone-infinite-loop) until it is killed */
         zmq_pollitem_t items[] = {{front, 0, ZMQ_POLLIN, 0}, {back, 0, ZMQ_POLLIN, 0}};
         (void)zmq_poll(items, 2, -1);
         for (int i = 0; i < PASS_A_TURN && pass(back, front, NULL); i++) {
@@ -149,6 +149,7 @@ mq_code mq_zmq_echo_run(mq_zmq_echo *e, int64_t count, int64_t window, size_t by
     double *each = window == 1 ? calloc((size_t)count, sizeof *each) : NULL;
     if (body == NULL || (window == 1 && each == NULL)) {
         free(body);
+        free(each);
         return mq_fail(err, MQ_E_LIMIT, "no memory for the bare echo");
     }
     bool is_up = true;

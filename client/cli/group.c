@@ -119,7 +119,7 @@ int mq_group_submit(mq_cli *cli, const mq_argv *args, const maasq_spec *callback
         file_release(&f);
         return mq_cli_fail(cli, "--group: %s", err.text);
     }
-    maasq_job **jobs = calloc(f.count, sizeof(maasq_job *));
+    maasq_job **jobs = calloc(f.count + 1, sizeof(maasq_job *));
     int status = MQ_EXIT_OK;
     json_t *ids = json_array();
     if (jobs != NULL) {

@@ -256,7 +256,8 @@ mq_span mq_read_bytes(mq_reader *r)
 }
 
 /* Opens a container of `per` values an entry; fix: its short form, wide: its 16-bit form. */
-static uint32_t open(mq_reader *r, uint8_t fix, uint8_t wide, uint32_t per, const char *expects)
+static uint32_t open_container(mq_reader *r, uint8_t fix, uint8_t wide, uint32_t per,
+                               const char *expects)
 {
     if (!begin(r)) {
         return 0;
@@ -299,12 +300,12 @@ static uint32_t open(mq_reader *r, uint8_t fix, uint8_t wide, uint32_t per, cons
 
 uint32_t mq_read_array(mq_reader *r)
 {
-    return open(r, 0x90, 0xdc, 1, "expects a list");
+    return open_container(r, 0x90, 0xdc, 1, "expects a list");
 }
 
 uint32_t mq_read_map(mq_reader *r)
 {
-    return open(r, 0x80, 0xde, 2, "expects a map");
+    return open_container(r, 0x80, 0xde, 2, "expects a map");
 }
 
 /* One value; a container is only opened, its content comes as the next values. */

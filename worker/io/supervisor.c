@@ -123,7 +123,9 @@ static mq_code blobs_open(mq_supervisor *sv, mq_error *err)
 {
     const mq_worker_options *o = sv->options;
     char dir[64];
-    (void)snprintf(dir, sizeof dir, "/tmp/maasq-cache-%u", (unsigned)geteuid());
+    const char *tmp = getenv("TMPDIR");
+    (void)snprintf(dir, sizeof dir, "%s/maasq-cache-%u", tmp == NULL ? "/tmp" : tmp,
+                   (unsigned)geteuid());
     mq_code code = mq_blob_thread_new(&sv->blobs, *o->cache != '\0' ? o->cache : dir,
                                       (size_t)o->cache_bytes, err);
     if (code == MQ_OK && *o->blobs != '\0') {

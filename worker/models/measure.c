@@ -37,7 +37,8 @@ static double median_run_us(mq_session *session, const mq_tensor *inputs, size_t
         ns[runs++] = mq_clock_mono_ns() - start;
     } while (runs < LATENCY_RUNS_MAX && mq_clock_mono_ns() < until);
     qsort(ns, (size_t)runs, sizeof *ns, compare_ns);
-    return (double)ns[runs / 2] / 1000.0;
+    int middle = runs / 2;
+    return (double)ns[middle] / 1000.0;
 }
 
 /* Zeroed tensors of one row for every input; false when a type or shape cannot be made up. */

@@ -2,6 +2,7 @@
  * sorted (ONNX demands order; exporters sometimes do not keep it). Linear in nodes and names; the
  * walk has its own stack, so that a long chain cannot overflow the process's. */
 #include <sys/random.h>
+#include <unistd.h>
 
 #include "shared/base/assert.h"
 #include "shared/base/map.h"
@@ -21,7 +22,7 @@ static uint64_t hash_seed(void)
 {
     uint64_t seed = 0;
     if (getrandom(&seed, sizeof seed, GRND_NONBLOCK) != (ssize_t)sizeof seed) {
-        seed = (uint64_t)(uintptr_t)&seed;
+        seed = (uint64_t)getpid() * 0x9e3779b97f4a7c15u;
     }
     return seed;
 }

@@ -165,7 +165,8 @@ static void run_floats(const mq_op_call *call, reduce_kind kind, uint32_t mask)
     const mq_tensor *x = call->inputs[0], *y = call->outputs[0];
     size_t n = mq_elements(y);
     double *acc = call->scratch, *top = acc + n;
-    double count = n == 0 ? 0.0 : (double)(mq_elements(x) / n);
+    size_t part = n == 0 ? 0 : mq_elements(x) / n;
+    double count = (double)part;
     for (size_t i = 0; i < n; i++) {
         acc[i] = first_of(kind);
         top[i] = first_of(MAX);
@@ -243,8 +244,9 @@ static void run_ints(const mq_op_call *call, reduce_kind kind, uint32_t mask)
         acc[o] = joined_int(kind, acc[o], int_at(x, i));
         mq_next_index(&x->shape, index);
     }
+    size_t part = n == 0 ? 0 : total / n;
     for (size_t i = 0; i < n; i++) {
-        double v = finished(kind, (double)acc[i], (double)(total / n), 0.0);
+        double v = finished(kind, (double)acc[i], (double)part, 0.0);
         bool is_exact = kind != MEAN && kind != L2 && kind != LOG_SUM && kind != LOG_SUM_EXP;
         put_int(y, i, is_exact ? acc[i] : (int64_t)v);
     }
@@ -301,11 +303,12 @@ static void grad(const mq_op_grad *g)
     }
     mq_strides s = out_strides(&x->shape, mask);
     size_t n = mq_elements(x), outs = mq_elements(call->outputs[0]);
+    size_t part = outs == 0 ? 0 : n / outs;
     int64_t index[MQ_RANK_MAX] = {0};
     for (size_t i = 0; i < n; i++) {
         size_t o = mq_offset(&s, index, x->shape.rank);
         float y = ((const float *)call->outputs[0]->data)[o];
-        float d = g->dy[0][o] * slope(a->kind, ((const float *)x->data)[i], y, (float)(n / outs));
+        float d = g->dy[0][o] * slope(a->kind, ((const float *)x->data)[i], y, (float)part);
         g->dx[0][i] = g->add[0] ? g->dx[0][i] + d : d;
         mq_next_index(&x->shape, index);
     }

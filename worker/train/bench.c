@@ -145,13 +145,14 @@ static mq_code make_net(bench *b, mq_error *err)
 static double gemm_rate(bench *b)
 {
     int64_t begin_ns = mq_clock_mono_ns(), past_ns;
-    double shards = 0;
+    int64_t shards = 0;
     do {
         mq_net_gemm_only(b->net, b->flat);
         shards++;
         past_ns = mq_clock_mono_ns() - begin_ns;
     } while (past_ns < (int64_t)GEMM_MS * 1000000);
-    return shards * (BATCH / SHARDS) * 1e9 / (double)past_ns;
+    int64_t shard_rows = BATCH / SHARDS, rows = shards * shard_rows;
+    return (double)rows * 1e9 / (double)past_ns;
 }
 
 static bool field_of(const char *json, const char *key, char *out, size_t size)
