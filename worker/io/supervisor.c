@@ -122,7 +122,7 @@ static mq_code slot_settings_fill(mq_supervisor *sv, mq_error *err)
 static mq_code blobs_open(mq_supervisor *sv, mq_error *err)
 {
     const mq_worker_options *o = sv->options;
-    char dir[64];
+    char dir[512];
     const char *tmp = getenv("TMPDIR");
     (void)snprintf(dir, sizeof dir, "%s/maasq-cache-%u", tmp == NULL ? "/tmp" : tmp,
                    (unsigned)geteuid());
