@@ -58,7 +58,7 @@ static double log_sum(const mq_tensor *x, size_t first, size_t classes, size_t s
     for (size_t c = 0; c < classes; c++) {
         sum += exp(mq_element(x, first + c * step) - top);
     }
-    return top + log(sum);
+    return sum <= 0.0 ? top : top + log(sum); /* no classes: nothing to add */
 }
 
 static mq_code run(const mq_op_call *call, mq_error *err)
