@@ -176,6 +176,15 @@ $(B)/tests/bench/bench_net $(B)/tests/bench/bench_infer $(B)/tests/bench/light_w
 	$(call say,LINK)
 	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_worker)
 
+# The ONNX backend suite: tests/conformance.
+$(B)/tests/conformance/conformance: $(B)/tests/conformance/conformance.o $(B)/tests/conformance/suite.o $(B)/worker.a $(B)/shared.a
+	$(call say,LINK)
+	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_worker)
+.PHONY: conformance
+conformance: $(B)/tests/conformance/conformance ## run the ONNX suite; DIR=folder of vectors, LIST=file of names, JSON=1
+	$(Q)$(if $(DIR),$< $(if $(LIST),--list '$(LIST)') $(if $(JSON),--json) '$(DIR)', \
+	  tests/conformance/run.sh $(B) $(if $(LIST),--list '$(LIST)') $(if $(JSON),--json))
+
 .PHONY: deps demo test check tests asan tsan
 deps: ## install the Debian packages that are missing (deploy/bootstrap.sh)
 	@sh deploy/bootstrap.sh
@@ -184,7 +193,8 @@ demo: deps ## the main job end to end on real data: train, kill, compare, compre
 	@B=$(B) sh deploy/demo.sh
 test: deps ## install what is missing, build, run all tests in parallel
 	$(Q)+$(AGAIN) check
-check: all tests ## build and run the tests; ONLY="shared/ e2e/kill" picks some by name
+check: all tests $(B)/tests/conformance/conformance ## build and run the tests; ONLY="shared/ e2e/kill" picks some by name
+	@$(if $(ONLY),,tests/conformance/run.sh $(B) || { echo 'conformance: misses that are not in tests/conformance/known.txt' >&2; exit 1; })
 	@JOBS=$(JOBS) CC='$(CC)' tests/run.sh $(B) $(ONLY)
 tests: $(TEST_BIN)
 .PHONY: chaos diff

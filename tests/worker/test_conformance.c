@@ -9,7 +9,6 @@
 #include <cmocka.h>
 
 #include <dirent.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,8 +17,8 @@
 #include <unistd.h>
 
 #include "shared/base/file.h"
+#include "worker/exec/compare.h"
 #include "worker/exec/session.h"
-#include "worker/ops/half.h"
 
 enum { TENSORS_MAX = 16, PATH_LEN = 1024 };
 
@@ -27,52 +26,15 @@ typedef struct tally {
     int agreed, refused;
 } tally;
 
-static double number(const mq_tensor *t, size_t i)
-{
-    int64_t v = 0;
-    size_t each = mq_dtype_bytes(t->dtype);
-    switch ((int)t->dtype) {
-    case MQ_DT_F32:
-        return (double)((const float *)t->data)[i];
-    case MQ_DT_F64:
-        return ((const double *)t->data)[i];
-    case MQ_DT_F16:
-        return (double)mq_half_to_float(((const uint16_t *)t->data)[i]);
-    case MQ_DT_BF16:
-        return (double)mq_bfloat_to_float(((const uint16_t *)t->data)[i]);
-    default:
-        memcpy(&v, (const uint8_t *)t->data + i * each, each);
-        return (double)v;
-    }
-}
-
 /* Absolute tolerance: the suite's for one operator. References of whole models come from a runtime
  * whose logistic function alone is off by up to 1e-7. */
 static double slack = 1e-7;
 
 static void compare(const char *folder, size_t output, const mq_tensor *got, const mq_tensor *want)
 {
-    char a[128], b[128];
-    if (got->dtype != want->dtype || !mq_shape_eq(&got->shape, &want->shape)) {
-        fail_msg("%s: output %zu is %s %s, expected %s %s", folder, output,
-                 mq_dtype_name(got->dtype), mq_shape_text(&got->shape, a, sizeof a),
-                 mq_dtype_name(want->dtype), mq_shape_text(&want->shape, b, sizeof b));
-    }
-    if (got->dtype == MQ_DT_STR) {
-        for (size_t i = 0; i < got->bytes / sizeof(mq_span); i++) {
-            if (!mq_span_eq(((const mq_span *)got->data)[i], ((const mq_span *)want->data)[i])) {
-                fail_msg("%s: output %zu, string %zu differs", folder, output, i);
-            }
-        }
-        return;
-    }
-    for (size_t i = 0; i < got->bytes / mq_dtype_bytes(got->dtype); i++) {
-        double x = number(got, i), y = number(want, i);
-        bool is_equal = (isnan(x) && isnan(y)) || (isinf(y) && x * y > 0 && isinf(x)) ||
-                        fabs(x - y) <= slack + 1e-3 * fabs(y);
-        if (!is_equal) {
-            fail_msg("%s: output %zu, element %zu is %.9g, expected %.9g", folder, output, i, x, y);
-        }
+    mq_error err;
+    if (mq_tensor_compare(got, want, (mq_tolerance){1e-3, slack}, NULL, &err) != MQ_OK) {
+        fail_msg("%s: output %zu: %s", folder, output, err.text);
     }
 }
 
