@@ -300,6 +300,12 @@ typedef struct mq_core_stats {
 
 void mq_core_stats_read(const mq_core *core, mq_core_stats *out);
 
+/* What is wrong with a job itself, whatever room there is: MQ_OK, or as its submit would be
+ * refused.
+ */
+MQ_MUST_USE mq_code mq_core_check(const mq_core *core, const mq_msg_submit_job *item,
+                                  mq_error *err);
+
 /* Slot of a job by id; MQ_CORE_NO_SLOT when it is not in memory. Slots go from 0 to mq_core_slots
  * - 1.
  */

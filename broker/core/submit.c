@@ -136,6 +136,12 @@ static mq_code check_item(const mq_core *core, const mq_msg_submit_job *item, co
     return needs != NULL ? refuse(err, MQ_E_ARG, needs) : check_deps(item, err);
 }
 
+mq_code mq_core_check(const mq_core *core, const mq_msg_submit_job *item, mq_error *err)
+{
+    bool is_transient;
+    return check_item(core, item, NULL, &is_transient, err);
+}
+
 /* Why there is no room now; NULL when there is. */
 static const char *no_room(mq_core *core, const mq_msg_submit_job *item, const mq_bytes *body,
                            bool is_transient)

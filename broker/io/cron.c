@@ -1,7 +1,7 @@
 /* Recurring jobs; see cron.h. A definition is kept as eight texts, each with a NUL behind it, and
- * the body behind them: schedule, zone, missed, kind, queue, model, priority, "alone" or "". The id
- * of a firing is a hash of its name and time, so that it is one job fleet-wide however often it is
- * tried. */
+ * the body behind them: schedule, zone, missed, kind, queue, model, priority, rules (cron_rules.h,
+ * "" = none). The id of a firing is a hash of its name and time, so that it is one job fleet-wide
+ * however often it is tried. */
 #include "broker/io/cron.h"
 
 #include <stdio.h>
@@ -9,6 +9,7 @@
 
 #include "broker/io/answers.h"
 #include "broker/io/body.h"
+#include "broker/io/cron_rules.h"
 #include "shared/base/assert.h"
 #include "shared/base/clock.h"
 #include "shared/base/log.h"
@@ -19,11 +20,12 @@
 #include "shared/job/kinds.h"
 
 enum { TICK_MS = 1000, TEXTS = 8, NEXT_MAX = 100, PRIORITY_DEFAULT = 5 };
-enum { SCHEDULE, ZONE, MISSED, KIND, QUEUE, MODEL, PRIORITY, ALONE };
+enum { SCHEDULE, ZONE, MISSED, KIND, QUEUE, MODEL, PRIORITY, RULES };
 
 typedef struct definition {
     mq_span texts[TEXTS];
     mq_span body;
+    mq_cron_rules rules;
     mq_cron cron;
     const mq_zone *zone; /* of the cache */
 } definition;
@@ -104,6 +106,23 @@ static mq_code zone_of(mq_broker *b, mq_span name, const mq_zone **out, mq_error
 
 /* ---- definitions ---- */
 
+/* A job of the definition, as it is submitted at each of its times. */
+static mq_msg_submit_job item_of(const definition *d, const char *id)
+{
+    mq_span priority = d->texts[PRIORITY];
+    mq_msg_submit_job item = {.id = mq_str(id),
+                              .kind = d->texts[KIND],
+                              .queue = d->texts[QUEUE],
+                              .model = d->texts[MODEL],
+                              .durability = mq_str("durable"),
+                              .priority = priority.len > 0 ? (uint64_t)(priority.data[0] - '0')
+                                                           : PRIORITY_DEFAULT,
+                              .is_quiet = true,
+                              .len = d->body.len};
+    mq_cron_rules_set(&d->rules, &item);
+    return item;
+}
+
 static mq_code check(mq_broker *b, definition *d, mq_error *err)
 {
     static const char *const missed[] = {"skip", "once", "all"};
@@ -114,12 +133,8 @@ static mq_code check(mq_broker *b, definition *d, mq_error *err)
     if (!is_missed) {
         return mq_fail(err, MQ_E_ARG, "missed: must be skip, once or all");
     }
-    if (!mq_entry_name_ok(d->texts[KIND]) || d->texts[KIND].len > 64 ||
-        (d->texts[QUEUE].len > 0 && !mq_entry_name_ok(d->texts[QUEUE])) ||
-        d->texts[QUEUE].len > 64 || d->texts[MODEL].len > 128) {
-        return mq_fail(err, MQ_E_ARG,
-                       "kind, queue: 1 to 64 printable letters without blank / @; model: at most "
-                       "128 bytes");
+    if (d->texts[KIND].len > 64 || d->texts[QUEUE].len > 64 || d->texts[MODEL].len > 128) {
+        return mq_fail(err, MQ_E_ARG, "kind, queue: at most 64 bytes; model: at most 128");
     }
     mq_span priority = d->texts[PRIORITY];
     if (priority.len > 1 ||
@@ -131,7 +146,8 @@ static mq_code check(mq_broker *b, definition *d, mq_error *err)
         return mq_fail(err, MQ_E_LIMIT, "body: %zu bytes, at most %d and what the kind allows",
                        d->body.len, MQ_CRON_BODY_MAX);
     }
-    mq_code code = mq_cron_parse(d->texts[SCHEDULE], &d->cron, err);
+    mq_code code = mq_cron_rules_read(d->texts[RULES], &d->rules, err);
+    code = code != MQ_OK ? code : mq_cron_parse(d->texts[SCHEDULE], &d->cron, err);
     return code == MQ_OK ? zone_of(b, d->texts[ZONE], &d->zone, err) : code;
 }
 
@@ -153,6 +169,20 @@ static mq_code definition_read(mq_broker *b, mq_span meta, definition *out, mq_e
 
 /* ---- commands ---- */
 
+static void id_of(mq_span name, int64_t at_ms, int64_t now_ms, char out[MQ_ULID_SIZE])
+{
+    uint8_t random[16];
+    uint64_t a = mq_hash64(name, (uint64_t)at_ms);
+    uint64_t b = mq_hash64(name, a);
+    memcpy(random, &a, 8);
+    memcpy(random + 8, &b, 8);
+    /* Ids live for two hours: an older firing gets a new time, and is one job because the time that
+     * is dealt with is stored with it. */
+    bool is_young = at_ms > now_ms - MQ_ID_PAST_MS / 2;
+    mq_ulid_make(is_young ? at_ms : now_ms, random, out);
+    mq_ulid_set_home(out); /* recurring jobs live in shard 0 */
+}
+
 static void reply_error(mq_broker *b, uint64_t conn, uint64_t rid, const mq_error *err)
 {
     mq_msg_reply message = {
@@ -165,6 +195,20 @@ static uint32_t count_crons(const mq_broker *b)
     mq_core_stats stats;
     mq_core_stats_read(b->core, &stats);
     return stats.crons;
+}
+
+/* The rules: what stands behind the priority ("5 alone"), and the arguments behind that. */
+static void add_rules(const mq_msg_command *m, mq_buf *meta)
+{
+    for (uint32_t i = PRIORITY + 1; i < m->args_count; i++) {
+        mq_span word = m->args[i];
+        if (i == PRIORITY + 1) {
+            size_t skip = word.len < 2 ? word.len : 2;
+            word = mq_span_of(word.data + skip, word.len - skip);
+        }
+        mq_buf_add_span(meta, word);
+        mq_buf_add_str(meta, i + 1 < m->args_count && word.len > 0 ? " " : "");
+    }
 }
 
 static mq_code pack(mq_broker *b, const mq_msg_command *m, mq_span body, mq_buf *meta,
@@ -183,9 +227,11 @@ static mq_code pack(mq_broker *b, const mq_msg_command *m, mq_span body, mq_buf 
         if (i == ZONE + 1 && text.len == 0) {
             text = mq_str("UTC");
         }
-        if (i == ALONE + 1) { /* "5 alone" is the last argument that fits */
-            text = m->args_count > 7 && m->args[7].len > 2 ? mq_str("alone") : (mq_span){0};
-        } else if (i == PRIORITY + 1 && text.len > 1) {
+        if (i == RULES + 1) {
+            add_rules(m, meta);
+            break;
+        }
+        if (i == PRIORITY + 1 && text.len > 1) {
             text.len = 1;
         }
         if (text.len > 0 && memchr(text.data, '\0', text.len) != NULL) {
@@ -194,11 +240,19 @@ static mq_code pack(mq_broker *b, const mq_msg_command *m, mq_span body, mq_buf 
         mq_buf_add_span(meta, text);
         mq_buf_add(meta, "", 1);
     }
+    mq_buf_add(meta, "", 1);
     if (body.len > MQ_CRON_BODY_MAX) {
         return mq_fail(err, MQ_E_LIMIT, "body: %zu bytes, at most %d", body.len, MQ_CRON_BODY_MAX);
     }
     mq_buf_add_span(meta, body);
-    return definition_read(b, mq_buf_span(meta), &d, err);
+    mq_code code = definition_read(b, mq_buf_span(meta), &d, err);
+    if (code == MQ_OK) { /* what no job may say, no recurring one may either */
+        char id[MQ_ULID_SIZE];
+        id_of(m->args[0], mq_broker_now(b), mq_broker_now(b), id);
+        mq_msg_submit_job item = item_of(&d, id);
+        code = mq_core_check(b->core, &item, err);
+    }
+    return code;
 }
 
 bool mq_cron_command(mq_broker *b, uint64_t conn, const mq_msg_command *m, mq_span body)
@@ -238,38 +292,16 @@ bool mq_cron_command(mq_broker *b, uint64_t conn, const mq_msg_command *m, mq_sp
 
 /* ---- firing ---- */
 
-static void id_of(mq_span name, int64_t at_ms, int64_t now_ms, char out[MQ_ULID_SIZE])
-{
-    uint8_t random[16];
-    uint64_t a = mq_hash64(name, (uint64_t)at_ms);
-    uint64_t b = mq_hash64(name, a);
-    memcpy(random, &a, 8);
-    memcpy(random + 8, &b, 8);
-    /* Ids live for two hours: an older firing gets a new time, and is one job because the time that
-     * is dealt with is stored with it. */
-    bool is_young = at_ms > now_ms - MQ_ID_PAST_MS / 2;
-    mq_ulid_make(is_young ? at_ms : now_ms, random, out);
-    mq_ulid_set_home(out); /* recurring jobs live in shard 0 */
-}
-
 static void fire(mq_broker *b, mq_span name, const definition *d, int64_t at_s)
 {
     char id[MQ_ULID_SIZE], key[MQ_ENTRY_NAME_MAX + 8] = "";
     bool is_full = false;
-    bool is_alone = d->texts[ALONE].len > 0;
     id_of(name, at_s * 1000, mq_broker_now(b), id);
     (void)snprintf(key, sizeof key, "cron/%.*s", MQ_SPAN_ARG(name));
-    mq_span priority = d->texts[PRIORITY];
-    mq_msg_submit_job item = {
-        .id = mq_str(id),
-        .kind = d->texts[KIND],
-        .queue = d->texts[QUEUE],
-        .model = d->texts[MODEL],
-        .durability = mq_str("durable"),
-        .priority = priority.len > 0 ? (uint64_t)(priority.data[0] - '0') : PRIORITY_DEFAULT,
-        .unique = is_alone ? mq_span_of(key, mq_min_size(strlen(key), 128)) : (mq_span){0},
-        .is_quiet = true,
-        .len = d->body.len};
+    mq_msg_submit_job item = item_of(d, id);
+    if (d->rules.is_alone) {
+        item.unique = mq_span_of(key, mq_min_size(strlen(key), 128));
+    }
     mq_input in = {.type = MQ_IN_CRON, .body = mq_body_new(d->body, &is_full)};
     if (is_full) {
         return; /* no memory: again in a second */
@@ -408,7 +440,7 @@ static void add_row(mq_broker *b, const mq_entry_view *v, uint32_t next, mq_buf 
 {
     static mq_entry entry;
     static const char *const names[TEXTS] = {"schedule", "zone",  "missed",   "kind",
-                                             "queue",    "model", "priority", "alone"};
+                                             "queue",    "model", "priority", "rules"};
     definition d;
     mq_error err = {0};
     if (mq_entry_read(v->value, &entry, &err) != MQ_OK) {
@@ -421,6 +453,7 @@ static void add_row(mq_broker *b, const mq_entry_view *v, uint32_t next, mq_buf 
     for (int i = 0; i < TEXTS; i++) {
         mq_json_text(out, names[i], d.texts[i]);
     }
+    mq_json_text(out, "alone", mq_str(d.rules.is_alone ? "alone" : ""));
     mq_json_int(out, "body_bytes", (int64_t)d.body.len);
     mq_json_bool(out, "is_paused", entry.is_paused);
     mq_json_int(out, "last_ms", entry.at_ms);

@@ -15,7 +15,8 @@ enum {
 };
 
 /* Verbs "cron-add" (name, schedule, zone, missed: skip | once | all, kind, queue, model, priority
- * and "alone"; body), "cron-remove", "cron-pause", "cron-resume" (name). False: another verb. */
+ * and a first rule, more rules (cron_rules.h); body), "cron-remove", "cron-pause", "cron-resume"
+ * (name). False: another verb. */
 bool mq_cron_command(mq_broker *b, uint64_t conn, const mq_msg_command *command, mq_span body);
 
 /* Query "cron": all, or one by name with its next `limit` times (at most 100). */

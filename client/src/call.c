@@ -5,7 +5,7 @@
 #include "shared/base/clock.h"
 
 enum {
-    ARGS_MAX = 8,
+    ARGS_MAX = 24,
     ARG_BYTES_MAX = 192,
     VERB_BYTES_MAX = 32,
     FILTER_BYTES_MAX = 256,

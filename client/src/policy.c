@@ -8,7 +8,7 @@
 #include "client/src/client.h"
 #include "shared/base/clock.h"
 
-enum { ARGS_MAX = 8, DIGITS = 24, LIMIT_ARGS = 5 };
+enum { ARGS_MAX = 24, DIGITS = 24, LIMIT_ARGS = 5 };
 
 bool mq_policy_is_everywhere(const char *verb)
 {
