@@ -69,9 +69,9 @@ static int64_t last_of(const char *name)
 static redisReply *field_of(redisContext *c, const char *verb, const char *field,
                             const mq_buf *value)
 {
-    redisReply *r = value == NULL
-                        ? redisCommand(c, "%s {mq:0}:reg %s", verb, field)
-                        : redisCommand(c, "%s {mq:0}:reg %s %b", verb, field, value->data, value->len);
+    redisReply *r = value == NULL ? redisCommand(c, "%s {mq:0}:reg %s", verb, field)
+                                  : redisCommand(c, "%s {mq:0}:reg %s %b", verb, field, value->data,
+                                                 value->len);
     if (r == NULL || r->type == REDIS_REPLY_ERROR) {
         fail_msg("redis: %s", r == NULL ? c->errstr : r->str);
     }

@@ -321,8 +321,9 @@ static const bad_case bad_cases[] = {
      MQ_E_LIMIT, "id: 33 bytes, at most 32"},
     {"list beyond its limit", MQ_CMD_command,
      BYTES("\x81\xa4"
-           "args\x99\xa0\xa0\xa0\xa0\xa0\xa0\xa0\xa0\xa0"),
-     MQ_E_LIMIT, "args: 9 entries, at most 8"},
+           "args\xdc\x00\x19\xa0\xa0\xa0\xa0\xa0\xa0\xa0\xa0\xa0\xa0\xa0\xa0"
+           "\xa0\xa0\xa0\xa0\xa0\xa0\xa0\xa0\xa0\xa0\xa0\xa0\xa0"),
+     MQ_E_LIMIT, "args: 25 entries, at most 24"},
     {"ext type", MQ_CMD_cancel, BYTES("\x81\xa3new\xd4\x01\x00"), MQ_E_FORMAT,
      "extension types are refused"},
     {"reserved byte c1", MQ_CMD_cancel, BYTES("\x81\xa3new\xc1"), MQ_E_FORMAT, "refused"},
