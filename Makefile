@@ -204,6 +204,9 @@ diff: $(B)/tests/shared/test_store_diff $(B)/tests/broker/test_core_random ## Re
 	$(Q)MAASQ_REDIS_SEEDS=$(or $(LIVES),20) $(B)/tests/broker/test_core_random
 chaos: all $(B)/tests/e2e/test_chaos ## kill, stop and cut off real processes; SECONDS=60 SEED=n
 	$(Q)MAASQ_CHAOS_SECONDS=$(or $(SECONDS),60) MAASQ_SEED=$(SEED) $(B)/tests/e2e/test_chaos
+.PHONY: takeover
+takeover: all $(B)/tests/e2e/test_takeover ## how long a dead or stopped broker's shards are without one; KILLS=20
+	$(Q)MAASQ_TAKEOVERS=$(or $(KILLS),20) $(B)/tests/e2e/test_takeover
 asan: export ASAN_OPTIONS = detect_leaks=1
 asan: ## the tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(Q)+$(AGAIN) V=asan check

@@ -16,6 +16,7 @@
 enum {
     LOOK_MS = 500,       /* how often the table is read while others are there */
     UNSETTLED_MS = 100,  /* while a shard is not where it should be */
+    OVER_MS = 20,        /* at least between looks, however late somebody is */
     HAND_OVER_MS = 1000, /* for what is under way when a shard goes; then it is asked for again */
 };
 
@@ -95,6 +96,28 @@ static mq_code open_witness(mq_node *n, uint32_t s, mq_error *err)
         snprintf(w->instance, sizeof w->instance, "%s", n->instance);
     }
     return code;
+}
+
+/* What the table says of shards that others own is witnessed too: should an owner die and the store
+ * come back with less, whoever takes the shard over refuses it. Within tenure/3 + LOOK_MS of a
+ * commit, and written to the file at most once a look. */
+static void witness_others(mq_node *n)
+{
+    mq_error err;
+    int64_t now_ms = mq_clock_mono_ms();
+    for (uint32_t s = 0; s < n->view.shard_count && n->view.instance[0] != '\0'; s++) {
+        mq_witness *w = &n->witness[s];
+        if (n->view.shards[s].sequence == 0 || n->shards[s] != NULL) {
+            continue; /* nothing to see, or seen by ourselves */
+        }
+        if (open_witness(n, s, &err) != MQ_OK) {
+            n->fatal = err;
+            return;
+        }
+        if (w->instance[0] == '\0' || strcmp(w->instance, n->view.instance) == 0) {
+            mq_witness_note(w, n->view.instance, n->view.shards[s].sequence, now_ms);
+        }
+    }
 }
 
 static void begin_shard(mq_node *n, uint32_t s)
@@ -208,7 +231,9 @@ static void on_view(void *arg, mq_code code, const mq_cluster_view *view, const 
         return;
     }
     n->view = *view;
+    n->view_ms = mq_clock_mono_ms();
     if (!n->is_left) {
+        witness_others(n);
         make_plan(n);
     }
 }
@@ -241,18 +266,25 @@ static void fill_self(mq_node *n, int64_t now_ms)
             self->owned[self->owned_count].shard = s;
             self->owned[self->owned_count].epoch = n->told_epoch[s];
             self->owned[self->owned_count].jobs = stats.jobs;
+            self->owned[self->owned_count].sequence = b->witness->sequence;
             self->owned[self->owned_count++].since_ms = n->since_ms[s];
         }
     }
 }
 
-static bool are_others_there(const mq_node *n)
+/* When the table is read again because of others: regularly, and as soon as one of them that was
+ * alive is dead unless it has said so again. INT64_MAX: there is nobody else. */
+static int64_t look_at_others(const mq_node *n, int64_t last_ms)
 {
-    uint32_t alive = 0;
+    int64_t at_ms = INT64_MAX;
     for (uint32_t i = 0; i < n->view.broker_count; i++) {
-        alive += n->view.brokers[i].is_alive;
+        const mq_cluster_broker *b = &n->view.brokers[i];
+        if (b->is_alive && !is_us(n, b->id)) {
+            int64_t over_ms = n->view_ms + (b->until_ms - n->view.now_ms) + 1;
+            at_ms = mq_min_i64(at_ms, mq_max_i64(over_ms, last_ms + OVER_MS));
+        }
     }
-    return alive > 1;
+    return at_ms == INT64_MAX ? at_ms : mq_min_i64(at_ms, last_ms + LOOK_MS);
 }
 
 static int64_t look_at(const mq_node *n)
@@ -264,7 +296,7 @@ static int64_t look_at(const mq_node *n)
     if (!n->is_settled) {
         return last_ms + UNSETTLED_MS;
     }
-    return are_others_there(n) ? last_ms + LOOK_MS : INT64_MAX;
+    return look_at_others(n, last_ms);
 }
 
 static int64_t tell_at(const mq_node *n)

@@ -38,6 +38,7 @@ struct mq_node {
 
     mq_cluster_self self;
     mq_cluster_view view; /* as last read; shard_count 0 = never */
+    int64_t view_ms;      /* monotonic; when it was */
     uint64_t told_version;
     int64_t told_ms, looked_ms; /* monotonic; when the table was last asked */
     int64_t tell_retry_ms;      /* it could not be asked: not before */

@@ -1,7 +1,8 @@
 /* What this broker has seen the store hold, kept beside the store: the deployment's identity and
- * the last commit of a shard. A store that comes back empty, as another deployment's, or with fewer
- * commits than were acknowledged (a wrong volume, a restored copy, a replica that was behind) is
- * not served until an operator says so (--adopt): acknowledged jobs would be forgotten silently.
+ * the last commit of a shard, its own or (as the table tells it) another broker's. A store that
+ * comes back empty, as another deployment's, or with fewer commits than were acknowledged (a wrong
+ * volume, a restored copy, a replica that was behind) is not served until an operator says so
+ * (--adopt): acknowledged jobs would be forgotten silently.
  *
  * Without a folder the memory is the process's own. With one it is a file of one line,
  * DIR/shard-N: "INSTANCE SEQUENCE", rewritten in place MQ_WITNESS_WRITE_MS after a commit at the

@@ -189,8 +189,16 @@ static int dispatch(maasq_client *primary)
     maasq_client *all[MQ_ULID_SHARDS_MAX];
     int count = 0;
     uint32_t shards = mq_client_all(primary, all);
+    uint64_t version = mq_client_routes_version(primary);
     for (uint32_t i = 0; i < shards; i++) {
         (void)dispatch_one(all[i], &count);
+    }
+    /* One shard's broker said where the others are: those that are elsewhere go there now. */
+    for (uint32_t i = 0; i < shards && version != mq_client_routes_version(primary); i++) {
+        pthread_mutex_lock(&all[i]->lock);
+        mq_client_follow_routes(all[i]);
+        mq_client_wake(all[i]); /* its sockets are new ones */
+        pthread_mutex_unlock(&all[i]->lock);
     }
     return count;
 }
@@ -226,6 +234,10 @@ static mq_code start_thread(maasq_client *client, mq_error *err)
 static void free_client(maasq_client *client)
 {
     mq_io_release(&client->io);
+    if (client->primary == NULL && client->routes != NULL) {
+        pthread_mutex_destroy(&client->routes->lock);
+        free(client->routes);
+    }
     mq_ccore_release(&client->core);
     free(client->slots);
     mq_blobs_free(client->blobs);
@@ -296,6 +308,12 @@ maasq_client *maasq_client_new(const maasq_options *options, maasq_error *out)
     }
     uint32_t window = 0;
     mq_code code = read_options(client, options, &window, &err);
+    client->routes = calloc(1, sizeof *client->routes);
+    if (client->routes == NULL) {
+        code = mq_fail(&err, MQ_E_LIMIT, "no memory for a client");
+    } else {
+        pthread_mutex_init(&client->routes->lock, NULL);
+    }
     if (code == MQ_OK) {
         code = start(client, window, &err);
     }
@@ -329,6 +347,7 @@ maasq_client *mq_client_new_shard(maasq_client *primary, uint32_t shard, mq_erro
     client->thread = primary->thread;
     client->shard = client->io.shard = shard;
     client->primary = primary;
+    client->routes = primary->routes;
     if (start(client, primary->window, err) != MQ_OK) {
         free_client(client);
         return NULL;

@@ -103,6 +103,17 @@ typedef struct mq_told {
     struct mq_told *next;
 } mq_told;
 
+/* Where the shards are, as any broker said last; shared by the clients of all shards. Its lock is
+ * the innermost. */
+typedef struct mq_client_routes {
+    pthread_mutex_t lock;
+    uint64_t version;
+    struct {
+        uint64_t epoch;
+        char url[MQ_CLIENT_URL_MAX]; /* "" = nobody */
+    } at[MQ_ULID_SHARDS_MAX];
+} mq_client_routes;
+
 struct maasq_client {
     pthread_mutex_t lock;   /* everything below but io and what never changes */
     pthread_cond_t changed; /* some job or call ended, a broker answered */
@@ -126,7 +137,9 @@ struct maasq_client {
     uint32_t window;
     uint32_t shard_count;        /* of the deployment, as a broker said; 0 = not known yet */
     int64_t again_ms;            /* everything is sent again then; 0 = no need */
-    uint64_t routes;             /* version of the last routes */
+    mq_client_routes *routes;    /* the primary's */
+    uint64_t routes_seen;        /* version of those that have been followed */
+    uint64_t route_epoch;        /* of the owner that welcomed us; 0 = not known yet */
     char url[MQ_CLIENT_URL_MAX]; /* where the connection goes */
 
     mq_ccore core;
@@ -164,6 +177,20 @@ uint32_t mq_client_shards(maasq_client *primary, int64_t deadline_ms);
 
 /* The client for a shard, made when it is new. Not under the lock. NULL with err. */
 maasq_client *mq_client_of(maasq_client *primary, uint32_t shard, mq_error *err);
+
+/* Keeps what a broker says of the shards' owners, unless it is old news. */
+void mq_client_routes_learn(maasq_client *client, const mq_msg_routes *m);
+
+/* True, with the owner's endpoint in url, when this client's broker is not the one that owns its
+ * shard according to the latest routes: it had not welcomed us, or it has a successor. Under the
+ * lock. */
+bool mq_client_routes_follow(maasq_client *client, char url[MQ_CLIENT_URL_MAX]);
+
+/* Epoch of this client's shard in the latest routes, 0 = not known. Under the lock. */
+uint64_t mq_client_routes_epoch(maasq_client *client);
+
+/* Version of the latest routes. */
+uint64_t mq_client_routes_version(maasq_client *client);
 
 /* Clients of all shards that there are so far, the primary first. Returns how many. */
 uint32_t mq_client_all(maasq_client *primary, maasq_client *out[MQ_ULID_SHARDS_MAX]);
@@ -265,6 +292,10 @@ bool mq_client_act(maasq_client *client, int64_t now_ms);
 /* One message from the broker. Bad ones are dropped. */
 void mq_client_receive(maasq_client *client, int64_t now_ms, mq_span head, mq_span header,
                        mq_span payload);
+
+/* Goes to the owner of this client's shard when the latest routes name another one. Under the lock.
+ */
+void mq_client_follow_routes(maasq_client *client);
 
 /* Drops the connection and connects to moved_to, else to the next broker of the list. */
 void mq_io_reconnect(maasq_client *client);

@@ -32,7 +32,7 @@ enum {
     MQ_CCORE_POLL_MS = 2000,        /* first GET of an open job, then twice as long each time */
     MQ_CCORE_POLL_MAX_MS = 30000,
     MQ_CCORE_WATCH_POLL_MAX_MS = 4000, /* for jobs whose progress somebody watches */
-    MQ_CCORE_SILENT_MS = 2000,         /* one silent interval */
+    MQ_CCORE_SILENT_MS = 1000,         /* one silent interval */
     MQ_CCORE_SILENT_MAX = 3,           /* then the next broker */
     MQ_CCORE_ASK_RATE = 1000,          /* GETs a second after a reconnection */
     MQ_CCORE_ID_SIZE = 33,

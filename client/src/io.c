@@ -61,7 +61,7 @@ static mq_code open_dealer(mq_io *io, const char *url, mq_error *err)
     bool is_set = set(s, ZMQ_LINGER, LINGER_MS) && set(s, ZMQ_SNDHWM, HWM) &&
                   set(s, ZMQ_RCVHWM, HWM) && set(s, ZMQ_RECONNECT_IVL, 100) &&
                   set(s, ZMQ_RECONNECT_IVL_MAX, 2000) && set(s, ZMQ_HANDSHAKE_IVL, 5000) &&
-                  set(s, ZMQ_HEARTBEAT_IVL, 2000) && set(s, ZMQ_HEARTBEAT_TIMEOUT, 6000) &&
+                  set(s, ZMQ_HEARTBEAT_IVL, 700) && set(s, ZMQ_HEARTBEAT_TIMEOUT, 2100) &&
                   set(s, ZMQ_TCP_KEEPALIVE, 1);
     int events = ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_DISCONNECTED;
     char name[48]; /* the former monitor's name may be taken a little longer */

@@ -20,6 +20,9 @@ static void on_welcome(maasq_client *client, int64_t now_ms, mq_msg_welcome *m, 
 {
     (void)now_ms;
     (void)payload;
+    if (!client->is_welcome) {
+        client->route_epoch = mq_client_routes_epoch(client);
+    }
     client->is_welcome = true;
     client->was_welcome = true;
     (void)mq_span_copy(m->blobs, client->welcome_blobs, sizeof client->welcome_blobs);
@@ -54,26 +57,26 @@ static void learn(maasq_client *client, mq_span url)
     }
 }
 
-/* The shard has another owner than the broker of this connection. */
+void mq_client_follow_routes(maasq_client *client)
+{
+    char url[MQ_CLIENT_URL_MAX];
+    if (mq_client_routes_follow(client, url)) {
+        on_moved(client, mq_str(url));
+    }
+}
+
+/* This shard, or another one's client, may have to go to another broker. */
 static void on_routes(maasq_client *client, int64_t now_ms, mq_msg_routes *m, mq_span payload)
 {
     (void)payload;
     (void)now_ms;
-    if (m->version < client->routes) {
-        return;
-    }
-    client->routes = m->version;
     for (uint32_t i = 0; i < m->routes_count; i++) {
-        mq_span url = m->routes[i].endpoint;
-        if (url.len > 6) {
-            learn(client, url);
-        }
-        /* Only away from a broker that has not welcomed us: one that has tells when it leaves. */
-        if (m->routes[i].shard == client->shard && url.len > 6 && !client->is_welcome &&
-            !mq_span_is(url, client->url)) {
-            on_moved(client, url);
+        if (m->routes[i].endpoint.len > 6) {
+            learn(client, m->routes[i].endpoint);
         }
     }
+    mq_client_routes_learn(client, m);
+    mq_client_follow_routes(client);
 }
 
 static void end_call(maasq_client *client, uint32_t slot, mq_code code, mq_span text, mq_span json)

@@ -90,3 +90,58 @@ uint32_t mq_client_all(maasq_client *primary, maasq_client *out[MQ_ULID_SHARDS_M
     pthread_mutex_unlock(&primary->lock);
     return count;
 }
+
+/* ---- where the shards are ---- */
+
+void mq_client_routes_learn(maasq_client *client, const mq_msg_routes *m)
+{
+    mq_client_routes *r = client->routes;
+    pthread_mutex_lock(&r->lock);
+    if (m->version > r->version) {
+        r->version = m->version;
+        for (uint32_t i = 0; i < m->routes_count; i++) {
+            uint64_t shard = m->routes[i].shard;
+            mq_span url = m->routes[i].endpoint;
+            if (shard < MQ_ULID_SHARDS_MAX && url.len < sizeof r->at[shard].url) {
+                r->at[shard].epoch = m->routes[i].epoch;
+                (void)mq_span_copy(url, r->at[shard].url, sizeof r->at[shard].url);
+            }
+        }
+    }
+    pthread_mutex_unlock(&r->lock);
+}
+
+bool mq_client_routes_follow(maasq_client *client, char url[MQ_CLIENT_URL_MAX])
+{
+    mq_client_routes *r = client->routes;
+    pthread_mutex_lock(&r->lock);
+    uint64_t epoch = r->at[client->shard].epoch;
+    bool is_news = client->routes_seen != r->version;
+    memcpy(url, r->at[client->shard].url, MQ_CLIENT_URL_MAX);
+    client->routes_seen = r->version;
+    pthread_mutex_unlock(&r->lock);
+    if (!is_news || url[0] == '\0') {
+        return false;
+    }
+    /* A broker that has welcomed us owned the shard then, whatever its endpoint is called. */
+    bool has_successor = client->route_epoch != 0 && epoch > client->route_epoch;
+    bool must_go = (!client->is_welcome || has_successor) && strcmp(url, client->url) != 0;
+    client->route_epoch = epoch;
+    return must_go;
+}
+
+uint64_t mq_client_routes_epoch(maasq_client *client)
+{
+    pthread_mutex_lock(&client->routes->lock);
+    uint64_t epoch = client->routes->at[client->shard].epoch;
+    pthread_mutex_unlock(&client->routes->lock);
+    return epoch;
+}
+
+uint64_t mq_client_routes_version(maasq_client *client)
+{
+    pthread_mutex_lock(&client->routes->lock);
+    uint64_t version = client->routes->version;
+    pthread_mutex_unlock(&client->routes->lock);
+    return version;
+}

@@ -8,7 +8,7 @@
 #include "shared/store/conn.h"
 #include "shared/store/keys.h"
 
-enum { WORD_BYTES = 40, RECORD_BYTES = 640, FIXED_WORDS = 9 };
+enum { WORD_BYTES = 64, RECORD_BYTES = 640, FIXED_WORDS = 9 };
 
 typedef struct setting {
     mq_cluster *cluster;
@@ -20,10 +20,10 @@ struct mq_cluster {
     mq_conn conn;
     mq_cluster_on_view *on_view;
     void *arg;
-    bool is_asking;   /* a tell is under way */
-    bool has_table;   /* it has been seen: never made again */
-    bool is_deployed; /* the store has an instance id */
-    bool has_self;    /* self is what is being told */
+    bool is_asking;                    /* a tell is under way */
+    bool has_table;                    /* it has been seen: never made again */
+    char instance[MQ_CLUSTER_ID_SIZE]; /* as last read; "" = the store has none */
+    bool has_self;                     /* self is what is being told */
     mq_cluster_self self;
     mq_cluster_view view; /* scratch */
     /* Scratch of the command: */
@@ -96,10 +96,10 @@ static void read_broker(mq_cluster_view *view, const char *id, const char *text)
 
 static void read_shard(mq_cluster_shard *s, const char *text)
 {
-    unsigned long long epoch = 0, jobs = 0;
+    unsigned long long epoch = 0, jobs = 0, sequence = 0;
     long long since = 0;
     if (sscanf(text, /* NOLINT(cert-err34-c) a broker's writing */
-               "%63s %llu %lld %llu", s->owner, &epoch, &since, &jobs) < 2) {
+               "%63s %llu %lld %llu %llu", s->owner, &epoch, &since, &jobs, &sequence) < 2) {
         s->owner[0] = '\0';
         return;
     }
@@ -109,6 +109,7 @@ static void read_shard(mq_cluster_shard *s, const char *text)
     s->epoch = epoch;
     s->since_ms = since;
     s->jobs = jobs;
+    s->sequence = sequence;
 }
 
 static mq_cluster_shard *shard_of(mq_cluster_view *view, const char *number)
@@ -147,6 +148,7 @@ static mq_code read_view(mq_cluster *c, const redisReply *r, mq_error *err)
 {
     mq_cluster_view *view = &c->view;
     *view = (mq_cluster_view){0};
+    memcpy(view->instance, c->instance, sizeof view->instance);
     if (r->type == REDIS_REPLY_ERROR) {
         return mq_fail(err, MQ_E_IO, "Redis answers: %.300s", r->str);
     }
@@ -201,7 +203,7 @@ static void word(mq_cluster *c, const char *text)
 static bool send_table(mq_cluster *c)
 {
     const mq_cluster_self *self = &c->self;
-    bool may_make = !c->has_table && (c->is_deployed || self->may_init);
+    bool may_make = !c->has_table && (c->instance[0] != '\0' || self->may_init);
     int n = 0;
     c->argc = 0;
     word(c, "FCALL");
@@ -223,18 +225,27 @@ static bool send_table(mq_cluster *c)
         word(c, c->numbers[n++]);
         snprintf(c->numbers[n], WORD_BYTES, "%llu", (unsigned long long)self->owned[i].epoch);
         word(c, c->numbers[n++]);
-        snprintf(c->numbers[n], WORD_BYTES, "%lld %llu", (long long)self->owned[i].since_ms,
-                 (unsigned long long)self->owned[i].jobs);
+        snprintf(c->numbers[n], WORD_BYTES, "%lld %llu %llu", (long long)self->owned[i].since_ms,
+                 (unsigned long long)self->owned[i].jobs,
+                 (unsigned long long)self->owned[i].sequence);
         word(c, c->numbers[n++]);
     }
     return mq_conn_send(&c->conn, on_table, c, c->argc, c->argv, c->lens);
 }
 
-/* Whether this is a deployment's store decides whether a missing table may be made. */
 static void on_instance(void *arg, const redisReply *reply)
 {
     mq_cluster *c = arg;
-    c->is_deployed = reply != NULL && reply->type == REDIS_REPLY_STRING && reply->len > 0;
+    bool is_there = reply != NULL && reply->type == REDIS_REPLY_STRING;
+    snprintf(c->instance, sizeof c->instance, "%.*s", is_there ? (int)reply->len : 0,
+             is_there ? reply->str : "");
+}
+
+/* Whether this is a deployment's store decides whether a missing table may be made. */
+static void on_first_instance(void *arg, const redisReply *reply)
+{
+    mq_cluster *c = arg;
+    on_instance(c, reply);
     if (reply == NULL || c->on_view == NULL || !send_table(c)) {
         on_table(c, NULL);
     }
@@ -247,13 +258,11 @@ bool mq_cluster_tell(mq_cluster *c, const mq_cluster_self *self)
     }
     c->has_self = self != NULL;
     c->self = self != NULL ? *self : (mq_cluster_self){0};
-    if (c->has_table) {
-        c->is_asking = send_table(c);
-    } else {
-        const char *argv[] = {"GET", MQ_KEY_INSTANCE};
-        const size_t lens[] = {3, strlen(MQ_KEY_INSTANCE)};
-        c->is_asking = mq_conn_send(&c->conn, on_instance, c, 2, argv, lens);
-    }
+    const char *argv[] = {"GET", MQ_KEY_INSTANCE};
+    const size_t lens[] = {3, strlen(MQ_KEY_INSTANCE)};
+    c->is_asking = c->has_table
+                       ? mq_conn_send(&c->conn, on_instance, c, 2, argv, lens) && send_table(c)
+                       : mq_conn_send(&c->conn, on_first_instance, c, 2, argv, lens);
     return c->is_asking;
 }
 

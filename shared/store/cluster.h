@@ -28,12 +28,14 @@ typedef struct mq_cluster_shard {
     char owner[MQ_CLUSTER_ID_SIZE]; /* "" = nobody */
     char pin[MQ_CLUSTER_ID_SIZE];   /* where operators want it; "" = anywhere */
     uint64_t epoch, jobs;
-    int64_t since_ms; /* store time */
+    uint64_t sequence; /* of the last commit that its last owner told of */
+    int64_t since_ms;  /* store time */
 } mq_cluster_shard;
 
 typedef struct mq_cluster_view {
-    int64_t now_ms;   /* store time */
-    uint64_t version; /* grows with every change of an owner */
+    char instance[MQ_CLUSTER_ID_SIZE]; /* of the deployment; "" before its first commit */
+    int64_t now_ms;                    /* store time */
+    uint64_t version;                  /* grows with every change of an owner */
     uint32_t shard_count, broker_count;
     mq_cluster_broker brokers[MQ_CLUSTER_BROKERS_MAX]; /* by id */
     mq_cluster_shard shards[MQ_CLUSTER_SHARDS_MAX];
@@ -48,7 +50,7 @@ typedef struct mq_cluster_self {
     uint32_t owned_count;
     struct {
         uint32_t shard;
-        uint64_t epoch, jobs;
+        uint64_t epoch, jobs, sequence;
         int64_t since_ms;
     } owned[MQ_CLUSTER_SHARDS_MAX];
 } mq_cluster_self;

@@ -167,6 +167,16 @@ void mq_ws_on_link_up(mq_worker_session *s, int64_t now_ms)
     }
 }
 
+bool mq_ws_is_behind(const mq_worker_session *s, uint64_t shard, uint64_t epoch)
+{
+    if (shard >= s->talk_count) {
+        return false;
+    }
+    mq_ws_link link = shard == s->at ? s->link : s->talks[shard].link;
+    return link != MQ_WS_DOWN &&
+           (link != MQ_WS_SERVING || (shard == s->at ? s->epoch : s->talks[shard].epoch) < epoch);
+}
+
 void mq_ws_next_broker(mq_worker_session *s, int64_t now_ms, mq_ws_actions *out)
 {
     if (s->link != MQ_WS_DOWN) {
@@ -175,6 +185,14 @@ void mq_ws_next_broker(mq_worker_session *s, int64_t now_ms, mq_ws_actions *out)
     greet(s, now_ms);
     s->heard_ms = now_ms;
     put(s, out, MQ_WS_CONNECT)->index = s->broker;
+}
+
+void mq_ws_go(mq_worker_session *s, uint32_t shard, int64_t now_ms, mq_ws_actions *out)
+{
+    uint32_t at = s->at;
+    mq_ws_from(s, shard);
+    mq_ws_next_broker(s, now_ms, out);
+    mq_ws_from(s, at);
 }
 
 void mq_ws_drain(mq_worker_session *s, int64_t deadline_ms, int64_t now_ms)

@@ -38,7 +38,7 @@ enum {
     MQ_WS_WANT_MS = 1000,       /* so long a word that jobs wait is believed */
     MQ_WS_PATIENCE_MS = 250,    /* unused credit stays so long while others want some */
     MQ_WS_MOVED_MS = 1000,      /* for an owner's answer that another broker sent us to */
-    MQ_WS_GONE_MS = 1500,       /* for a broker to come back before the next one is tried */
+    MQ_WS_GONE_MS = 500,        /* for a broker to come back before the next one is tried */
     MQ_WS_HELLO_MS = 1000,      /* greeting and registration are repeated so often */
     MQ_WS_ANSWER_MS = 5000,     /* without an answer to them: next broker */
     MQ_WS_BEAT_MS = 5000,       /* until the broker says */
@@ -244,6 +244,10 @@ void mq_ws_on_verdict(mq_worker_session *s, const mq_msg_verdict *m, int64_t now
                       mq_ws_actions *out);
 void mq_ws_on_error(mq_worker_session *s, const mq_msg_error *m, int64_t now_ms,
                     mq_ws_actions *out);
+/* Another broker owns this shard under this epoch than the one that it is talked about
+ * with, or is asked about it. Then: greets the next broker about it. */
+bool mq_ws_is_behind(const mq_worker_session *s, uint64_t shard, uint64_t epoch);
+void mq_ws_go(mq_worker_session *s, uint32_t shard, int64_t now_ms, mq_ws_actions *out);
 /* Any other message: the broker is alive. */
 void mq_ws_on_other(mq_worker_session *s, int64_t now_ms);
 

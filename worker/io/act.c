@@ -367,9 +367,21 @@ static void learn(mq_supervisor *sv, mq_span url)
 
 static void on_routes(mq_supervisor *sv, const mq_msg_routes *m, int64_t now_ms)
 {
-    mq_ws_on_other(&sv->session, now_ms);
+    mq_worker_session *s = &sv->session;
+    mq_ws_on_other(s, now_ms);
+    if (m->version < sv->routes) {
+        return; /* old news */
+    }
+    sv->routes = m->version;
     for (uint32_t i = 0; i < m->routes_count; i++) {
-        learn(sv, m->routes[i].endpoint);
+        const mq_msg_route *r = &m->routes[i];
+        learn(sv, r->endpoint);
+        /* A broker that hangs does not tell of its successor: the other shards' brokers do. */
+        if (is_endpoint(r->endpoint) && mq_ws_is_behind(s, r->shard, r->epoch) &&
+            !mq_span_is(r->endpoint, sv->links[r->shard].endpoint)) {
+            (void)mq_span_copy(r->endpoint, sv->moved[r->shard], MQ_WORKER_URL_MAX);
+            mq_ws_go(s, (uint32_t)r->shard, now_ms, &sv->actions);
+        }
     }
 }
 

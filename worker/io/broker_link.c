@@ -81,13 +81,14 @@ mq_code mq_broker_link_connect(mq_broker_link *link, const char *endpoint, mq_er
     if (link->socket == NULL) {
         return mq_fail(err, MQ_E_IO, "broker: socket: %s", zmq_strerror(errno));
     }
+    snprintf(link->endpoint, sizeof link->endpoint, "%s", endpoint);
     set_int(link->socket, ZMQ_LINGER, 0);
     set_int(link->socket, ZMQ_SNDHWM, HWM);
     set_int(link->socket, ZMQ_RCVHWM, HWM);
     set_int(link->socket, ZMQ_RECONNECT_IVL, 50);
     set_int(link->socket, ZMQ_RECONNECT_IVL_MAX, 1000);
-    set_int(link->socket, ZMQ_HEARTBEAT_IVL, 2000);
-    set_int(link->socket, ZMQ_HEARTBEAT_TIMEOUT, 6000);
+    set_int(link->socket, ZMQ_HEARTBEAT_IVL, 700);
+    set_int(link->socket, ZMQ_HEARTBEAT_TIMEOUT, 2100);
     set_int(link->socket, ZMQ_HEARTBEAT_TTL, 6000);
     set_int(link->socket, ZMQ_HANDSHAKE_IVL, 5000);
     set_int(link->socket, ZMQ_TCP_KEEPALIVE, 1);

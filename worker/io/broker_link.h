@@ -12,7 +12,8 @@ typedef struct mq_broker_link {
     void *socket;  /* NULL = not connected */
     void *monitor; /* tells of the connection's ups and downs */
     uint32_t monitor_number;
-    uint32_t shard; /* that its messages are for */
+    uint32_t shard;     /* that its messages are for */
+    char endpoint[256]; /* that it was last connected to */
     bool is_up;     /* as the monitor said: else nothing is sent that a later broker would get */
     mq_buf header;  /* scratch for encoding */
     mq_arena arena; /* lists of the message being handled */

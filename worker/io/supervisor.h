@@ -98,6 +98,7 @@ typedef struct mq_supervisor {
     char moved[MQ_WS_TALKS_MAX][MQ_WORKER_URL_MAX]; /* where a shard's owner is said to be, or "" */
     char learned[MQ_WORKER_BROKERS_MAX][MQ_WORKER_URL_MAX]; /* brokers that were not given */
     uint32_t learned_count;
+    uint64_t routes; /* version of the latest routes */
     mq_blob_thread *blobs;
     mq_gang_plane *gang;
     mq_worker_session session;
