@@ -245,6 +245,7 @@ void mq_deps_drop(mq_core *core, mq_job *child);    /* the child goes */
 /* ---- dispatch.c, lease.c, result.c, gang.c ---- */
 
 void mq_dispatch(mq_core *core, mq_outputs *out);
+void mq_run_note(mq_core *core, uint32_t kind, uint64_t run_us);  /* a job of the kind succeeded */
 void mq_start_count(mq_core *core, mq_job *job, uint32_t starts); /* before it leaves its lane */
 void mq_send_job(mq_core *core, mq_job *job, mq_outputs *out);    /* when nothing is waited for */
 /* Jobs it may be sent now: its credit, which may hold more than its idle slots (it prefetches). */

@@ -156,6 +156,7 @@ void mq_complete(mq_core *core, mq_job *job, const mq_input *in, mq_outputs *out
         return;
     }
     core->names[job->kind].crash_row = 0;
+    mq_run_note(core, job->kind, item->run_us);
     mq_worker *w = mq_worker_find(core, in->as.result.worker);
     mq_span fingerprint = w == NULL ? (mq_span){0} : mq_name_text(core, w->fingerprint);
     job->code = 0;

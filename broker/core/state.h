@@ -21,6 +21,8 @@ enum {
     MQ_HASH_LEN = 64, /* a blob's name */
     MQ_TURN_TIMERS = 512,
     MQ_TURN_GRANTS = 1024,
+    MQ_PACK_US = 200, /* jobs that together take no longer go to one worker ... */
+    MQ_PACK_MAX = 64, /* ... up to so many */
     MQ_TURN_DEPS = 256,
     MQ_BATCH_WEIGHT_MAX = 4096,  /* answers and unpins that one commit releases */
     MQ_GANG_CHANGE_MS = 1000,    /* a gang takes new members in at most this often */
@@ -417,6 +419,8 @@ struct mq_core {
     uint32_t dirty_reg_head, dirty_reg_tail;
     uint32_t unresolved_head, unresolved_tail; /* jobs whose deps are not looked up yet */
     uint32_t worker_cursor;
+    uint32_t pack_worker, pack_left; /* it gets so many more jobs of pack_lane in this pass */
+    const mq_lane *pack_lane;
     uint32_t flights_used;
     mq_flight flights[MQ_STORE_INFLIGHT_MAX];
     mq_assembly *assembly;

@@ -37,6 +37,9 @@ void mq_act_error(mq_broker *b, uint64_t conn, uint64_t rid, mq_code code, const
     mq_act_send(b, conn, MQ_CMD_error, &message, (mq_span){0});
 }
 
+/* Outputs of others between two that travel together: with a thousand peers none looks at all. */
+enum { GAP_MAX = 64 };
+
 /* Items that travel together: how each output type becomes a list message. */
 typedef struct group {
     uint32_t count;
@@ -227,7 +230,7 @@ static void group_from(mq_broker *b, uint32_t i, uint8_t *taken, group *g)
     uint32_t limit = group_limit(first->type), misses = 0;
     size_t bytes = 0, header = 0;
     g->count = 0;
-    for (uint32_t k = i; k < b->out->count && g->count < limit && misses < 2 * MQ_GROUP_MAX; k++) {
+    for (uint32_t k = i; k < b->out->count && g->count < limit && misses < GAP_MAX; k++) {
         const mq_output *o = &b->out->items[k];
         if (taken[k] != 0 || !is_same_group(first, o)) {
             misses++;
@@ -237,6 +240,7 @@ static void group_from(mq_broker *b, uint32_t i, uint8_t *taken, group *g)
                              header + header_bytes(o) > MQ_HEADER_BYTES_MAX)) {
             break;
         }
+        misses = 0;
         bytes += o->payload.len;
         header += header_bytes(o);
         taken[k] = 1;

@@ -47,6 +47,7 @@ typedef enum figure {
     F_DURABLE_64K,
     F_TRANSIENT_64K,
     F_LIGHT,
+    F_LIGHT_TRANSIENT,
     F_SUBMIT_EMPTY,
     F_SUBMIT_FULL,
     F_LATENCY_EMPTY,
@@ -265,6 +266,7 @@ static int ours(suite *s)
         {1, {NULL, SMALL_BYTES, n, WINDOW, false}, F_DURABLE_2, F_COUNT},
         {1, {NULL, SMALL_BYTES, n * 3, WINDOW, true}, F_TRANSIENT_2, F_COUNT},
         {2, {NULL, SMALL_BYTES, n, WINDOW, false}, F_LIGHT, F_COUNT},
+        {2, {NULL, SMALL_BYTES, n * 3, WINDOW, true}, F_LIGHT_TRANSIENT, F_COUNT},
     };
     int status = MQ_EXIT_OK;
     for (size_t i = 0; i < sizeof cases / sizeof *cases && status == MQ_EXIT_OK; i++) {
@@ -424,6 +426,8 @@ static const line lines[] = {
     {"durable-64KiB", "jobs/s", F_DURABLE_64K, "redis-set-64KiB", F_REDIS_64K, F_COUNT, 0.7},
     {"transient-64KiB", "jobs/s", F_TRANSIENT_64K, "zmq-echo-64KiB", F_ZMQ_64K, F_COUNT, 0.7},
     {"durable-1000-workers", "jobs/s", F_LIGHT, "durable-100B-2w", F_DURABLE_2, F_COUNT, 0.85},
+    {"transient-1000-workers", "jobs/s", F_LIGHT_TRANSIENT, "transient-100B-2w", F_TRANSIENT_2,
+     F_COUNT, 0.85},
     {"submit-long-queue", "jobs/s", F_SUBMIT_FULL, "empty-queue", F_SUBMIT_EMPTY, F_COUNT, 0.75},
     {"latency-long-queue", "ms", F_LATENCY_FULL, "empty-queue", F_LATENCY_EMPTY, F_COUNT, -1.25},
     {"redis-bytes-beyond-body", "B/job", F_BYTES_PER_JOB, NULL, F_COUNT, F_COUNT, 0},

@@ -17,7 +17,16 @@
 #include "worker/io/broker_link.h"
 #include "worker/io/supervisor.h"
 
-enum { TICK_MS = 50, BODY_MAX = 64 << 10, PREFETCH = 4, EVENTS = 256 };
+/* PREFETCH and HAND as maasq-worker has them when it is not told otherwise. */
+enum {
+    TICK_MS = 50,
+    BODY_MAX = 64 << 10,
+    PREFETCH = 192,
+    HAND = MQ_WS_HAND_MAX,
+    EVENTS = 256,
+    RESULTS_MAX = 256, /* in one message */
+    RESULTS_BYTES_MAX = 1 << 20,
+};
 
 typedef struct light {
     mq_worker_session session;
@@ -76,21 +85,45 @@ static void send(light *w, const mq_ws_action *a)
     }
 }
 
-static void send_result(light *w, uint32_t index, int64_t now_ms)
+/* Results that leave as one message, as those of a real worker do. */
+static struct {
+    uint32_t count;
+    uint32_t jobs[RESULTS_MAX];
+    mq_msg_result_item items[RESULTS_MAX];
+    mq_buf payload;
+} results;
+
+static void send_results(light *w, int64_t now_ms)
+{
+    uint32_t count = results.count;
+    mq_msg_result m = {.worker = mq_str(w->worker), .jobs = results.items, .jobs_count = count};
+    results.count = 0;
+    if (count > 0 &&
+        !mq_broker_link_send(&w->link, MQ_CMD_result, &m, mq_buf_span(&results.payload))) {
+        for (uint32_t i = 0; i < count; i++) {
+            mq_ws_on_unsent(&w->session, results.jobs[i], now_ms);
+        }
+    }
+    mq_buf_reset(&results.payload);
+}
+
+static void add_result(light *w, uint32_t index, int64_t now_ms)
 {
     const mq_ws_job *job = &w->session.jobs[index];
     mq_span body = mq_buf_span(&w->bodies[index]);
-    mq_msg_result_item item = {.id = mq_str(job->id),
-                               .epoch = job->epoch,
-                               .grant = job->grant,
-                               .class = mq_str(mq_ws_class_name(job->class)),
-                               .code = mq_str(mq_code_name(job->error.code)),
-                               .run_us = job->run_us,
-                               .len = body.len};
-    mq_msg_result m = {.worker = mq_str(w->worker), .jobs = &item, .jobs_count = 1};
-    if (!mq_broker_link_send(&w->link, MQ_CMD_result, &m, body)) {
-        mq_ws_on_unsent(&w->session, index, now_ms);
+    if (results.count == RESULTS_MAX || results.payload.len + body.len > RESULTS_BYTES_MAX) {
+        send_results(w, now_ms);
     }
+    results.jobs[results.count] = index;
+    results.items[results.count++] =
+        (mq_msg_result_item){.id = mq_str(job->id),
+                             .epoch = job->epoch,
+                             .grant = job->grant,
+                             .class = mq_str(mq_ws_class_name(job->class)),
+                             .code = mq_str(mq_code_name(job->error.code)),
+                             .run_us = job->run_us,
+                             .len = body.len};
+    (void)mq_buf_add_span(&results.payload, body);
 }
 
 /* Does what the session says; a started job ends at once. */
@@ -99,6 +132,9 @@ static void act(light *w, int64_t now_ms)
     mq_error err = {.code = MQ_OK};
     for (uint32_t i = 0; i < actions.count; i++) {
         const mq_ws_action a = actions.at[i];
+        if (a.type != MQ_WS_SEND_RESULT) {
+            send_results(w, now_ms);
+        }
         switch (a.type) {
         case MQ_WS_CONNECT:
             if (mq_broker_link_connect(&w->link, endpoint, &err) != MQ_OK) {
@@ -112,12 +148,9 @@ static void act(light *w, int64_t now_ms)
             send(w, &a);
             break;
         case MQ_WS_SEND_RESULT:
-            send_result(w, a.index, now_ms);
+            add_result(w, a.index, now_ms);
             break;
-        case MQ_WS_START:
-            err = (mq_error){.code = MQ_OK};
-            mq_ws_on_ended(&w->session, a.slot, &err, 1, 0, now_ms, &actions);
-            break;
+        case MQ_WS_START: /* run() */
         case MQ_WS_SEND_BYE:
         case MQ_WS_ACCEPT:
         case MQ_WS_RECALL:
@@ -130,6 +163,17 @@ static void act(light *w, int64_t now_ms)
         }
     }
     actions.count = 0;
+    send_results(w, now_ms);
+}
+
+/* Ends what was started, in order: the one that runs, then those behind it. */
+static void run(light *w, int64_t now_ms)
+{
+    mq_error ok = {.code = MQ_OK};
+    while (w->session.slots[0] < MQ_WS_JOBS_MAX) {
+        mq_ws_on_ended(&w->session, 0, &ok, 1, 0, now_ms, &actions);
+    }
+    act(w, now_ms);
 }
 
 static void flush(light *w, int64_t now_ms)
@@ -140,6 +184,7 @@ static void flush(light *w, int64_t now_ms)
             return;
         }
         act(w, now_ms);
+        run(w, now_ms);
     }
 }
 
@@ -217,7 +262,7 @@ static light *start(void *context, uint32_t number, int epoll)
 {
     light *w = calloc(1, sizeof *w);
     mq_ws_config config = {
-        .broker_count = 1, .slot_count = 1, .prefetch = PREFETCH, .seed = number + 1};
+        .broker_count = 1, .slot_count = 1, .prefetch = PREFETCH, .hand = HAND, .seed = number + 1};
     int64_t now_ms = mq_clock_mono_ms();
     if (w == NULL) {
         return NULL;
@@ -245,6 +290,7 @@ int main(int argc, char **argv)
     (void)signal(SIGTERM, on_signal);
     (void)signal(SIGINT, on_signal);
     light **all = calloc(count, sizeof *all);
+    mq_buf_init(&results.payload, RESULTS_BYTES_MAX + BODY_MAX);
     void *context = zmq_ctx_new();
     int epoll = epoll_create1(EPOLL_CLOEXEC);
     if (all == NULL || context == NULL || epoll < 0 ||

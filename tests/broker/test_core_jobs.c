@@ -639,6 +639,45 @@ static void only_workers_of_the_kind_and_queue_get_a_job(void **unused)
     w_close(&w);
 }
 
+/* One job that took so long, then six at once: how many of these the first one's worker gets. */
+static int at_one_worker(uint64_t run_us)
+{
+    world w;
+    char id[MQ_ULID_SIZE];
+    int counts[2] = {0};
+    w_open(&w);
+    w_worker(&w, 1, 8);
+    w_submit(&w, id, "echo", "x");
+    w_turn(&w);
+    w_entry job = *w_expect(&w, MQ_OUT_JOB, id);
+    mq_msg_result_item item = {.id = mq_str(id),
+                               .epoch = job.epoch,
+                               .grant = job.grant,
+                               .class = mq_str("ok"),
+                               .run_us = run_us};
+    w_result_item(&w, 1, &item, "r");
+    w_worker(&w, 2, 8);
+    w_turn(&w);
+    for (int i = 0; i < 6; i++) {
+        w_submit(&w, id, "echo", "x");
+    }
+    w_turn(&w);
+    for (w_entry *e = w_find(&w, MQ_OUT_JOB, NULL); e != NULL; e = w_find(&w, MQ_OUT_JOB, NULL)) {
+        counts[e->conn - 101]++;
+    }
+    w_close(&w);
+    assert_int_equal(counts[0] + counts[1], 6);
+    return counts[0] > counts[1] ? counts[0] : counts[1];
+}
+
+static void jobs_quicker_than_a_message_go_together_and_longer_ones_to_all(void **unused)
+{
+    (void)unused;
+    assert_int_equal(at_one_worker(5), 6);
+    assert_int_equal(at_one_worker(90), 4); /* pairs */
+    assert_int_equal(at_one_worker(5000), 3);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -666,6 +705,7 @@ int main(void)
         cmocka_unit_test(a_transient_job_is_tried_once_more_when_its_worker_dies),
         cmocka_unit_test(a_full_peer_gets_its_job_back_without_penalty),
         cmocka_unit_test(only_workers_of_the_kind_and_queue_get_a_job),
+        cmocka_unit_test(jobs_quicker_than_a_message_go_together_and_longer_ones_to_all),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
