@@ -86,6 +86,11 @@ bool mq_core_recent(const mq_core *core, uint32_t back, mq_recent_view *out)
     return true;
 }
 
+uint64_t mq_core_recent_total(const mq_core *core)
+{
+    return core->recent_total;
+}
+
 /* ---- questions ---- */
 
 mq_ask *mq_ask_new(mq_core *core, mq_ask_type type, mq_span id, mq_outputs *out)

@@ -338,6 +338,8 @@ typedef struct mq_recent_view {
     uint64_t queue_us, run_us;
 } mq_recent_view;
 bool mq_core_recent(const mq_core *core, uint32_t back, mq_recent_view *out);
+/* How many have been remembered so far: a job's place among them is total - 1 - back. */
+uint64_t mq_core_recent_total(const mq_core *core);
 
 /* The first thing that a worker lacks for a job. */
 typedef enum mq_misfit {

@@ -10,6 +10,7 @@
 #include "broker/io/filter.h"
 #include "shared/base/assert.h"
 #include "shared/base/json.h"
+#include "shared/base/math.h"
 #include "shared/base/ulid.h"
 #include "shared/job/fingerprint.h"
 
@@ -27,14 +28,78 @@ static void add_facts(mq_buf *out, const mq_facts *j)
     mq_json_text(out, "why", j->why);
 }
 
-static uint32_t add_live(mq_broker *b, const mq_filter *f, uint32_t limit, mq_buf *out)
+/* Where a list goes on: a letter and two numbers. Live jobs stand by the epoch of their owner and
+ * their slot, which a job keeps while it lives; jobs that ended lately by how many ended before;
+ * dead letters by their id. */
+typedef struct position {
+    char part; /* l, r, d; 0 = the beginning */
+    uint64_t epoch, at;
+    char id[MQ_ULID_SIZE];
+} position;
+
+enum { CURSOR_SIZE = 48 };
+
+static mq_code read_position(const mq_broker *b, mq_span text, position *out, mq_error *err)
 {
-    uint32_t rows = 0;
+    mq_core_stats s;
+    char copy[CURSOR_SIZE];
+    unsigned long long epoch = 0, at = 0;
+    *out = (position){0};
+    if (text.len == 0) {
+        return MQ_OK;
+    }
+    bool fits = text.len < sizeof copy;
+    (void)mq_span_copy(text, copy, sizeof copy);
+    if (fits && copy[0] == 'd' && text.len == 1 + MQ_ULID_LEN) {
+        out->part = 'd';
+        memcpy(out->id, copy + 1, sizeof out->id);
+        return MQ_OK;
+    }
+    char *end = copy;
+    epoch = fits && (copy[0] == 'l' || copy[0] == 'r') ? strtoull(copy + 1, &end, 10) : 0;
+    at = *end == '-' ? strtoull(end + 1, &end, 10) : 0;
+    if (epoch == 0 || *end != '\0') {
+        return mq_fail(err, MQ_E_ARG, "filter: after=%.*s is no cursor of this list",
+                       MQ_SPAN_ARG(text));
+    }
+    *out = (position){.part = copy[0], .epoch = epoch, .at = at};
+    mq_core_stats_read(b->core, &s);
+    if (s.epoch != epoch) {
+        return mq_fail(
+            err, MQ_E_STALE,
+            "filter: after=%.*s: shard %u has been taken over since; begin the list again",
+            MQ_SPAN_ARG(text), b->shard);
+    }
+    return MQ_OK;
+}
+
+/* A list in the making. */
+typedef struct page {
+    mq_broker *b;
+    const mq_filter *filter;
+    mq_buf *out;
+    uint64_t epoch;
+    uint32_t rows, limit;
+    char next[CURSOR_SIZE]; /* "" = there is no more */
+} page;
+
+static void set_cursor(page *p, char part, uint64_t at)
+{
+    snprintf(p->next, sizeof p->next, "%c%llu-%llu", part, (unsigned long long)p->epoch,
+             (unsigned long long)at);
+    mq_json_text(p->out, "cursor", mq_str(p->next));
+    mq_buf_add_str(p->out, "}");
+    p->rows++;
+}
+
+/* False: there are more, page->next says where. */
+static bool add_live(page *p, uint32_t slot)
+{
     mq_job_view v;
-    uint32_t slot = 0;
-    for (uint32_t seen = 0; slot < mq_core_slots(b->core) && rows < limit && seen < SCAN_MAX;
-         slot++) {
-        if (!mq_core_job(b->core, slot, &v)) {
+    mq_buf *out = p->out;
+    uint32_t seen = 0, slots = mq_core_slots(p->b->core);
+    for (; slot < slots && p->rows < p->limit && seen < SCAN_MAX; slot++) {
+        if (!mq_core_job(p->b->core, slot, &v)) {
             continue;
         }
         seen++;
@@ -45,7 +110,7 @@ static uint32_t add_live(mq_broker *b, const mq_filter *f, uint32_t limit, mq_bu
                       .tenant = v.tenant,
                       .state = mq_str(mq_state_name(v.state)),
                       .worker = v.worker};
-        if (mq_state_is_terminal(v.state) || !mq_filter_matches(f, &j)) {
+        if (mq_state_is_terminal(v.state) || !mq_filter_matches(p->filter, &j)) {
             continue;
         }
         mq_json_comma(out);
@@ -58,25 +123,33 @@ static uint32_t add_live(mq_broker *b, const mq_filter *f, uint32_t limit, mq_bu
         mq_json_int(out, "leased_ms", v.leased_ms);
         mq_json_int(out, "run_at_ms", v.run_at_ms);
         mq_json_bool(out, "is_transient", v.is_transient);
-        mq_json_raw(out, "progress", mq_curves_last(b->curves, v.id));
-        mq_buf_add_str(out, "}");
-        rows++;
+        mq_json_raw(out, "progress", mq_curves_last(p->b->curves, v.id));
+        set_cursor(p, 'l', slot + 1);
     }
-    return rows;
+    if (slot < slots) {
+        snprintf(p->next, sizeof p->next, "l%llu-%u", (unsigned long long)p->epoch, slot);
+    }
+    return slot == slots;
 }
 
-static void add_recent(mq_broker *b, const mq_filter *f, uint32_t limit, mq_buf *out)
+/* Newest first; those that end meanwhile come in front of the list and are not met again. upto: how
+ * many had ended, of those that are still to come. */
+static bool add_recent(page *p, uint64_t upto)
 {
     mq_recent_view v;
-    uint32_t rows = 0;
-    for (uint32_t back = 0; rows < limit && mq_core_recent(b->core, back, &v); back++) {
+    mq_buf *out = p->out;
+    uint64_t total = mq_core_recent_total(p->b->core);
+    uint64_t back = total > upto ? total - upto : 0;
+    for (; p->rows < p->limit && back < total && mq_core_recent(p->b->core, (uint32_t)back, &v);
+         back++) {
         mq_facts j = {.id = v.id,
                       .kind = v.kind,
                       .queue = v.queue,
                       .model = v.model,
                       .state = mq_str(mq_state_name(v.state)),
                       .why = v.why};
-        if (v.id.len == 0 || !mq_filter_matches(f, &j)) { /* empty: brought back by an operator */
+        if (v.id.len == 0 ||
+            !mq_filter_matches(p->filter, &j)) { /* empty: brought back by an operator */
             continue;
         }
         mq_json_comma(out);
@@ -86,12 +159,35 @@ static void add_recent(mq_broker *b, const mq_filter *f, uint32_t limit, mq_buf 
         mq_json_int(out, "ended_ms", v.ended_ms);
         mq_json_int(out, "queue_us", (int64_t)v.queue_us);
         mq_json_int(out, "run_us", (int64_t)v.run_us);
-        mq_buf_add_str(out, "}");
-        rows++;
+        set_cursor(p, 'r', total - back - 1);
+    }
+    snprintf(p->next, sizeof p->next, "r%llu-%llu", (unsigned long long)p->epoch,
+             (unsigned long long)(total - back));
+    return back >= total || !mq_core_recent(p->b->core, (uint32_t)back, &v);
+}
+
+static void add_jobs(page *p, const position *at)
+{
+    mq_core_stats s;
+    mq_core_stats_read(p->b->core, &s);
+    p->epoch = s.epoch;
+    bool is_end = at->part == 'r' || add_live(p, (uint32_t)mq_min_size(at->at, UINT32_MAX));
+    if (is_end) {
+        is_end = add_recent(p, at->part == 'r' ? at->at : UINT64_MAX);
+    }
+    if (is_end) {
+        p->next[0] = '\0';
     }
 }
 
 /* ---- what needs the store ---- */
+
+/* A dead letter of a page. */
+typedef struct dead_row {
+    char id[MQ_ULID_SIZE];
+    char *record; /* owned, packed */
+    size_t bytes;
+} dead_row;
 
 /* A question that waits for the store. */
 typedef struct waiting {
@@ -101,6 +197,9 @@ typedef struct waiting {
     mq_buf out;
     char filter_text[256];
     mq_filter filter;
+    position at;
+    dead_row *dead; /* owned: the newest `limit` dead letters below `at`, the newest first */
+    bool has_more;
 } waiting;
 
 static waiting *waiting_new(mq_broker *b, uint64_t conn, const mq_msg_query *query)
@@ -123,6 +222,10 @@ static void waiting_end(waiting *w, mq_code code, const char *text)
     mq_buf_add_str(&w->out, "}");
     mq_answer_send(w->b, w->conn, w->rid, code, text, &w->out);
     mq_buf_release(&w->out);
+    for (uint32_t i = 0; w->dead != NULL && i < w->rows; i++) {
+        free(w->dead[i].record);
+    }
+    free(w->dead);
     free(w);
 }
 
@@ -289,26 +392,71 @@ static void answer_job(mq_broker *b, uint64_t conn, const mq_msg_query *query)
     }
 }
 
+/* Keeps it if it is among the newest of the page. */
+static void keep_dead(waiting *w, mq_span id, mq_span record)
+{
+    uint32_t at = w->rows;
+    char key[MQ_ULID_SIZE];
+    (void)mq_span_copy(id, key, sizeof key);
+    while (at > 0 && strcmp(w->dead[at - 1].id, key) < 0) {
+        at--;
+    }
+    if (at > 0 && strcmp(w->dead[at - 1].id, key) == 0) {
+        return; /* a scan may give one twice */
+    }
+    w->has_more = w->has_more || w->rows == w->limit;
+    char *copy = at == w->limit ? NULL : malloc(record.len);
+    if (copy == NULL) {
+        return;
+    }
+    memcpy(copy, record.data, record.len);
+    if (w->rows == w->limit) {
+        free(w->dead[--w->rows].record);
+    }
+    memmove(&w->dead[at + 1], &w->dead[at], (w->rows - at) * sizeof *w->dead);
+    w->dead[at] = (dead_row){.record = copy, .bytes = record.len};
+    memcpy(w->dead[at].id, key, sizeof key);
+    w->rows++;
+}
+
+static void write_dead(waiting *w)
+{
+    static mq_job_record r;
+    char cursor[CURSOR_SIZE] = "";
+    for (uint32_t i = 0; i < w->rows; i++) {
+        const dead_row *row = &w->dead[i];
+        if (mq_job_record_read(mq_span_of(row->record, row->bytes), &r, NULL) == MQ_OK) {
+            snprintf(cursor, sizeof cursor, "d%s", row->id);
+            mq_json_comma(&w->out);
+            mq_buf_add_str(&w->out, "{");
+            add_record(w->b, &w->out, &r);
+            mq_json_text(&w->out, "cursor", mq_str(cursor));
+            mq_buf_add_str(&w->out, "}");
+        }
+    }
+    mq_buf_add_str(&w->out, "]");
+    mq_json_text(&w->out, "next", mq_str(w->has_more ? cursor : ""));
+}
+
 static void on_dead(void *arg, mq_code code, mq_span field, mq_span value, const mq_error *err)
 {
     static mq_job_record r;
     waiting *w = arg;
-    mq_error why;
     if (code == MQ_OK && field.data != NULL) {
-        if (w->rows < w->limit && mq_job_record_read(value, &r, &why) == MQ_OK) {
-            char print[MQ_FINGERPRINT_SIZE];
-            mq_facts j = mq_facts_of(&r, print);
-            if (mq_filter_matches(&w->filter, &j)) {
-                mq_json_comma(&w->out);
-                mq_buf_add_str(&w->out, "{");
-                add_record(w->b, &w->out, &r);
-                mq_buf_add_str(&w->out, "}");
-                w->rows++;
-            }
+        char print[MQ_FINGERPRINT_SIZE];
+        char id[MQ_ULID_SIZE];
+        if (mq_job_record_read(value, &r, NULL) != MQ_OK || r.id.len != MQ_ULID_LEN) {
+            return;
+        }
+        mq_facts j = mq_facts_of(&r, print);
+        (void)mq_span_copy(r.id, id, sizeof id);
+        bool is_of_page = w->at.part != 'd' || strcmp(id, w->at.id) < 0;
+        if (is_of_page && mq_filter_matches(&w->filter, &j)) {
+            keep_dead(w, r.id, value);
         }
         return;
     }
-    mq_buf_add_str(&w->out, "]");
+    write_dead(w);
     w->b->scans--;
     waiting_end(w, code, code == MQ_OK ? "" : err->text);
 }
@@ -318,13 +466,28 @@ static void answer_dead(mq_broker *b, waiting *w)
     mq_error err;
     mq_json_key(&w->out, "jobs");
     mq_buf_add_str(&w->out, "[");
-    if (b->scans == MQ_SCANS_MAX) { /* each may be long; the store's calls are for others too */
+    w->dead = calloc((size_t)w->limit + 1, sizeof *w->dead);
+    if (b->scans == MQ_SCANS_MAX || w->dead == NULL) { /* the store's calls are for others too */
         waiting_end(w, MQ_E_BUSY, "too many lists of dead letters under way");
     } else if (b->store->ops->scan(b->store, MQ_PART_DEAD, 0, on_dead, w, &err) != MQ_OK) {
         waiting_end(w, MQ_E_BUSY, err.text);
     } else {
         b->scans++;
     }
+}
+
+/* Takes the term after= out of the filter, which knows only what a job has. */
+static mq_span take_cursor(char *text)
+{
+    char *at = strstr(text, "after=");
+    if (at == NULL || (at > text && at[-1] != ' ')) {
+        return (mq_span){0};
+    }
+    size_t n = strcspn(at, " ");
+    static char cursor[CURSOR_SIZE * 2];
+    (void)mq_span_copy(mq_span_of(at + 6, n - 6), cursor, sizeof cursor);
+    memset(at, ' ', n);
+    return mq_str(cursor);
 }
 
 static void answer_list(mq_broker *b, uint64_t conn, const mq_msg_query *query)
@@ -336,7 +499,8 @@ static void answer_list(mq_broker *b, uint64_t conn, const mq_msg_query *query)
         return;
     }
     mq_span_copy(query->filter, w->filter_text, sizeof w->filter_text);
-    mq_code code = mq_filter_read(mq_str(w->filter_text), &w->filter, &err);
+    mq_code code = read_position(b, take_cursor(w->filter_text), &w->at, &err);
+    code = code == MQ_OK ? mq_filter_read(mq_str(w->filter_text), &w->filter, &err) : code;
     if (code != MQ_OK) {
         waiting_end(w, code, err.text);
         return;
@@ -347,15 +511,21 @@ static void answer_list(mq_broker *b, uint64_t conn, const mq_msg_query *query)
         waiting_end(w, MQ_E_ARG, err.text);
         return;
     }
-    if (mq_span_is(state, "dead")) {
+    bool is_dead = mq_span_is(state, "dead");
+    if (w->at.part != 0 && is_dead != (w->at.part == 'd')) {
+        waiting_end(w, MQ_E_ARG, "filter: after= is the cursor of another list");
+        return;
+    }
+    if (is_dead) {
         answer_dead(b, w);
         return;
     }
     mq_json_key(&w->out, "jobs");
     mq_buf_add_str(&w->out, "[");
-    uint32_t rows = add_live(b, &w->filter, w->limit, &w->out);
-    add_recent(b, &w->filter, w->limit - rows, &w->out);
+    page p = {.b = b, .filter = &w->filter, .out = &w->out, .limit = w->limit};
+    add_jobs(&p, &w->at);
     mq_buf_add_str(&w->out, "]");
+    mq_json_text(&w->out, "next", mq_str(p.next));
     waiting_end(w, MQ_OK, "");
 }
 

@@ -283,6 +283,22 @@ int mq_cli_connect(mq_cli *cli)
     return MQ_EXIT_OK;
 }
 
+/* What is not in an answer of several shards is said, whatever is done with the rest. */
+static void say_missing(const char *what, const json_t *answer)
+{
+    size_t i;
+    json_t *one;
+    json_array_foreach(json_object_get(answer, "missing"), i, one)
+    {
+        (void)fprintf(stderr, "maasq: %s: shard %lld is not in this answer: %s\n", what,
+                      (long long)mq_js_int(one, "shard"), mq_js_text(one, "why", "no answer"));
+    }
+    if (mq_js_int(answer, "left_off") > 0) {
+        (void)fprintf(stderr, "maasq: %s: %lld more are left off\n", what,
+                      (long long)mq_js_int(answer, "left_off"));
+    }
+}
+
 int mq_cli_query(mq_cli *cli, const char *what, const char *name, const char *filter,
                  uint32_t limit, json_t **out)
 {
@@ -302,6 +318,7 @@ int mq_cli_query(mq_cli *cli, const char *what, const char *name, const char *fi
     if (*out == NULL) {
         return mq_cli_fail(cli, "the broker's answer to %s is no JSON: %s", what, where.text);
     }
+    say_missing(what, *out);
     return MQ_EXIT_OK;
 }
 

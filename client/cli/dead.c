@@ -38,14 +38,14 @@ static int print_groups(const mq_cli *cli, json_t *answer)
 int mq_cmd_queue_dead(mq_cli *cli, const mq_argv *args)
 {
     const char *filter = mq_argv_text(args, "filter", "");
-    char all[256];
+    char all[4096]; /* the filter may hold the cursor of a list of many shards */
     json_t *answer = NULL;
     if (mq_argv_has(args, "group")) {
         int status = mq_cli_query(cli, "dead", "", filter, 0, &answer);
         return status != MQ_EXIT_OK ? status : print_groups(cli, answer);
     }
     if (snprintf(all, sizeof all, "state=dead %s", filter) >= (int)sizeof all) {
-        return mq_cli_usage(cli, "--filter: more than 240 letters");
+        return mq_cli_usage(cli, "--filter: more than 4,000 letters");
     }
     return mq_job_list(cli, args, all);
 }

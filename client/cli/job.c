@@ -389,6 +389,10 @@ int mq_job_list(mq_cli *cli, const mq_argv *args, const char *filter)
         print_job_row(table, job);
     }
     mq_table_print(table, "no such jobs");
+    if (mq_js_text(answer, "next", "")[0] != '\0') {
+        printf("\nthere are more: --filter \"after=%s\" goes on\n",
+               mq_js_text(answer, "next", ""));
+    }
     json_decref(answer);
     return MQ_EXIT_OK;
 }

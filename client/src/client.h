@@ -67,6 +67,7 @@ typedef struct mq_call {
     mq_msg_command request;
     mq_span body; /* of the request; borrowed */
     bool is_done;
+    uint32_t slot;
     int code;
     char text[MAASQ_ERROR_TEXT_MAX];
     char *json; /* owned; the answer of a query */
@@ -198,15 +199,14 @@ uint32_t mq_client_all(maasq_client *primary, maasq_client *out[MQ_ULID_SHARDS_M
 /* True when this job must live in shard 0: it needs the registry, a key or a gang. */
 bool mq_spec_is_home(const maasq_spec *spec);
 
-/* ---- policy.c ---- */
+/* ---- call.c: one question or command to one shard; under no lock ---- */
 
-/* Commands about what all shards must obey go to each of them. */
-bool mq_policy_is_everywhere(const char *verb);
-int mq_policy_everywhere(maasq_client *primary, const char *verb, const char *const *args,
-                         size_t count, int64_t timeout_ms, maasq_error *err);
-/* call.c: one command to one shard. */
-int mq_client_command(maasq_client *client, const char *verb, mq_span *args, uint32_t count,
-                      int64_t timeout_ms, maasq_error *err);
+/* Sends it, again and again until it is answered or ended; false when there is no room. */
+MQ_MUST_USE bool mq_client_call_begin(maasq_client *client, mq_call *call);
+/* MQ_OK: it is answered. MQ_E_TIMEOUT; MQ_E_ARG in a callback. */
+mq_code mq_client_call_wait(maasq_client *client, const mq_call *call, int64_t deadline_ms);
+/* After it nobody writes to *call. False: there is no answer, call->text says why. */
+bool mq_client_call_end(maasq_client *client, mq_call *call);
 
 /* Submits like maasq_submit. near: id of a job whose shard is wanted, or NULL. */
 maasq_job *mq_client_submit_near(maasq_client *client, const maasq_spec *spec, const char *near,
