@@ -41,7 +41,7 @@ static void each_case(check *run)
 static void must_run(op_case *c, const char *what)
 {
     mq_error err;
-    if (c->call.op->run(&c->call, &err) != MQ_OK) {
+    if (mq_op_run(&c->call, &err) != MQ_OK) {
         fail_msg("%s: %s", what, err.text);
     }
     if (!op_case_is_intact(c)) {
@@ -56,10 +56,13 @@ static void every_row_has_a_case(void **state)
     size_t rows = mq_op_table(&table);
     assert_true(rows > 100);
     for (size_t r = 0; r < rows; r++) {
-        assert_non_null(table[r]->cases);
-        assert_non_null(strchr(table[r]->cases, '|'));
-        assert_non_null(table[r]->shape);
         assert_non_null(table[r]->run);
+        if ((table[r]->flags & MQ_OP_MAKES) ==
+            0) { /* those have graphs or sequences: test_control */
+            assert_non_null(table[r]->cases);
+            assert_non_null(strchr(table[r]->cases, '|'));
+            assert_non_null(table[r]->shape);
+        }
         for (size_t k = 0; k < r; k++) { /* no row twice */
             assert_false(strcmp(table[r]->name, table[k]->name) == 0 &&
                          strcmp(table[r]->domain, table[k]->domain) == 0 &&
@@ -109,7 +112,7 @@ static void in_place_as_apart(op_case *c, const char *what, mq_prng *prng)
         void *kept = mq_arena_copy(&c->arena, mq_span_of(c->inputs[i].data, apart.bytes));
         c->outputs[0].data = c->inputs[i].data;
         mq_error err;
-        assert_int_equal(c->call.op->run(&c->call, &err), MQ_OK);
+        assert_int_equal(mq_op_run(&c->call, &err), MQ_OK);
         if (memcmp(c->outputs[0].data, apart.data, apart.bytes) != 0) {
             fail_msg("%s: in place over input %u it differs", what, i);
         }
@@ -154,7 +157,7 @@ static void like_the_reference(op_case *c, const char *what, mq_prng *prng)
 static double loss(op_case *c, const float *weights)
 {
     mq_error err;
-    assert_int_equal(c->call.op->run(&c->call, &err), MQ_OK);
+    assert_int_equal(mq_op_run(&c->call, &err), MQ_OK);
     double sum = 0.0;
     for (size_t i = 0; i < c->outputs[0].bytes / sizeof(float); i++) {
         sum += (double)((const float *)c->outputs[0].data)[i] * (double)weights[i];

@@ -43,7 +43,7 @@ static void take_over(mq_program *p, uint32_t s, uint32_t reader)
 
 static mq_code make_dense(mq_program *p, mq_step *step, bool is_transposed, mq_error *err)
 {
-    mq_dense_attrs *attrs = mq_arena_new(&p->arena, mq_dense_attrs, 1);
+    mq_dense_attrs *attrs = mq_arena_new(p->arena, mq_dense_attrs, 1);
     if (attrs == NULL) {
         return mq_fail(err, MQ_E_LIMIT, "no memory for fusion");
     }
@@ -98,7 +98,7 @@ static void fuse_activation(mq_program *p, uint32_t s)
 {
     uint32_t r = mq_fuse_reader(p, s);
     if (r != MQ_NO_VALUE && mq_fuse_is(&p->steps[r], "Relu")) {
-        mq_dense_attrs *attrs = mq_arena_new(&p->arena, mq_dense_attrs, 1);
+        mq_dense_attrs *attrs = mq_arena_new(p->arena, mq_dense_attrs, 1);
         if (attrs == NULL) {
             return; /* two kernels do it as well */
         }
@@ -128,5 +128,5 @@ mq_code mq_program_fuse(mq_program *p, mq_error *err)
         }
     }
     mq_program_compact(p);
-    return MQ_OK;
+    return mq_program_each_body(p, mq_program_fuse, err);
 }

@@ -121,8 +121,8 @@ mq_code mq_fuse_quantized(mq_program *p, uint32_t s, mq_error *err)
         return MQ_OK;
     }
     find_tail(p, &c);
-    mq_qdense_attrs *attrs = mq_arena_new(&p->arena, mq_qdense_attrs, 1);
-    uint32_t *inputs = mq_arena_new(&p->arena, uint32_t, 5);
+    mq_qdense_attrs *attrs = mq_arena_new(p->arena, mq_qdense_attrs, 1);
+    uint32_t *inputs = mq_arena_new(p->arena, uint32_t, 5);
     if (attrs == NULL || inputs == NULL) {
         return mq_fail(err, MQ_E_LIMIT, "no memory for fusion");
     }

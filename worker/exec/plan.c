@@ -29,6 +29,7 @@ struct mq_plan {
     mq_op_call *calls;  /* by step; op NULL: known while planning */
     uint32_t *views;    /* values that are views of an input, pointed anew each run */
     uint32_t view_count;
+    const mq_run_control *control;
     uint8_t **copies; /* by output: where an output that is an input is copied to, or NULL */
     uint8_t *block;
     size_t block_bytes;
@@ -90,13 +91,13 @@ static mq_code compute_known(mq_plan *plan, uint32_t s, mq_error *err)
         }
         plan->places[step->outputs[i]].is_known = true;
     }
-    if (call->op->scratch != NULL) {
-        call->scratch = mq_arena_alloc(&plan->arena, call->op->scratch(call), 1);
+    if (mq_op_has_scratch(call)) {
+        call->scratch = mq_arena_alloc(&plan->arena, mq_op_scratch(call), 1);
         if (call->scratch == NULL) {
             return no_memory(plan, err);
         }
     }
-    mq_code code = call->op->run(call, err);
+    mq_code code = mq_op_run(call, err);
     if (code != MQ_OK) {
         return mq_wrap(err, "node '%s' (%s)", step->node->name, step->node->op_type);
     }
@@ -113,15 +114,22 @@ static mq_code shape_all(mq_plan *plan, mq_error *err)
         if (!mq_program_call(p, s, plan->tensors, &plan->arena, call)) {
             return no_memory(plan, err);
         }
-        if (!plan->is_static || !is_shape_ready(call)) {
+        bool is_made = (call->op->flags & MQ_OP_MAKES) != 0;
+        if (p->steps[s].body_count > 0) {
+            call->graphs = mq_body_runner_new(&plan->arena, &p->steps[s], call, plan->control);
+            if (call->graphs == NULL) {
+                return no_memory(plan, err);
+            }
+        }
+        if (!plan->is_static || is_made || !is_shape_ready(call)) {
             plan->is_static = false;
             continue;
         }
         mq_code code = mq_op_shape(call, p->steps[s].node, err);
         if (code == MQ_OK && is_computable(call)) {
             code = compute_known(plan, s, err);
-        } else if (code == MQ_OK && call->op->scratch != NULL) {
-            plan->scratch_bytes = mq_max_size(plan->scratch_bytes, call->op->scratch(call));
+        } else if (code == MQ_OK && mq_op_has_scratch(call)) {
+            plan->scratch_bytes = mq_max_size(plan->scratch_bytes, mq_op_scratch(call));
         }
         if (code != MQ_OK) {
             return code;
@@ -329,8 +337,7 @@ static mq_code build(mq_plan *plan, const mq_tensor *inputs, mq_error *err)
         for (int32_t d = 0; d < inputs[i].shape.rank; d++) {
             count *= (size_t)inputs[i].shape.dims[d]; /* the session has checked the product */
         }
-        size_t each =
-            inputs[i].dtype == MQ_DT_STR ? sizeof(mq_span) : mq_dtype_bytes(inputs[i].dtype);
+        size_t each = mq_value_item_bytes(inputs[i].dtype);
         *t = (mq_tensor){inputs[i].dtype, inputs[i].shape, NULL, count * each};
         plan->keys[i] = *t;
     }
@@ -349,7 +356,7 @@ static mq_code build(mq_plan *plan, const mq_tensor *inputs, mq_error *err)
 }
 
 mq_code mq_plan_new(mq_plan **out, const mq_program *program, const mq_tensor *inputs,
-                    size_t memory_bytes_max, mq_error *err)
+                    size_t memory_bytes_max, const mq_run_control *control, mq_error *err)
 {
     *out = NULL;
     mq_arena arena;
@@ -360,6 +367,7 @@ mq_code mq_plan_new(mq_plan **out, const mq_program *program, const mq_tensor *i
     }
     plan->arena = arena;
     plan->program = program;
+    plan->control = control;
     mq_code code = build(plan, inputs, err);
     mq_arena_init(&plan->run,
                   memory_bytes_max - mq_min_size(memory_bytes_max, plan->arena.used_bytes));
@@ -374,6 +382,9 @@ mq_code mq_plan_new(mq_plan **out, const mq_program *program, const mq_tensor *i
 void mq_plan_free(mq_plan *plan)
 {
     if (plan != NULL) {
+        for (uint32_t s = 0; plan->calls != NULL && s < plan->program->step_count; s++) {
+            mq_body_runner_release(plan->calls[s].graphs);
+        }
         mq_arena_release(&plan->run);
         mq_arena arena = plan->arena; /* the struct itself lies in it */
         mq_arena_release(&arena);
@@ -398,7 +409,11 @@ bool mq_plan_is_static(const mq_plan *plan)
 
 size_t mq_plan_bytes(const mq_plan *plan)
 {
-    return plan->arena.used_bytes + plan->run.used_bytes;
+    size_t bytes = plan->arena.used_bytes + plan->run.used_bytes;
+    for (uint32_t s = 0; s < plan->program->step_count; s++) {
+        bytes += mq_body_runner_bytes(plan->calls[s].graphs);
+    }
+    return bytes;
 }
 
 /* --- runs --- */
@@ -423,19 +438,22 @@ static mq_code make_room(mq_plan *plan, uint32_t s, mq_error *err)
     if (code != MQ_OK) {
         return code;
     }
-    for (uint32_t i = 0; i < call->output_count; i++) {
+    bool is_made = (call->op->flags & MQ_OP_MAKES) != 0;
+    call->arena = &plan->run;
+    for (uint32_t i = 0; i < call->output_count && !is_made; i++) {
         mq_tensor *y = call->outputs[i];
         if (y == NULL) {
             continue;
         }
         bool is_view = i == 0 && (call->op->flags & MQ_OP_VIEW) != 0;
+        y->bytes = is_view ? call->inputs[0]->bytes : y->bytes; /* sequences have no element size */
         y->data = is_view ? call->inputs[0]->data : mq_arena_alloc(&plan->run, y->bytes + 1, 1);
         if (y->data == NULL && !is_view) {
             return no_memory(plan, err);
         }
     }
-    if (call->op->scratch != NULL) {
-        call->scratch = mq_arena_alloc(&plan->run, call->op->scratch(call) + ALIGN, 1);
+    if (mq_op_has_scratch(call)) {
+        call->scratch = mq_arena_alloc(&plan->run, mq_op_scratch(call) + ALIGN, 1);
         if (call->scratch == NULL) {
             return no_memory(plan, err);
         }
@@ -449,10 +467,11 @@ static mq_code copy_outputs(mq_plan *plan, mq_error *err)
     for (uint32_t i = 0; i < p->output_count; i++) {
         const mq_tensor *t = &plan->tensors[p->outputs[i]];
         if (!plan->is_static) { /* it may be a view of an input: the caller's memory */
-            plan->copies[i] = mq_arena_copy(&plan->run, mq_span_of(t->data, t->bytes));
-            if (plan->copies[i] == NULL) {
+            mq_tensor copy;
+            if (!mq_value_copy(&plan->run, t, &copy)) {
                 return no_memory(plan, err);
             }
+            plan->copies[i] = copy.data;
         } else if (plan->copies[i] != NULL && t->bytes > 0) {
             memcpy(plan->copies[i], t->data, t->bytes);
         }
@@ -479,9 +498,12 @@ mq_code mq_plan_run(mq_plan *plan, const mq_tensor *inputs, mq_session_observe *
     }
     for (uint32_t s = 0; s < p->step_count; s++) {
         const mq_op_call *call = &plan->calls[s];
+        if (plan->control->stop != NULL && plan->control->stop(plan->control->stop_arg)) {
+            return mq_fail(err, MQ_E_CANCELLED, "the run was stopped");
+        }
         mq_code code = plan->is_static ? MQ_OK : make_room(plan, s, err);
         if (code == MQ_OK && call->op != NULL) {
-            code = call->op->run(call, err);
+            code = mq_op_run(call, err);
             if (code != MQ_OK) {
                 mq_wrap(err, "node '%s' (%s)", p->steps[s].node->name, p->steps[s].node->op_type);
             }
@@ -501,7 +523,7 @@ void mq_plan_outputs(const mq_plan *plan, mq_tensor *out)
     const mq_program *p = plan->program;
     for (uint32_t i = 0; i < p->output_count; i++) {
         out[i] = plan->tensors[p->outputs[i]];
-        if (plan->copies[i] != NULL) {
+        if (plan->copies[i] != NULL || !plan->is_static) {
             out[i].data = plan->copies[i];
         }
     }

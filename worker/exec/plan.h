@@ -13,15 +13,29 @@
 
 typedef struct mq_plan mq_plan;
 
-/* inputs: one tensor per program input, data not read. Borrows the program. MQ_E_LIMIT when
+/* What all plans of a session share. */
+typedef struct mq_run_control {
+    bool (*stop)(void *arg); /* NULL: never */
+    void *stop_arg;
+} mq_run_control;
+
+/* inputs: one tensor per program input, data not read. Borrows program and control. MQ_E_LIMIT when
  * memory_bytes_max does not do. */
 MQ_MUST_USE mq_code mq_plan_new(mq_plan **out, const mq_program *program, const mq_tensor *inputs,
-                                size_t memory_bytes_max, mq_error *err);
+                                size_t memory_bytes_max, const mq_run_control *control,
+                                mq_error *err);
 void mq_plan_free(mq_plan *plan);
 
 bool mq_plan_fits(const mq_plan *plan, const mq_tensor *inputs);
 bool mq_plan_is_static(const mq_plan *plan);
 size_t mq_plan_bytes(const mq_plan *plan);
+
+/* What a call of a step with graphs sees of them (body.c). memory: in the arena; NULL at its limit.
+ * Plans of the graphs are kept until release; each call's NULL is allowed. */
+const mq_op_graphs *mq_body_runner_new(mq_arena *arena, const mq_step *step, const mq_op_call *call,
+                                       const mq_run_control *control);
+void mq_body_runner_release(const mq_op_graphs *graphs);
+size_t mq_body_runner_bytes(const mq_op_graphs *graphs);
 
 /* observe may be NULL. */
 MQ_MUST_USE mq_code mq_plan_run(mq_plan *plan, const mq_tensor *inputs, mq_session_observe *observe,

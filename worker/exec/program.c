@@ -3,7 +3,6 @@
 #include "worker/exec/program.h"
 
 #include "shared/base/assert.h"
-#include "shared/base/map.h"
 #include "shared/base/math.h"
 
 enum { FOLD_BYTES_MAX = 64 << 20 }; /* a folded tensor that large is better made at run time */
@@ -11,7 +10,21 @@ enum { FOLD_BYTES_MAX = 64 << 20 }; /* a folded tensor that large is better made
 static mq_code no_memory(const mq_program *p, mq_error *err)
 {
     return mq_fail(err, MQ_E_LIMIT, "the model needs more memory than its limit of %zu bytes",
-                   p->arena.limit_bytes);
+                   p->arena->limit_bytes);
+}
+
+/* Names that a graph and those within it may read from around it: at most so many. */
+static size_t capture_room(const mq_graph *g)
+{
+    size_t room = g->output_count;
+    for (uint32_t n = 0; n < g->node_count; n++) {
+        room += g->nodes[n].input_count;
+        for (uint32_t i = 0; i < g->nodes[n].attr_count; i++) {
+            const mq_graph *inner = g->nodes[n].attrs[i].graph; /* depth: MQ_MODEL_DEPTH_MAX */
+            room += inner == NULL ? 0 : capture_room(inner);
+        }
+    }
+    return room;
 }
 
 static size_t value_room(const mq_graph *g)
@@ -41,7 +54,7 @@ static mq_code add_constant(mq_program *p, mq_value *value, const mq_tensor *ten
     value->tensor = *tensor;
     size_t each = mq_dtype_bytes(tensor->dtype);
     if (each > 1 && (uintptr_t)tensor->data % each != 0) {
-        value->tensor.data = mq_arena_copy(&p->arena, mq_span_of(tensor->data, tensor->bytes));
+        value->tensor.data = mq_arena_copy(p->arena, mq_span_of(tensor->data, tensor->bytes));
         if (value->tensor.data == NULL) {
             return no_memory(p, err);
         }
@@ -51,8 +64,15 @@ static mq_code add_constant(mq_program *p, mq_value *value, const mq_tensor *ten
 
 static mq_code bind_given(mq_program *p, mq_map *names, const bool *is_param, mq_error *err)
 {
-    const mq_graph *g = &p->model->graph;
+    const mq_graph *g = p->graph;
+    bool is_body = g != &p->model->graph; /* what a body is given stands above a default */
+    for (uint32_t i = 0; i < g->input_count && is_body; i++) {
+        p->inputs[p->input_count++] = add_value(p, names, g->inputs[i].name, MQ_VALUE_INPUT, i);
+    }
     for (uint32_t i = 0; i < g->initializer_count; i++) {
+        if (is_body && mq_map_find(names, mq_str(g->initializers[i].name)) != MQ_MAP_NONE) {
+            continue;
+        }
         bool is_weight = is_param != NULL && is_param[i];
         uint32_t id = add_value(p, names, g->initializers[i].name,
                                 is_weight ? MQ_VALUE_PARAM : MQ_VALUE_CONST, i);
@@ -63,7 +83,7 @@ static mq_code bind_given(mq_program *p, mq_map *names, const bool *is_param, mq
             return code;
         }
     }
-    for (uint32_t i = 0; i < g->input_count; i++) {
+    for (uint32_t i = 0; i < g->input_count && !is_body; i++) {
         if (mq_map_find(names, mq_str(g->inputs[i].name)) == MQ_MAP_NONE) {
             p->inputs[p->input_count++] = add_value(p, names, g->inputs[i].name, MQ_VALUE_INPUT, i);
         }
@@ -82,8 +102,39 @@ static const mq_init *constant_of(const mq_node *node)
     return attr != NULL && attr->type == MQ_ATTR_TENSOR ? attr->tensor : NULL;
 }
 
-static mq_code bind_node(mq_program *p, mq_map *names, const mq_node *node, mq_error *err)
+/* The values of the node's inputs, then those that its graphs read. */
+static mq_code bind_inputs(mq_scope *scope, mq_step *step, mq_error *err)
 {
+    const mq_node *node = step->node;
+    size_t room = (size_t)node->input_count + 1; /* fusion may add one */
+    for (uint32_t b = 0; b < step->body_count; b++) {
+        room += step->bodies[b].capture_count;
+    }
+    step->inputs = mq_arena_new(scope->program->arena, uint32_t, room);
+    step->outputs = mq_arena_new(scope->program->arena, uint32_t, (size_t)node->output_count + 1);
+    if (step->inputs == NULL || step->outputs == NULL) {
+        return no_memory(scope->program, err);
+    }
+    for (uint32_t i = 0; i < node->input_count; i++) {
+        step->inputs[i] =
+            node->inputs[i][0] == '\0' ? MQ_NO_VALUE : mq_scope_find(scope, node->inputs[i]);
+    }
+    while (step->input_count > 0 && step->inputs[step->input_count - 1] == MQ_NO_VALUE) {
+        step->input_count--;
+    }
+    step->formal_count = step->input_count;
+    for (uint32_t b = 0; b < step->body_count; b++) {
+        for (uint32_t i = 0; i < step->bodies[b].capture_count; i++) {
+            step->inputs[step->input_count++] = step->bodies[b].captures[i];
+        }
+    }
+    return MQ_OK;
+}
+
+static mq_code bind_node(mq_scope *scope, const mq_node *node, mq_error *err)
+{
+    mq_program *p = scope->program;
+    mq_map *names = &scope->names;
     const mq_init *constant = constant_of(node);
     if (constant != NULL) {
         uint32_t id = add_value(p, names, node->outputs[0], MQ_VALUE_CONST, 0);
@@ -92,22 +143,17 @@ static mq_code bind_node(mq_program *p, mq_map *names, const mq_node *node, mq_e
     mq_step *step = &p->steps[p->step_count];
     *step = (mq_step){
         .node = node, .input_count = node->input_count, .output_count = node->output_count};
-    mq_code code = mq_op_bind(node, mq_model_opset(p->model, node->domain), &p->arena, &step->op,
+    mq_code code = mq_op_bind(node, mq_model_opset(p->model, node->domain), p->arena, &step->op,
                               &step->attrs, err);
     if (code != MQ_OK) {
         return code;
     }
-    step->inputs = mq_arena_new(&p->arena, uint32_t, (size_t)node->input_count + 1);
-    step->outputs = mq_arena_new(&p->arena, uint32_t, node->output_count);
-    if (step->inputs == NULL || step->outputs == NULL) {
-        return no_memory(p, err);
+    code = mq_bind_bodies(scope, step, err);
+    if (code == MQ_OK) {
+        code = bind_inputs(scope, step, err);
     }
-    for (uint32_t i = 0; i < node->input_count; i++) {
-        step->inputs[i] =
-            node->inputs[i][0] == '\0' ? MQ_NO_VALUE : mq_map_find(names, mq_str(node->inputs[i]));
-    }
-    while (step->input_count > 0 && step->inputs[step->input_count - 1] == MQ_NO_VALUE) {
-        step->input_count--;
+    if (code != MQ_OK) {
+        return code;
     }
     for (uint32_t i = 0; i < node->output_count; i++) {
         step->outputs[i] = node->outputs[i][0] == '\0' ? MQ_NO_VALUE
@@ -118,11 +164,12 @@ static mq_code bind_node(mq_program *p, mq_map *names, const mq_node *node, mq_e
     return MQ_OK;
 }
 
-static mq_code bind_outputs(mq_program *p, const mq_map *names, mq_error *err)
+static mq_code bind_outputs(mq_scope *scope, mq_error *err)
 {
-    const mq_graph *g = &p->model->graph;
+    mq_program *p = scope->program;
+    const mq_graph *g = p->graph;
     for (uint32_t i = 0; i < g->output_count; i++) {
-        uint32_t id = mq_map_find(names, mq_str(g->outputs[i].name));
+        uint32_t id = mq_scope_find(scope, g->outputs[i].name);
         if (id == MQ_MAP_NONE) {
             return mq_fail(err, MQ_E_FORMAT, "graph output '%s' is made by no node",
                            g->outputs[i].name);
@@ -133,45 +180,78 @@ static mq_code bind_outputs(mq_program *p, const mq_map *names, mq_error *err)
     return MQ_OK;
 }
 
+uint32_t mq_scope_find(mq_scope *scope, const char *name)
+{
+    uint32_t id = mq_map_find(&scope->names, mq_str(name));
+    if (id != MQ_MAP_NONE || scope->outer == NULL) {
+        return id == MQ_MAP_NONE ? MQ_NO_VALUE : id;
+    }
+    uint32_t outer = mq_scope_find(scope->outer, name);
+    if (outer == MQ_NO_VALUE) {
+        return MQ_NO_VALUE;
+    }
+    mq_program *p = scope->program;
+    const mq_value *value = &scope->outer->program->values[outer];
+    if (value->kind == MQ_VALUE_CONST) { /* needs no passing on */
+        id = add_value(p, &scope->names, name, MQ_VALUE_CONST, 0);
+        p->values[id].tensor = value->tensor;
+        return id;
+    }
+    id = add_value(p, &scope->names, name, MQ_VALUE_INPUT, 0);
+    scope->captures[scope->capture_count++] = outer;
+    p->inputs[p->input_count++] = id;
+    return id;
+}
+
+mq_code mq_bind_graph(mq_scope *scope, const mq_graph *g, const bool *is_param, mq_error *err)
+{
+    mq_program *p = scope->program;
+    size_t captures = capture_room(g), room = value_room(g) + captures;
+    p->graph = g;
+    p->values = mq_arena_new(p->arena, mq_value, room + 1);
+    p->steps = mq_arena_new(p->arena, mq_step, (size_t)g->node_count + 1);
+    p->inputs = mq_arena_new(p->arena, uint32_t, (size_t)g->input_count + captures + 1);
+    p->outputs = mq_arena_new(p->arena, uint32_t, (size_t)g->output_count + 1);
+    scope->captures = mq_arena_new(p->arena, uint32_t, captures + 1);
+    if (p->values == NULL || p->steps == NULL || p->inputs == NULL || p->outputs == NULL ||
+        scope->captures == NULL || room >= UINT32_MAX) {
+        return no_memory(p, err);
+    }
+    mq_code code = mq_map_init(&scope->names, (uint32_t)room + 1, (uint64_t)(uintptr_t)p, err);
+    if (code != MQ_OK) {
+        return code;
+    }
+    code = bind_given(p, &scope->names, is_param, err);
+    for (uint32_t n = 0; n < g->node_count && code == MQ_OK; n++) {
+        code = bind_node(scope, &g->nodes[n], err);
+    }
+    if (code == MQ_OK) {
+        code = bind_outputs(scope, err);
+    }
+    mq_map_release(&scope->names);
+    if (code == MQ_OK) {
+        mq_program_compact(p);
+    }
+    return code;
+}
+
 mq_code mq_program_init(mq_program *p, const mq_model *model, const bool *is_param,
                         size_t memory_bytes_max, mq_error *err)
 {
-    const mq_graph *g = &model->graph;
     *p = (mq_program){.model = model};
-    mq_arena_init(&p->arena, memory_bytes_max);
-    size_t room = value_room(g);
-    p->values = mq_arena_new(&p->arena, mq_value, room + 1);
-    p->steps = mq_arena_new(&p->arena, mq_step, (size_t)g->node_count + 1);
-    p->inputs = mq_arena_new(&p->arena, uint32_t, (size_t)g->input_count + 1);
-    p->outputs = mq_arena_new(&p->arena, uint32_t, (size_t)g->output_count + 1);
-    if (p->values == NULL || p->steps == NULL || p->inputs == NULL || p->outputs == NULL) {
-        mq_code full = no_memory(p, err);
-        mq_program_release(p);
-        return full;
-    }
-    mq_map names;
-    mq_code code = mq_map_init(&names, (uint32_t)room + 1, (uint64_t)(uintptr_t)p, err);
-    if (code == MQ_OK) {
-        code = bind_given(p, &names, is_param, err);
-        for (uint32_t n = 0; n < g->node_count && code == MQ_OK; n++) {
-            code = bind_node(p, &names, &g->nodes[n], err);
-        }
-        if (code == MQ_OK) {
-            code = bind_outputs(p, &names, err);
-        }
-        mq_map_release(&names);
-    }
+    mq_arena_init(&p->own, memory_bytes_max);
+    p->arena = &p->own;
+    mq_scope scope = {.program = p};
+    mq_code code = mq_bind_graph(&scope, &model->graph, is_param, err);
     if (code != MQ_OK) {
         mq_program_release(p);
-        return code;
     }
-    mq_program_compact(p);
-    return MQ_OK;
+    return code;
 }
 
 void mq_program_release(mq_program *p)
 {
-    mq_arena_release(&p->arena);
+    mq_arena_release(&p->own);
     *p = (mq_program){.model = NULL};
 }
 
@@ -244,13 +324,14 @@ bool mq_program_call(const mq_program *p, uint32_t s, mq_tensor *tensors, mq_are
     for (uint32_t i = 0; i < step->output_count; i++) {
         outputs[i] = step->outputs[i] == MQ_NO_VALUE ? NULL : &tensors[step->outputs[i]];
     }
-    *call = (mq_op_call){.op = step->op,
-                         .attrs = step->attrs,
-                         .inputs = inputs,
-                         .outputs = outputs,
-                         .input_count = step->input_count,
-                         .output_count = step->output_count,
-                         .state = step->state};
+    *call =
+        (mq_op_call){.op = step->op,
+                     .attrs = step->attrs,
+                     .inputs = inputs,
+                     .outputs = outputs,
+                     .input_count = step->body_count == 0 ? step->input_count : step->formal_count,
+                     .output_count = step->output_count,
+                     .state = step->state};
     return true;
 }
 
@@ -273,16 +354,16 @@ static mq_code fold_step(mq_program *p, uint32_t s, mq_tensor *tensors, mq_arena
     }
     for (uint32_t i = 0; i < step->output_count; i++) {
         if (call.outputs[i] != NULL) {
-            call.outputs[i]->data = mq_arena_alloc(&p->arena, call.outputs[i]->bytes, 1);
+            call.outputs[i]->data = mq_arena_alloc(p->arena, call.outputs[i]->bytes, 1);
             code = call.outputs[i]->data == NULL ? no_memory(p, err) : code;
         }
     }
-    if (code == MQ_OK && call.op->scratch != NULL) {
-        call.scratch = mq_arena_alloc(scratch, call.op->scratch(&call), 1);
+    if (code == MQ_OK && mq_op_has_scratch(&call)) {
+        call.scratch = mq_arena_alloc(scratch, mq_op_scratch(&call), 1);
         code = call.scratch == NULL ? no_memory(p, err) : code;
     }
     if (code == MQ_OK) {
-        code = call.op->run(&call, err);
+        code = mq_op_run(&call, err);
     }
     if (code != MQ_OK) {
         return mq_wrap(err, "node '%s' (%s)", step->node->name, step->node->op_type);
@@ -301,7 +382,7 @@ static mq_code fold_step(mq_program *p, uint32_t s, mq_tensor *tensors, mq_arena
 mq_code mq_program_fold(mq_program *p, mq_error *err)
 {
     mq_arena scratch;
-    mq_arena_init(&scratch, p->arena.limit_bytes);
+    mq_arena_init(&scratch, p->arena->limit_bytes);
     mq_tensor *tensors = mq_arena_new(&scratch, mq_tensor, (size_t)p->value_count + 1);
     mq_code code = tensors == NULL ? no_memory(p, err) : MQ_OK;
     for (uint32_t v = 0; v < p->value_count && code == MQ_OK; v++) {
@@ -310,7 +391,7 @@ mq_code mq_program_fold(mq_program *p, mq_error *err)
         }
     }
     for (uint32_t s = 0; s < p->step_count && code == MQ_OK; s++) {
-        bool is_constant = true;
+        bool is_constant = (p->steps[s].op->flags & MQ_OP_MAKES) == 0;
         for (uint32_t i = 0; i < p->steps[s].input_count; i++) {
             uint32_t v = p->steps[s].inputs[i];
             is_constant = is_constant && (v == MQ_NO_VALUE || p->values[v].kind == MQ_VALUE_CONST);
@@ -320,6 +401,7 @@ mq_code mq_program_fold(mq_program *p, mq_error *err)
     mq_arena_release(&scratch);
     if (code == MQ_OK) {
         mq_program_compact(p);
+        code = mq_program_each_body(p, mq_program_fold, err);
     }
     return code;
 }
@@ -327,7 +409,7 @@ mq_code mq_program_fold(mq_program *p, mq_error *err)
 mq_code mq_program_prepare(mq_program *p, mq_error *err)
 {
     mq_arena scratch;
-    mq_arena_init(&scratch, p->arena.limit_bytes);
+    mq_arena_init(&scratch, p->arena->limit_bytes);
     mq_tensor *tensors = mq_arena_new(&scratch, mq_tensor, (size_t)p->value_count + 1);
     mq_code code = tensors == NULL ? no_memory(p, err) : MQ_OK;
     for (uint32_t v = 0; v < p->value_count && code == MQ_OK; v++) {
@@ -342,10 +424,10 @@ mq_code mq_program_prepare(mq_program *p, mq_error *err)
         }
         if (!mq_program_call(p, s, tensors, &scratch, &call)) {
             code = no_memory(p, err);
-        } else {
-            code = call.op->prepare(&call, &p->arena, &p->steps[s].state, err);
+        } else if (!mq_widen_wants(&call)) { /* kernels pack what they take */
+            code = call.op->prepare(&call, p->arena, &p->steps[s].state, err);
         }
     }
     mq_arena_release(&scratch);
-    return code;
+    return code == MQ_OK ? mq_program_each_body(p, mq_program_prepare, err) : code;
 }

@@ -13,6 +13,7 @@ enum { PLANS_DEFAULT = 16, PLANS_MAX = 256 };
 struct mq_session {
     mq_arena self; /* holds this struct */
     const mq_model *model;
+    mq_run_control control;
     mq_session_options options;
     mq_program program;
     mq_value_info *inputs, *outputs;
@@ -31,10 +32,10 @@ static mq_code no_memory(const mq_session *s, mq_error *err)
 static mq_code describe_io(mq_session *s, mq_error *err)
 {
     mq_program *p = &s->program;
-    s->inputs = mq_arena_new(&p->arena, mq_value_info, (size_t)p->input_count + 1);
-    s->outputs = mq_arena_new(&p->arena, mq_value_info, (size_t)p->output_count + 1);
-    s->results = mq_arena_new(&p->arena, mq_tensor, (size_t)p->output_count + 1);
-    s->plans = mq_arena_new(&p->arena, mq_plan *, s->options.plans_max);
+    s->inputs = mq_arena_new(p->arena, mq_value_info, (size_t)p->input_count + 1);
+    s->outputs = mq_arena_new(p->arena, mq_value_info, (size_t)p->output_count + 1);
+    s->results = mq_arena_new(p->arena, mq_tensor, (size_t)p->output_count + 1);
+    s->plans = mq_arena_new(p->arena, mq_plan *, s->options.plans_max);
     if (s->inputs == NULL || s->outputs == NULL || s->results == NULL || s->plans == NULL) {
         return no_memory(s, err);
     }
@@ -83,6 +84,7 @@ mq_code mq_session_new(mq_session **out, const mq_model *model, const mq_session
     }
     s->model = model;
     s->options = o;
+    s->control = (mq_run_control){o.stop, o.stop_arg};
     s->self = arena;
     mq_code code = build(s, err);
     if (code != MQ_OK) {
@@ -197,7 +199,7 @@ static mq_code check_bytes(const mq_session *s, const mq_tensor *inputs, mq_erro
 
 static size_t plan_bytes_left(const mq_session *s)
 {
-    size_t used = s->program.arena.used_bytes;
+    size_t used = s->program.own.used_bytes;
     for (uint32_t i = 0; i < s->plan_count; i++) {
         used += mq_plan_bytes(s->plans[i]);
     }
@@ -215,10 +217,10 @@ static mq_code new_plan(mq_session *s, const mq_tensor *inputs, mq_plan **out, m
     if (s->plan_count == s->options.plans_max) {
         mq_plan_free(s->plans[--s->plan_count]);
     }
-    mq_code code = mq_plan_new(out, &s->program, inputs, plan_bytes_left(s), err);
+    mq_code code = mq_plan_new(out, &s->program, inputs, plan_bytes_left(s), &s->control, err);
     while (code == MQ_E_LIMIT && s->plan_count > 0) {
         mq_plan_free(s->plans[--s->plan_count]);
-        code = mq_plan_new(out, &s->program, inputs, plan_bytes_left(s), err);
+        code = mq_plan_new(out, &s->program, inputs, plan_bytes_left(s), &s->control, err);
     }
     return code;
 }
@@ -286,7 +288,7 @@ mq_code mq_session_shapes(mq_session *s, const mq_tensor *inputs, size_t input_c
 
 void mq_session_stats_get(const mq_session *s, mq_session_stats *out)
 {
-    *out = (mq_session_stats){.packed_bytes = s->program.arena.used_bytes,
+    *out = (mq_session_stats){.packed_bytes = s->program.own.used_bytes,
                               .plan_bytes = s->plan_count == 0 ? 0 : mq_plan_bytes(s->plans[0]),
                               .plan_count = s->plan_count,
                               .step_count = s->program.step_count,
@@ -295,23 +297,33 @@ void mq_session_stats_get(const mq_session *s, mq_session_stats *out)
                               .is_planned = s->was_planned};
 }
 
-size_t mq_session_check(const mq_model *model, mq_buf *text)
+static size_t check_graph(const mq_model *model, const mq_graph *g, mq_arena *scratch, mq_buf *text)
 {
     size_t count = 0;
-    mq_arena scratch;
-    mq_arena_init(&scratch, (size_t)1 << 20);
-    for (uint32_t n = 0; n < model->graph.node_count; n++) {
-        const mq_node *node = &model->graph.nodes[n];
+    for (uint32_t n = 0; n < g->node_count; n++) {
+        const mq_node *node = &g->nodes[n];
         const mq_op *op;
         const void *attrs;
         mq_error err;
-        mq_arena_reset(&scratch);
-        if (mq_op_bind(node, mq_model_opset(model, node->domain), &scratch, &op, &attrs, &err) !=
+        mq_arena_reset(scratch);
+        if (mq_op_bind(node, mq_model_opset(model, node->domain), scratch, &op, &attrs, &err) !=
             MQ_OK) {
             mq_buf_printf(text, "%s\n", err.text);
             count++;
         }
+        for (uint32_t i = 0; i < node->attr_count; i++) {
+            const mq_graph *inner = node->attrs[i].graph; /* depth: MQ_MODEL_DEPTH_MAX */
+            count += inner == NULL ? 0 : check_graph(model, inner, scratch, text);
+        }
     }
+    return count;
+}
+
+size_t mq_session_check(const mq_model *model, mq_buf *text)
+{
+    mq_arena scratch;
+    mq_arena_init(&scratch, (size_t)1 << 20);
+    size_t count = check_graph(model, &model->graph, &scratch, text);
     mq_arena_release(&scratch);
     return count;
 }

@@ -28,6 +28,8 @@ typedef struct mq_session_options {
     bool no_fusion;              /* one kernel per node */
     mq_session_observe *observe; /* implies no_fusion; also called for graph inputs */
     void *observe_arg;
+    bool (*stop)(void *arg); /* asked before every node; true ends the run with MQ_E_CANCELLED */
+    void *stop_arg;
 } mq_session_options;
 
 /* Borrows the model until mq_session_free. options may be NULL. MQ_E_UNSUPPORTED names node,

@@ -464,19 +464,6 @@ const char *mq_model_unique_name(mq_model *model, const char *prefix)
     return mq_arena_str(&model->arena, mq_str(name));
 }
 
-/* Reads of a value in a graph and those within it. */
-static uint32_t uses_of(const mq_graph *g, const char *value)
-{
-    uint32_t count = mq_graph_use_count(g, value);
-    for (uint32_t n = 0; n < g->node_count; n++) {
-        for (uint32_t i = 0; i < g->nodes[n].attr_count; i++) {
-            const mq_graph *inner = g->nodes[n].attrs[i].graph;
-            count += inner == NULL ? 0 : uses_of(inner, value);
-        }
-    }
-    return count;
-}
-
 uint32_t mq_model_remove_dead(mq_model *model)
 {
     mq_graph *g = &model->graph;
@@ -485,7 +472,7 @@ uint32_t mq_model_remove_dead(mq_model *model)
         uint32_t uses = 0;
         for (uint32_t i = 0; i < g->nodes[n].output_count; i++) {
             const char *out = g->nodes[n].outputs[i];
-            uses += out[0] == '\0' ? 0 : uses_of(g, out);
+            uses += out[0] == '\0' ? 0 : mq_graph_use_count(g, out);
         }
         if (uses == 0) {
             mq_model_remove_node(model, n);
@@ -494,7 +481,7 @@ uint32_t mq_model_remove_dead(mq_model *model)
     }
     for (uint32_t i = g->initializer_count; i-- > 0;) {
         const char *name = g->initializers[i].name;
-        if (uses_of(g, name) == 0) {
+        if (mq_graph_use_count(g, name) == 0) {
             for (uint32_t k = g->input_count; k-- > 0;) {
                 if (strcmp(g->inputs[k].name, name) == 0) {
                     mq_array_remove(g->inputs, &g->input_count, sizeof *g->inputs, k);

@@ -193,6 +193,10 @@ uint32_t mq_graph_use_count(const mq_graph *graph, const char *value)
         for (uint32_t i = 0; i < graph->nodes[n].input_count; i++) {
             count += strcmp(graph->nodes[n].inputs[i], value) == 0;
         }
+        for (uint32_t i = 0; i < graph->nodes[n].attr_count; i++) {
+            const mq_graph *inner = graph->nodes[n].attrs[i].graph;
+            count += inner == NULL ? 0 : mq_graph_use_count(inner, value);
+        }
     }
     for (uint32_t i = 0; i < graph->output_count; i++) {
         count += strcmp(graph->outputs[i].name, value) == 0;

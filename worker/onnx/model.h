@@ -188,7 +188,7 @@ size_t mq_model_free_inputs(const mq_model *model, uint32_t *indices, size_t roo
 /* Index of the node that makes the value, or UINT32_MAX. */
 uint32_t mq_graph_producer(const mq_graph *graph, const char *value);
 
-/* How many node inputs (of this graph) and graph outputs read the value. */
+/* How many node inputs and graph outputs, of this graph and those within it, read the value. */
 uint32_t mq_graph_use_count(const mq_graph *graph, const char *value);
 
 /* Elements and bytes of all initializers. */

@@ -28,6 +28,24 @@ typedef uint32_t mq_types;
 #define MQ_T_BOOL     MQ_T(MQ_DT_BOOL)
 #define MQ_T_FIXED    (MQ_T_NUMBERS | MQ_T_HALF | MQ_T_BOOL) /* everything but strings */
 
+/* Two kinds of value that are no tensors travel as one of rank 0 with these types. A sequence's
+ * data is one mq_sequence; an optional that holds something is that thing itself, an empty one has
+ * type MQ_DT_EMPTY and no data. They live in dynamic plans only and are never changed. */
+#define MQ_DT_SEQUENCE ((mq_dtype)30)
+#define MQ_DT_EMPTY    ((mq_dtype)31)
+#define MQ_T_VALUES    (MQ_T_FIXED | MQ_T(MQ_DT_STR) | MQ_T(MQ_DT_SEQUENCE) | MQ_T(MQ_DT_EMPTY))
+
+/* Bytes of one element: mq_span for strings, mq_sequence, 0 for what has none. */
+size_t mq_value_item_bytes(mq_dtype dtype);
+
+/* A copy with all it holds (texts and items too) in the arena; false at its limit. */
+bool mq_value_copy(mq_arena *arena, const mq_tensor *from, mq_tensor *to);
+
+typedef struct mq_sequence {
+    const mq_tensor *items; /* borrowed, as their data, until the run's memory goes */
+    size_t count;
+} mq_sequence;
+
 /* One input's type rule. Inputs with the same non-zero group letter must have the same type. */
 typedef struct mq_op_arg {
     char group;
@@ -70,6 +88,22 @@ typedef struct mq_strings {
     bool is_given;
 } mq_strings;
 
+/* The graphs that a node's attributes hold (then_branch, body), numbered as in the operator's
+ * specs. Made by the executor; values that they read from around the node are not seen here. */
+typedef struct mq_op_graphs mq_op_graphs;
+struct mq_op_graphs {
+    /* Runs one. Inputs are borrowed for the call; outputs until the graph's next run. */
+    mq_code (*run)(const mq_op_graphs *self, uint32_t which, const mq_tensor *inputs,
+                   uint32_t input_count, mq_tensor *outputs, uint32_t output_count, mq_error *err);
+    /* Types and shapes of the outputs as far as they follow without a run; what does not has type
+     * MQ_DT_NONE. */
+    mq_code (*shapes)(const mq_op_graphs *self, uint32_t which, const mq_tensor *inputs,
+                      uint32_t input_count, mq_tensor *outputs, uint32_t output_count,
+                      mq_error *err);
+    /* Fails when the run is to end: its time is over or its owner asked. */
+    mq_code (*go_on)(const mq_op_graphs *self, mq_error *err);
+};
+
 /* What one run of a node is: tensors, parsed attributes, prepared state. Pointer arrays have
  * input_count / output_count entries; an omitted optional one is NULL. */
 typedef struct mq_op_call {
@@ -81,6 +115,9 @@ typedef struct mq_op_call {
     uint32_t output_count;
     const void *state; /* what op->prepare made, or NULL */
     void *scratch;     /* op->scratch bytes, 64-byte aligned, contents undefined */
+    mq_arena *arena;   /* MQ_OP_MAKES: memory of its outputs, which lives as long as this run */
+    const mq_op_graphs *graphs; /* NULL unless an attribute holds one */
+    bool is_widened;            /* see mq_op_run */
 } mq_op_call;
 
 /* One gradient call: the forward call with its tensors, the gradients of its outputs, and where to
@@ -104,6 +141,7 @@ enum {
     MQ_OP_ELEMENTWISE = 2, /* output 0 may use the memory of an input of equal type and shape */
     MQ_OP_INTERNAL = 4,    /* made by fusion, not accepted from a file */
     MQ_OP_OF_SHAPE = 8,    /* run reads only type and shape of its inputs, their data may be NULL */
+    MQ_OP_MAKES = 16,      /* run sets type, shape and memory of its outputs; there is no shape() */
 };
 
 /* Why parse may refuse is said to the caller, who puts node, operator, domain and opset in front.
@@ -122,6 +160,7 @@ struct mq_op {
     uint32_t params;           /* bit i: a float32 initializer at input i is a trainable weight */
     uint32_t no_grad;          /* bit i: there is no gradient by input i, though it is float32 */
     uint32_t grad_keeps;       /* MQ_GRAD_* */
+    uint32_t stay_wide;        /* bit i: output i stays float32 in a widened call (mq_op_run) */
     size_t attrs_bytes;        /* of the attribute struct */
     const mq_attr_spec *specs; /* NULL: no attributes; others than these are refused */
 
@@ -168,8 +207,22 @@ const mq_op *mq_op_find(const char *domain, const char *name, int64_t opset);
 MQ_MUST_USE mq_code mq_op_bind(const mq_node *node, int64_t opset, mq_arena *arena,
                                const mq_op **op, const void **attrs, mq_error *err);
 
-/* Checks the input types of a call against the row, then op->shape. Same form of errors. */
-MQ_MUST_USE mq_code mq_op_shape(const mq_op_call *call, const mq_node *node, mq_error *err);
+/* Checks the input types of a call against the row, then op->shape (MQ_OP_MAKES: types only). Same
+ * form of errors. Sets call->is_widened. */
+MQ_MUST_USE mq_code mq_op_shape(mq_op_call *call, const mq_node *node, mq_error *err);
+
+/* op->scratch and op->run of a call that mq_op_shape has seen. float16 and bfloat16 inputs that the
+ * row does not take are widened to float32 where it takes that; float32 outputs are then rounded
+ * back once, at the end, so that a kernel computes in single precision whatever its inputs are. */
+size_t mq_op_scratch(const mq_op_call *call);
+MQ_MUST_USE mq_code mq_op_run(const mq_op_call *call, mq_error *err);
+bool mq_op_has_scratch(const mq_op_call *call);
+
+/* Inside worker/ops only (widen.c, called by the four above). */
+bool mq_widen_wants(const mq_op_call *call);
+mq_code mq_widen_shape(const mq_op_call *call, mq_error *err);
+size_t mq_widen_scratch(const mq_op_call *call);
+mq_code mq_widen_run(const mq_op_call *call, mq_error *err);
 
 #define MQ_OP(symbol) extern const mq_op mq_op_##symbol;
 #include "worker/ops/ops.def"

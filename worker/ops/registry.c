@@ -202,7 +202,9 @@ static mq_code check_types(const mq_op_call *call, mq_error *err)
         }
         const mq_op_arg *arg = &op->args[i < last ? i : last];
         mq_dtype dtype = call->inputs[i]->dtype;
-        if (((arg->types >> dtype) & 1) == 0) {
+        bool is_half = dtype == MQ_DT_F16 || dtype == MQ_DT_BF16;
+        bool is_widened = call->is_widened && is_half && (arg->types & MQ_T(MQ_DT_F32)) != 0;
+        if (((arg->types >> dtype) & 1) == 0 && !is_widened) {
             return mq_fail(err, MQ_E_UNSUPPORTED, "input %u is %s, which is not supported", i,
                            mq_dtype_name(dtype));
         }
@@ -221,20 +223,22 @@ static mq_code check_types(const mq_op_call *call, mq_error *err)
     return MQ_OK;
 }
 
-mq_code mq_op_shape(const mq_op_call *call, const mq_node *node, mq_error *err)
+mq_code mq_op_shape(mq_op_call *call, const mq_node *node, mq_error *err)
 {
+    bool is_made = (call->op->flags & MQ_OP_MAKES) != 0;
+    call->is_widened = mq_widen_wants(call);
     mq_code code = check_types(call, err);
-    if (code == MQ_OK) {
-        code = call->op->shape(call, err);
+    if (code == MQ_OK && !is_made) {
+        code = call->is_widened ? mq_widen_shape(call, err) : call->op->shape(call, err);
     }
-    for (uint32_t i = 0; i < call->output_count && code == MQ_OK; i++) {
+    for (uint32_t i = 0; i < call->output_count && code == MQ_OK && !is_made; i++) {
         mq_tensor *out = call->outputs[i];
         size_t count, each;
         if (out == NULL) {
             continue;
         }
         code = mq_shape_count(&out->shape, &count, err);
-        each = out->dtype == MQ_DT_STR ? sizeof(mq_span) : mq_dtype_bytes(out->dtype);
+        each = mq_value_item_bytes(out->dtype);
         if (code == MQ_OK && !mq_mul_size(count, each, &out->bytes)) {
             code = mq_fail(err, MQ_E_LIMIT, "output %u is too large", i);
         }
@@ -244,4 +248,22 @@ mq_code mq_op_shape(const mq_op_call *call, const mq_node *node, mq_error *err)
         return mq_wrap(err, "%s", describe(node, call->op->since, text, sizeof text));
     }
     return MQ_OK;
+}
+
+bool mq_op_has_scratch(const mq_op_call *call)
+{
+    return call->is_widened || call->op->scratch != NULL;
+}
+
+size_t mq_op_scratch(const mq_op_call *call)
+{
+    if (call->is_widened) {
+        return mq_widen_scratch(call);
+    }
+    return call->op->scratch == NULL ? 0 : call->op->scratch(call);
+}
+
+mq_code mq_op_run(const mq_op_call *call, mq_error *err)
+{
+    return call->is_widened ? mq_widen_run(call, err) : call->op->run(call, err);
 }

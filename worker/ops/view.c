@@ -45,7 +45,10 @@ static mq_code reference(const mq_op_call *call, mq_error *err)
 /* --- Identity --- */
 
 const mq_op mq_op_identity = {
-    COMMON("Identity", 1, 1, 1, run),         ARGS, .out = {1, 1}, .shape = mq_shape_same,
+    COMMON("Identity", 1, 1, 1, run),
+    .args = {{'T', MQ_T_VALUES}},
+    .out = {1, 1},
+    .shape = mq_shape_same,
     .cases = "| f32[A,B]; | i64[A]; | f32[]",
 };
 

@@ -142,7 +142,7 @@ static mq_code forward(mq_net *net, mq_net_slot *slot, const float *flat, const 
     point_views(net, slot);
     for (uint32_t s = net->first; s < net->last; s++) {
         const mq_op_call *call = &slot->calls[s - net->first];
-        mq_code code = call->op->run(call, err);
+        mq_code code = mq_op_run(call, err);
         if (code != MQ_OK) {
             const mq_node *node = net->program.steps[s].node;
             return mq_wrap(err, "node '%s' (%s)", node->name, node->op_type);
