@@ -4,7 +4,6 @@
  * shard. While no shard is served here and no other broker is known the sockets are not read:
  * senders feel it as backpressure and nothing is lost. */
 #include <errno.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,6 +20,7 @@
 #include "shared/base/file.h"
 #include "shared/base/log.h"
 #include "shared/base/math.h"
+#include "shared/wire/poll.h"
 
 enum {
     FRONT_PER_TURN = 256, /* messages */
@@ -34,6 +34,9 @@ enum {
     STOP_POLL_MS = 20,
     STOP_MS = 10000, /* for commits under way at a stop */
     FIXED_ITEMS = 5, /* front, back, signals, pins, table; then a store for each shard */
+    FRONT_AT = 0,
+    BACK_AT = 1,
+    SIGNALS_AT = 2,
 };
 
 int64_t mq_broker_now(const mq_broker *b)
@@ -208,39 +211,29 @@ static bool may_read(mq_node *n)
     return may;
 }
 
-static short to_zmq(short wanted)
-{
-    return (short)(((wanted & POLLIN) != 0 ? ZMQ_POLLIN : 0) |
-                   ((wanted & POLLOUT) != 0 ? ZMQ_POLLOUT : 0) | ZMQ_POLLERR);
-}
-
-static short from_zmq(short got)
-{
-    return (short)(((got & ZMQ_POLLIN) != 0 ? POLLIN : 0) |
-                   ((got & ZMQ_POLLOUT) != 0 ? POLLOUT : 0) |
-                   ((got & ZMQ_POLLERR) != 0 ? POLLERR : 0));
-}
-
-/* Events of the table's connection and of the shards' stores. */
-typedef struct store_events {
+/* What the wait found: at the sockets, at the table's connection and at the shards' stores. */
+typedef struct loop_events {
+    bool front, back;
     short table, shards[MQ_CLUSTER_SHARDS_MAX];
-} store_events;
+} loop_events;
 
-static void poll_all(mq_node *n, int signal_fd, store_events *out)
+static void poll_all(mq_node *n, int signal_fd, loop_events *out)
 {
-    zmq_pollitem_t items[FIXED_ITEMS + MQ_CLUSTER_SHARDS_MAX];
+    mq_poll_item items[FIXED_ITEMS + MQ_CLUSTER_SHARDS_MAX];
     uint32_t of[FIXED_ITEMS + MQ_CLUSTER_SHARDS_MAX];
     int count = 0, table_at = -1;
-    short in = may_read(n) ? ZMQ_POLLIN : 0;
-    *out = (store_events){0};
-    items[count++] = (zmq_pollitem_t){n->front.socket, 0, in, 0};
-    items[count++] = (zmq_pollitem_t){n->back.socket, 0, in, 0};
-    items[count++] = (zmq_pollitem_t){NULL, signal_fd, ZMQ_POLLIN, 0};
-    items[count++] = (zmq_pollitem_t){NULL, mq_pins_fd(n->pins), in, 0};
+    short in = may_read(n) ? POLLIN : 0;
+    *out = (loop_events){0};
+    items[count++] =
+        (mq_poll_item){.socket = n->front.socket, .events = in, .is_drained = n->front.is_drained};
+    items[count++] =
+        (mq_poll_item){.socket = n->back.socket, .events = in, .is_drained = n->back.is_drained};
+    items[count++] = (mq_poll_item){.fd = signal_fd, .events = POLLIN};
+    items[count++] = (mq_poll_item){.fd = mq_pins_fd(n->pins), .events = in};
     if (mq_cluster_fd(n->cluster) >= 0) {
         table_at = count;
-        items[count++] = (zmq_pollitem_t){NULL, mq_cluster_fd(n->cluster),
-                                          to_zmq(mq_cluster_events(n->cluster)), 0};
+        items[count++] = (mq_poll_item){.fd = mq_cluster_fd(n->cluster),
+                                        .events = (short)(mq_cluster_events(n->cluster) | POLLERR)};
     }
     int first = count;
     for (uint32_t s = 0; s < n->view.shard_count; s++) {
@@ -248,16 +241,20 @@ static void poll_all(mq_node *n, int signal_fd, store_events *out)
         int fd = store == NULL ? -1 : store->ops->fd(store);
         if (fd >= 0) {
             of[count] = s;
-            items[count++] = (zmq_pollitem_t){NULL, fd, to_zmq(store->ops->events(store)), 0};
+            items[count++] =
+                (mq_poll_item){.fd = fd, .events = (short)(store->ops->events(store) | POLLERR)};
         }
     }
-    zmq_poll(items, count, wait_ms(n));
-    out->table = table_at < 0 ? 0 : from_zmq(items[table_at].revents);
+    (void)mq_poll(items, count, wait_ms(n));
+    out->table = table_at < 0 ? 0 : items[table_at].revents;
     for (int i = first; i < count; i++) {
-        out->shards[of[i]] = from_zmq(items[i].revents);
+        out->shards[of[i]] = items[i].revents;
     }
+    out->front = items[FRONT_AT].revents != 0 || !n->front.is_drained;
+    out->back = items[BACK_AT].revents != 0 || !n->back.is_drained;
     struct signalfd_siginfo info;
-    if (read(signal_fd, &info, sizeof info) == (ssize_t)sizeof info) {
+    if (items[SIGNALS_AT].revents != 0 &&
+        read(signal_fd, &info, sizeof info) == (ssize_t)sizeof info) {
         mq_log(MQ_INFO, "stopping", "signal=%u", info.ssi_signo);
         n->stop_ms = n->stop_ms == 0 ? mq_clock_mono_ms() + STOP_MS : n->stop_ms;
     }
@@ -314,7 +311,7 @@ static void turn_shard(mq_broker *b)
     mq_answer_tick(b);
 }
 
-static void turn(mq_node *n, const store_events *events)
+static void turn(mq_node *n, const loop_events *events)
 {
     int64_t now_ms = mq_clock_mono_ms();
     mq_cluster_process(n->cluster, events->table, now_ms);
@@ -330,8 +327,12 @@ static void turn(mq_node *n, const store_events *events)
     }
     if (may_read(n)) {
         receive_pinned(n);
-        receive(n, &n->back, BACK_PER_TURN);
-        receive(n, &n->front, FRONT_PER_TURN);
+        if (events->back) {
+            receive(n, &n->back, BACK_PER_TURN);
+        }
+        if (events->front) {
+            receive(n, &n->front, FRONT_PER_TURN);
+        }
     }
     for (uint32_t s = 0; s < n->view.shard_count; s++) {
         if (n->shards[s] != NULL) {
@@ -345,7 +346,7 @@ static mq_code run(mq_node *n, int signal_fd, mq_error *err)
     bool is_announced = n->config->endpoint_file[0] == '\0';
     mq_code code = MQ_OK;
     while (code == MQ_OK) {
-        store_events events;
+        loop_events events;
         poll_all(n, signal_fd, &events);
         turn(n, &events);
         if (!is_announced && mq_node_is_ready(n)) {

@@ -53,8 +53,9 @@ void mq_side_close(mq_side *side)
 
 /* Reads one multi-part message into at most 4 frames; returns how many parts it had, 0 when there
  * is none, or -1 when the socket failed. All four frames are initialized afterwards. */
-static int receive_parts(void *socket, zmq_msg_t frames[4])
+static int receive_parts(mq_side *side, zmq_msg_t frames[4])
 {
+    side->is_drained = false;
     int parts = 0;
     bool is_more = true;
     for (int i = 0; i < 4; i++) {
@@ -70,10 +71,11 @@ static int receive_parts(void *socket, zmq_msg_t frames[4])
         }
         int got;
         do {
-            got = zmq_msg_recv(into, socket, ZMQ_DONTWAIT);
+            got = zmq_msg_recv(into, side->socket, ZMQ_DONTWAIT);
         } while (got < 0 && zmq_errno() == EINTR);
         if (got < 0) {
-            return parts == 0 && zmq_errno() == EAGAIN ? 0 : -1;
+            side->is_drained = parts == 0 && zmq_errno() == EAGAIN;
+            return side->is_drained ? 0 : -1;
         }
         is_more = zmq_msg_more(into) != 0;
         if (into == &surplus) {
@@ -116,7 +118,7 @@ bool mq_side_receive(mq_side *side, mq_frames *out)
 {
     for (int drops = 0; drops < DROPS_MAX; drops++) {
         zmq_msg_t frames[4];
-        int parts = receive_parts(side->socket, frames);
+        int parts = receive_parts(side, frames);
         bool is_taken = parts == 4 && take(side, frames, out);
         for (int i = 0; i < 4; i++) {
             zmq_msg_close(&frames[i]);
@@ -147,6 +149,7 @@ mq_code mq_side_send(mq_side *side, uint64_t conn, mq_command command, mq_span h
     uint32_t number = (uint32_t)conn;
     memcpy(identity + 1, &number, sizeof number);
     mq_wire_head(command, head);
+    side->is_drained = false;
     mq_span parts[4] = {{identity, sizeof identity}, {head, sizeof head}, header, payload};
     for (int i = 0; i < 4; i++) {
         int flags = ZMQ_DONTWAIT | (i < 3 ? ZMQ_SNDMORE : 0);

@@ -15,6 +15,7 @@ typedef struct mq_side {
     void *socket;
     mq_side_name name;
     char endpoint[256]; /* as really bound */
+    bool is_drained;    /* the last call on it was a receive that found nothing (mq_poll_item) */
     uint64_t received, sent, dropped, unroutable;
 } mq_side;
 

@@ -69,6 +69,7 @@ struct mq_gang_plane {
     char unix_address[108], tcp_address[128];
     int listen_fd;
     void *router;
+    bool is_router_drained; /* mq_poll_item */
     uint64_t monitor_count; /* makes their names */
     uint64_t refused;       /* connections and messages that broke the rules */
     mq_gang gangs[128];     /* by slot */

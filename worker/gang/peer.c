@@ -376,6 +376,7 @@ void mq_peer_read_router(mq_gang_plane *plane)
         }
         zmq_msg_close(&identity);
         zmq_msg_close(&message);
+        plane->is_router_drained = !has_one && zmq_errno() == EAGAIN;
         if (!has_one) {
             return;
         }

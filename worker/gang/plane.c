@@ -137,32 +137,33 @@ const char *mq_gang_tcp(const mq_gang_plane *plane)
     return plane->tcp_address;
 }
 
-uint32_t mq_gang_poll_items(mq_gang_plane *plane, zmq_pollitem_t *items)
+uint32_t mq_gang_poll_items(mq_gang_plane *plane, mq_poll_item *items)
 {
     uint32_t n = 0;
-    items[n++] = (zmq_pollitem_t){.fd = plane->listen_fd, .events = ZMQ_POLLIN};
-    items[n++] = (zmq_pollitem_t){.socket = plane->router, .events = ZMQ_POLLIN};
+    items[n++] = (mq_poll_item){.fd = plane->listen_fd, .events = POLLIN};
+    items[n++] = (mq_poll_item){
+        .socket = plane->router, .events = POLLIN, .is_drained = plane->is_router_drained};
     for (uint32_t i = 0; i < plane->high; i++) {
         const mq_peer *p = &plane->peers[i];
         if (p->is_used && p->stream.fd >= 0) {
-            short events = mq_stream_is_waiting(&p->stream) ? ZMQ_POLLIN | ZMQ_POLLOUT : ZMQ_POLLIN;
+            short events = mq_stream_is_waiting(&p->stream) ? POLLIN | POLLOUT : POLLIN;
             plane->polled[n] = i;
-            items[n++] = (zmq_pollitem_t){.fd = p->stream.fd, .events = events};
+            items[n++] = (mq_poll_item){.fd = p->stream.fd, .events = events};
         }
         if (p->is_used && p->monitor != NULL) {
             plane->polled[n] = i;
-            items[n++] = (zmq_pollitem_t){.socket = p->monitor, .events = ZMQ_POLLIN};
+            items[n++] = (mq_poll_item){.socket = p->monitor, .events = POLLIN};
         }
         if (plane->in[i].is_used) {
             plane->polled[n] = MQ_GANG_PEERS_MAX + i;
-            items[n++] = (zmq_pollitem_t){.fd = plane->in[i].stream.fd, .events = ZMQ_POLLIN};
+            items[n++] = (mq_poll_item){.fd = plane->in[i].stream.fd, .events = POLLIN};
         }
     }
     MQ_ASSERT(n <= MQ_GANG_POLL_MAX);
     return n;
 }
 
-void mq_gang_process(mq_gang_plane *plane, const zmq_pollitem_t *items, uint32_t count,
+void mq_gang_process(mq_gang_plane *plane, const mq_poll_item *items, uint32_t count,
                      int64_t now_ms)
 {
     plane->now_ms = now_ms;

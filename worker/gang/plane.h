@@ -27,6 +27,7 @@
 #include <zmq.h>
 
 #include "shared/wire/messages.h"
+#include "shared/wire/poll.h"
 #include "worker/slot/protocol.h"
 
 enum {
@@ -77,8 +78,8 @@ void mq_gang_on_want_segment(mq_gang_plane *plane, uint32_t slot, const mq_slot_
 void mq_gang_on_lost(mq_gang_plane *plane, uint32_t slot, const mq_slot_lost *m);
 
 /* What to poll, at most MQ_GANG_POLL_MAX; returns how many. Then process with the same items. */
-uint32_t mq_gang_poll_items(mq_gang_plane *plane, zmq_pollitem_t *items);
-void mq_gang_process(mq_gang_plane *plane, const zmq_pollitem_t *items, uint32_t count,
+uint32_t mq_gang_poll_items(mq_gang_plane *plane, mq_poll_item *items);
+void mq_gang_process(mq_gang_plane *plane, const mq_poll_item *items, uint32_t count,
                      int64_t now_ms);
 
 #endif

@@ -510,7 +510,10 @@ bool mq_sv_receive(mq_supervisor *sv, int64_t now_ms)
 {
     bool has_more = false;
     for (uint32_t i = 0; i < sv->link_count; i++) {
-        has_more |= receive_link(sv, i, now_ms);
+        if (sv->links[i].is_ready) {
+            sv->links[i].is_ready = receive_link(sv, i, now_ms);
+            has_more |= sv->links[i].is_ready;
+        }
     }
     return has_more;
 }

@@ -77,6 +77,7 @@ mq_code mq_broker_link_connect(mq_broker_link *link, const char *endpoint, mq_er
 {
     int64_t message_bytes = MQ_PAYLOAD_BYTES_MAX;
     disconnect(link);
+    link->is_drained = link->is_monitor_drained = false;
     link->socket = zmq_socket(link->context, ZMQ_DEALER);
     if (link->socket == NULL) {
         return mq_fail(err, MQ_E_IO, "broker: socket: %s", zmq_strerror(errno));
@@ -108,6 +109,7 @@ static bool send_frames(mq_broker_link *link, mq_command command, mq_span payloa
 {
     uint8_t head[6];
     size_t head_bytes = mq_wire_head_to(command, link->shard, head);
+    link->is_drained = false;
     /* The first frame says whether there is room; the others then go with it. */
     return zmq_send(link->socket, head, head_bytes, ZMQ_SNDMORE | ZMQ_DONTWAIT) >= 0 &&
            zmq_send(link->socket, link->header.data, link->header.len, ZMQ_SNDMORE) >= 0 &&
@@ -135,11 +137,13 @@ static bool receive_frames(mq_broker_link *link, int *count)
 {
     int more = 1;
     *count = 0;
+    link->is_drained = false;
     while (more != 0) {
         zmq_msg_t extra;
         zmq_msg_t *to = *count < 3 ? &link->frames[*count] : &extra;
         zmq_msg_init(to);
         if (zmq_msg_recv(to, link->socket, ZMQ_DONTWAIT) < 0) {
+            link->is_drained = *count == 0 && zmq_errno() == EAGAIN;
             zmq_msg_close(to);
             for (int i = 0; i < *count && i < 3; i++) {
                 zmq_msg_close(&link->frames[i]);
@@ -190,8 +194,10 @@ mq_broker_link_change mq_broker_link_event(mq_broker_link *link)
     uint8_t event[6];
     if (link->monitor == NULL ||
         zmq_recv(link->monitor, event, sizeof event, ZMQ_DONTWAIT) != (int)sizeof event) {
+        link->is_monitor_drained = zmq_errno() == EAGAIN;
         return MQ_BROKER_LINK_SAME;
     }
+    link->is_monitor_drained = false;
     char address[256];
     (void)zmq_recv(link->monitor, address, sizeof address, 0);
     uint16_t number;

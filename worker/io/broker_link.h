@@ -19,8 +19,10 @@ typedef struct mq_broker_link {
     mq_arena arena; /* lists of the message being handled */
     zmq_msg_t frames[3];
     bool has_frames;
-    uint64_t unsent;  /* messages that did not fit or had no connection */
-    uint64_t refused; /* messages that broke the protocol */
+    bool is_drained, is_monitor_drained; /* mq_poll_item */
+    bool is_ready;                       /* something may be there to receive */
+    uint64_t unsent;                     /* messages that did not fit or had no connection */
+    uint64_t refused;                    /* messages that broke the protocol */
 } mq_broker_link;
 
 typedef struct mq_broker_message {
@@ -50,7 +52,7 @@ bool mq_broker_link_send(mq_broker_link *link, mq_command command, const void *m
  * Messages that break the protocol are dropped and counted. */
 MQ_MUST_USE mq_code mq_broker_link_receive(mq_broker_link *link, mq_broker_message *out);
 
-/* Next change of the connection. */
+/* Next change of the connection; to be called until it says SAME. */
 mq_broker_link_change mq_broker_link_event(mq_broker_link *link);
 
 /* Before the last release: gives what was sent up to ms to leave. */

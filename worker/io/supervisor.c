@@ -21,6 +21,7 @@ enum {
     BYE_LINGER_MS = 500,
     LONGEST_WAIT_MS = 1000,
 };
+_Static_assert((int)POLL_MAX <= (int)MQ_POLL_MAX, "the worker's poll items");
 
 /* --- what the gang plane asks --- */
 
@@ -245,10 +246,14 @@ static void on_signals(mq_supervisor *sv, int64_t now_ms)
     mq_sv_slots_reap(sv, now_ms);
 }
 
-static void on_link_events(mq_supervisor *sv, int64_t now_ms)
+static void on_link_events(mq_supervisor *sv, const mq_poll_item *items, int64_t now_ms)
 {
     mq_broker_link_change event;
     for (uint32_t i = 0; i < sv->link_count; i++) {
+        sv->links[i].is_ready |= items[2 * i].revents != 0;
+        if (items[2 * i + 1].revents == 0) {
+            continue;
+        }
         mq_ws_from(&sv->session, i);
         while ((event = mq_broker_link_event(&sv->links[i])) != MQ_BROKER_LINK_SAME) {
             if (event == MQ_BROKER_LINK_UP) {
@@ -262,31 +267,33 @@ static void on_link_events(mq_supervisor *sv, int64_t now_ms)
 }
 
 /* Fixed items first (signals, blobs, broker, monitor), then slots, then the gang plane's. */
-static uint32_t poll_fill(mq_supervisor *sv, zmq_pollitem_t *items, uint32_t *gang_count)
+static uint32_t poll_fill(mq_supervisor *sv, mq_poll_item *items, uint32_t *gang_count)
 {
     uint32_t n = 0;
-    items[n++] = (zmq_pollitem_t){.fd = sv->signal_fd, .events = ZMQ_POLLIN};
-    items[n++] = (zmq_pollitem_t){.fd = mq_blob_thread_fd(sv->blobs), .events = ZMQ_POLLIN};
+    items[n++] = (mq_poll_item){.fd = sv->signal_fd, .events = POLLIN};
+    items[n++] = (mq_poll_item){.fd = mq_blob_thread_fd(sv->blobs), .events = POLLIN};
     for (uint32_t i = 0; i < sv->slot_count; i++) {
         const mq_slot_process *p = &sv->slots[i];
         bool is_open = p->state == MQ_SLOT_UP || p->state == MQ_SLOT_STARTING;
-        short events = mq_stream_is_waiting(&p->stream) ? ZMQ_POLLIN | ZMQ_POLLOUT : ZMQ_POLLIN;
-        items[n++] = (zmq_pollitem_t){.fd = is_open ? p->stream.fd : sv->signal_fd,
-                                      .events = is_open ? events : 0};
+        short events = mq_stream_is_waiting(&p->stream) ? POLLIN | POLLOUT : POLLIN;
+        items[n++] = (mq_poll_item){.fd = is_open ? p->stream.fd : sv->signal_fd,
+                                    .events = is_open ? events : 0};
     }
     n += mq_gang_poll_items(sv->gang, items + n);
     *gang_count = n - 2 - sv->slot_count;
     for (uint32_t i = 0; i < sv->link_count; i++) {
-        if (sv->links[i].socket != NULL) {
-            items[n++] = (zmq_pollitem_t){.socket = sv->links[i].socket, .events = ZMQ_POLLIN};
-            items[n++] = (zmq_pollitem_t){.socket = sv->links[i].monitor, .events = ZMQ_POLLIN};
-        }
+        const mq_broker_link *link = &sv->links[i];
+        bool is_open = link->socket != NULL;
+        items[n++] = (mq_poll_item){
+            .socket = link->socket, .events = is_open ? POLLIN : 0, .is_drained = link->is_drained};
+        items[n++] = (mq_poll_item){.socket = link->monitor,
+                                    .events = is_open ? POLLIN : 0,
+                                    .is_drained = link->is_monitor_drained};
     }
     return n;
 }
 
-static void turn(mq_supervisor *sv, const zmq_pollitem_t *items, uint32_t gang_count,
-                 bool *has_more)
+static void turn(mq_supervisor *sv, const mq_poll_item *items, uint32_t gang_count, bool *has_more)
 {
     int64_t now_ms = mq_clock_mono_ms();
     uint32_t gang_at = 2 + sv->slot_count;
@@ -302,7 +309,7 @@ static void turn(mq_supervisor *sv, const zmq_pollitem_t *items, uint32_t gang_c
         }
     }
     mq_gang_process(sv->gang, items + gang_at, gang_count, now_ms);
-    on_link_events(sv, now_ms);
+    on_link_events(sv, items + gang_at + gang_count, now_ms);
     *has_more = mq_sv_receive(sv, now_ms);
     mq_sv_act(sv, now_ms);
     mq_sv_slots_start(sv, now_ms);
@@ -315,7 +322,7 @@ static void turn(mq_supervisor *sv, const zmq_pollitem_t *items, uint32_t gang_c
 
 static void loop(mq_supervisor *sv)
 {
-    zmq_pollitem_t items[POLL_MAX];
+    mq_poll_item items[POLL_MAX];
     bool has_more = false, was_serving = false;
     mq_sv_slots_start(sv, mq_clock_mono_ms());
     while (!sv->is_over) {
@@ -328,8 +335,8 @@ static void loop(mq_supervisor *sv)
         uint32_t gang_count = 0;
         uint32_t count = poll_fill(sv, items, &gang_count);
         long wait_ms = has_more ? 0 : (long)mq_max_i64(at_ms - now_ms, 0);
-        if (zmq_poll(items, (int)count, wait_ms) < 0 && errno != EINTR) {
-            mq_log(MQ_ERROR_LEVEL, "poll failed", "error=\"%s\"", zmq_strerror(errno));
+        if (!mq_poll(items, (int)count, wait_ms)) {
+            mq_log(MQ_ERROR_LEVEL, "poll failed", "error=\"%s\"", strerror(errno));
             sv->exit_status = 1;
             return;
         }
