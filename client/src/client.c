@@ -193,6 +193,7 @@ static int dispatch(maasq_client *primary)
     for (uint32_t i = 0; i < shards; i++) {
         (void)dispatch_one(all[i], &count);
     }
+    mq_client_move_held(primary);
     /* One shard's broker said where the others are: those that are elsewhere go there now. */
     for (uint32_t i = 0; i < shards && version != mq_client_routes_version(primary); i++) {
         pthread_mutex_lock(&all[i]->lock);
@@ -267,6 +268,7 @@ static mq_code start(maasq_client *client, uint32_t window, mq_error *err)
     if (code != MQ_OK) {
         return code;
     }
+    client->core.is_held = client->primary == NULL;
     client->broker_index = (uint32_t)mq_prng_below(&client->core.prng, client->broker_count);
     client->slots = calloc(config.capacity, sizeof *client->slots);
     if (client->slots == NULL) {
@@ -546,9 +548,9 @@ int maasq_flush(maasq_client *client, int64_t timeout_ms, maasq_error *err)
     if (deadline_ms < 0) {
         return MAASQ_E_ARG;
     }
+    int code = flush_one(client, deadline_ms, timeout_ms, err); /* it may have jobs of all shards */
     uint32_t shards = mq_client_all(client, all);
-    int code = MAASQ_OK;
-    for (uint32_t i = 0; code == MAASQ_OK && i < shards; i++) {
+    for (uint32_t i = 1; code == MAASQ_OK && i < shards; i++) {
         code = flush_one(all[i], deadline_ms, timeout_ms, err);
     }
     return code;

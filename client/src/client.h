@@ -31,7 +31,7 @@ enum {
 
 /* A message out of the core's sight: its request fields, in one block with their texts. */
 struct maasq_job {
-    maasq_client *client; /* counted */
+    maasq_client *_Atomic client; /* counted; changes once at most, see mq_job_lock */
     uint32_t refs;
     uint32_t slot; /* MQ_CCORE_NONE when the session does not hold it */
     char id[MQ_CCORE_ID_SIZE];
@@ -136,6 +136,7 @@ struct maasq_client {
 
     maasq_client *others[MQ_ULID_SHARDS_MAX]; /* primary: clients of further shards, as needed */
     uint32_t window;
+    bool must_move;              /* primary: held jobs go to the clients of their shards */
     uint32_t shard_count;        /* of the deployment, as a broker said; 0 = not known yet */
     int64_t again_ms;            /* everything is sent again then; 0 = no need */
     mq_client_routes *routes;    /* the primary's */
@@ -178,6 +179,15 @@ uint32_t mq_client_shards(maasq_client *primary, int64_t deadline_ms);
 
 /* The client for a shard, made when it is new. Not under the lock. NULL with err. */
 maasq_client *mq_client_of(maasq_client *primary, uint32_t shard, mq_error *err);
+
+/* The client for a job's id, locked: that of its shard, or the primary while nobody has said how
+ * many shards there are; the primary holds such jobs back and gives them away later. NULL with err,
+ * nothing locked. */
+maasq_client *mq_client_lock_for(maasq_client *primary, const char *id, mq_error *err);
+
+/* Gives held jobs to the clients of their shards, once a broker has said how many there are. Under
+ * no lock, in the dispatching thread. */
+void mq_client_move_held(maasq_client *primary);
 
 /* Keeps what a broker says of the shards' owners, unless it is old news. */
 void mq_client_routes_learn(maasq_client *client, const mq_msg_routes *m);
@@ -262,6 +272,10 @@ void mq_job_tell(maasq_client *client, uint32_t slot, const char *state, mq_span
 
 /* The job was accepted: when nobody waits for it any more, the session lets it go. */
 void mq_job_accepted(maasq_client *client, uint32_t slot);
+
+/* Locks the client that has the job, and returns it. A job that was submitted before the shards
+ * were known changes its client once. */
+maasq_client *mq_job_lock(const maasq_job *job);
 
 /* Drops one reference, under the lock. */
 void mq_job_unref(maasq_job *job);

@@ -207,7 +207,9 @@ uint32_t mq_ccore_call(mq_ccore *core, int64_t now_ms, int64_t give_up_ms)
 static void schedule(mq_ccore *core, uint32_t slot, int64_t due_ms)
 {
     const mq_ccore_entry *entry = &core->entries[slot];
-    int64_t key = core->is_linked && entry->phase != MQ_CCORE_WAITING ? due_ms : INT64_MAX;
+    bool is_waiting =
+        entry->phase == MQ_CCORE_WAITING || (core->is_held && entry->phase == MQ_CCORE_OPEN);
+    int64_t key = core->is_linked && !is_waiting ? due_ms : INT64_MAX;
     if (entry->refused != MQ_OK) {
         key = due_ms;
     }
@@ -283,6 +285,22 @@ void mq_ccore_unlinked(mq_ccore *core, int64_t now_ms)
             schedule(core, i, core->entries[i].refused != MQ_OK ? now_ms : INT64_MAX);
         }
     }
+}
+
+void mq_ccore_hold(mq_ccore *core, int64_t now_ms, bool is_held)
+{
+    core->is_held = is_held;
+    for (uint32_t i = 0; i < core->capacity; i++) {
+        if (core->entries[i].phase == MQ_CCORE_OPEN) {
+            schedule(core, i, now_ms);
+        }
+    }
+}
+
+static bool may_submit(const mq_ccore *core)
+{
+    return core->is_linked && !core->is_held && core->waiting_count > 0 &&
+           core->sent_count < core->window;
 }
 
 void mq_ccore_heard(mq_ccore *core, int64_t now_ms)
@@ -541,7 +559,7 @@ bool mq_ccore_next(mq_ccore *core, int64_t now_ms, mq_ccore_action *out)
         due_action(core, now_ms, top->id, out);
         return true;
     }
-    if (core->is_linked && core->waiting_count > 0 && core->sent_count < core->window) {
+    if (may_submit(core)) {
         uint32_t slot = core->waiting_head;
         set_phase(core, slot, MQ_CCORE_SENT);
         submit_action(core, now_ms, slot, out);
@@ -552,8 +570,7 @@ bool mq_ccore_next(mq_ccore *core, int64_t now_ms, mq_ccore_action *out)
 
 int64_t mq_ccore_deadline(const mq_ccore *core)
 {
-    if (core->wants_hello ||
-        (core->is_linked && core->waiting_count > 0 && core->sent_count < core->window)) {
+    if (core->wants_hello || may_submit(core)) {
         return 0;
     }
     const mq_heap_entry *top = mq_heap_top(&core->timers);

@@ -87,6 +87,7 @@ typedef struct mq_ccore {
     int64_t silent_due_ms;  /* end of the interval that runs; INT64_MAX when nothing is open */
     uint64_t batches;       /* submit messages made */
     bool is_linked;         /* messages can go out */
+    bool is_held;           /* no job is sent or asked for: where they belong is not known yet */
     bool wants_hello;
 } mq_ccore;
 
@@ -139,6 +140,9 @@ void mq_ccore_drop(mq_ccore *core, uint32_t slot);
 void mq_ccore_linked(mq_ccore *core, int64_t now_ms);   /* a connection is up: all is sent again */
 void mq_ccore_unlinked(mq_ccore *core, int64_t now_ms); /* it is gone */
 void mq_ccore_heard(mq_ccore *core, int64_t now_ms);    /* any message came */
+
+/* Whether jobs go out. Calls, hello and giving up are not held. */
+void mq_ccore_hold(mq_ccore *core, int64_t now_ms, bool is_held);
 
 /* Puts the slot of the latest SUBMIT into message `rid` = mq_ccore_new_batch(). */
 uint64_t mq_ccore_new_batch(mq_ccore *core);

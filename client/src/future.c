@@ -215,9 +215,8 @@ void maasq_job_release(maasq_job **handle)
         return;
     }
     maasq_job *job = *handle;
-    maasq_client *client = job->client;
     *handle = NULL;
-    pthread_mutex_lock(&client->lock);
+    maasq_client *client = mq_job_lock(job);
     client->refs++; /* the job may be the client's last holder */
     uint32_t slot = job->slot;
     if (slot != MQ_CCORE_NONE && job->refs == 2 && job->done == NULL &&
@@ -229,9 +228,27 @@ void maasq_job_release(maasq_job **handle)
     mq_client_unref_unlock(client);
 }
 
+maasq_client *mq_job_lock(const maasq_job *job)
+{
+    for (;;) {
+        maasq_client *client = job->client;
+        pthread_mutex_lock(&client->lock);
+        if (client == job->client) {
+            return client;
+        }
+        pthread_mutex_unlock(&client->lock);
+    }
+}
+
+typedef struct one_wait {
+    const maasq_job *job;
+    const maasq_client *client; /* whose lock is held */
+} one_wait;
+
 static bool job_is_done(const void *arg)
 {
-    return ((const maasq_job *)arg)->is_done;
+    const one_wait *one = arg;
+    return one->job->client != one->client || one->job->is_done;
 }
 
 int maasq_wait(maasq_job *job, int64_t timeout_ms, maasq_error *err)
@@ -243,10 +260,18 @@ int maasq_wait(maasq_job *job, int64_t timeout_ms, maasq_error *err)
     if (deadline_ms < 0) {
         return MAASQ_E_ARG;
     }
-    pthread_mutex_lock(&job->client->lock);
-    mq_code code = mq_client_wait(job->client, job_is_done, job, deadline_ms);
+    maasq_client *client = mq_job_lock(job);
+    mq_code code = MQ_OK;
+    while (code == MQ_OK && !job->is_done) {
+        one_wait one = {job, client};
+        code = mq_client_wait(client, job_is_done, &one, deadline_ms);
+        if (client != job->client) {
+            pthread_mutex_unlock(&client->lock);
+            client = mq_job_lock(job);
+        }
+    }
     const char *state = job->state;
-    pthread_mutex_unlock(&job->client->lock);
+    pthread_mutex_unlock(&client->lock);
     if (code == MQ_E_ARG) {
         return mq_client_fail(err, code, "maasq_wait: must not be called in a callback");
     }
@@ -260,6 +285,7 @@ int maasq_wait(maasq_job *job, int64_t timeout_ms, maasq_error *err)
 typedef struct any_wait {
     maasq_job *const *jobs;
     size_t count;
+    const maasq_client *client; /* of all of them, when it is one */
 } any_wait;
 
 static size_t first_done(const any_wait *any)
@@ -271,10 +297,19 @@ static size_t first_done(const any_wait *any)
     return i;
 }
 
+static bool have_moved(const any_wait *any)
+{
+    bool have = false;
+    for (size_t i = 0; i < any->count; i++) {
+        have |= any->jobs[i] != NULL && any->jobs[i]->client != any->client;
+    }
+    return have;
+}
+
 static bool any_is_done(const void *arg)
 {
     const any_wait *any = arg;
-    return first_done(any) < any->count;
+    return have_moved(any) || first_done(any) < any->count;
 }
 
 static const maasq_client *root_of_client(const maasq_client *client)
@@ -339,16 +374,18 @@ int maasq_wait_any(maasq_job *const *jobs, size_t count, int64_t timeout_ms, siz
     if (client == NULL) {
         return mq_client_fail(err, MQ_E_ARG, "jobs: there is none to wait for");
     }
-    any_wait any = {jobs, count};
+    any_wait any = {jobs, count, client};
     size_t first = 0;
     mq_code code = MQ_OK;
-    if (is_spread) {
-        code = wait_spread(&any, client, deadline_ms, &first);
-    } else {
+    if (!is_spread) {
         pthread_mutex_lock(&client->lock);
         code = mq_client_wait(client, any_is_done, &any, deadline_ms);
-        first = first_done(&any);
+        is_spread = have_moved(&any);
+        first = is_spread ? 0 : first_done(&any);
         pthread_mutex_unlock(&client->lock);
+    }
+    if (is_spread && code != MQ_E_ARG) {
+        code = wait_spread(&any, client, deadline_ms, &first);
     }
     if (code == MQ_E_ARG) {
         return mq_client_fail(err, code, "maasq_wait_any: must not be called in a callback");
@@ -365,9 +402,9 @@ int maasq_wait_any(maasq_job *const *jobs, size_t count, int64_t timeout_ms, siz
 
 int maasq_is_done(const maasq_job *job)
 {
-    pthread_mutex_lock(&job->client->lock);
+    maasq_client *client = mq_job_lock(job);
     bool is_done = job->is_done;
-    pthread_mutex_unlock(&job->client->lock);
+    pthread_mutex_unlock(&client->lock);
     return is_done;
 }
 
@@ -378,20 +415,20 @@ const char *maasq_job_id(const maasq_job *job)
 
 const char *maasq_state(const maasq_job *job)
 {
-    pthread_mutex_lock(&job->client->lock);
+    maasq_client *client = mq_job_lock(job);
     const char *state = job->state;
-    pthread_mutex_unlock(&job->client->lock);
+    pthread_mutex_unlock(&client->lock);
     return state;
 }
 
 size_t maasq_progress(const maasq_job *job, char *out, size_t size)
 {
-    pthread_mutex_lock(&job->client->lock);
+    maasq_client *client = mq_job_lock(job);
     mq_span progress = mq_str(job->progress);
     if (size > 0) {
         (void)mq_span_copy(progress, out, size);
     }
-    pthread_mutex_unlock(&job->client->lock);
+    pthread_mutex_unlock(&client->lock);
     return progress.len;
 }
 
@@ -415,7 +452,7 @@ int maasq_result(const maasq_job *job, maasq_view *view, maasq_error *err)
 
 void maasq_job_info(const maasq_job *job, maasq_info *info)
 {
-    pthread_mutex_lock(&job->client->lock);
+    maasq_client *client = mq_job_lock(job);
     maasq_info all = {.size = sizeof all,
                       .id = job->id,
                       .state = job->state,
@@ -428,9 +465,9 @@ void maasq_job_info(const maasq_job *job, maasq_info *info)
                       .sends = job->sends,
                       .other = job->other};
     if (job->slot != MQ_CCORE_NONE) {
-        all.sends = job->client->core.entries[job->slot].sends;
+        all.sends = client->core.entries[job->slot].sends;
     }
-    pthread_mutex_unlock(&job->client->lock);
+    pthread_mutex_unlock(&client->lock);
     all.size = info->size;
     memcpy(info, &all, mq_min_size(info->size, sizeof all));
 }
@@ -440,14 +477,14 @@ int maasq_on_progress(maasq_job *job, maasq_event_fn *fn, void *arg, maasq_error
     if (job == NULL) {
         return mq_client_fail(err, MQ_E_ARG, "job: NULL; give one from maasq_submit");
     }
-    pthread_mutex_lock(&job->client->lock);
+    maasq_client *client = mq_job_lock(job);
     job->event = fn;
     job->event_arg = arg;
     if (job->slot != MQ_CCORE_NONE) {
-        mq_ccore_watch(&job->client->core, mq_clock_mono_ms(), job->slot, fn != NULL);
-        mq_client_wake(job->client);
+        mq_ccore_watch(&client->core, mq_clock_mono_ms(), job->slot, fn != NULL);
+        mq_client_wake(client);
     }
-    pthread_mutex_unlock(&job->client->lock);
+    pthread_mutex_unlock(&client->lock);
     return MAASQ_OK;
 }
 
@@ -456,8 +493,7 @@ void maasq_cancel(maasq_job *job, int hard)
     if (job == NULL) {
         return;
     }
-    maasq_client *client = job->client;
-    pthread_mutex_lock(&client->lock);
+    maasq_client *client = mq_job_lock(job);
     uint32_t slot = job->slot;
     if (slot != MQ_CCORE_NONE &&
         mq_ccore_cancel(&client->core, mq_clock_mono_ms(), slot, hard != 0)) {

@@ -18,7 +18,6 @@ static mq_code verdict_of(mq_span text)
 
 static void on_welcome(maasq_client *client, int64_t now_ms, mq_msg_welcome *m, mq_span payload)
 {
-    (void)now_ms;
     (void)payload;
     if (!client->is_welcome) {
         client->route_epoch = mq_client_routes_epoch(client);
@@ -28,6 +27,10 @@ static void on_welcome(maasq_client *client, int64_t now_ms, mq_msg_welcome *m, 
     (void)mq_span_copy(m->blobs, client->welcome_blobs, sizeof client->welcome_blobs);
     client->shard_count =
         m->shards == 0 || m->shards > MQ_ULID_SHARDS_MAX ? 1 : (uint32_t)m->shards;
+    if (client->core.is_held && client->shard_count == 1) {
+        mq_ccore_hold(&client->core, now_ms, false);
+    }
+    client->must_move = client->core.is_held;
     client->again_ms = 0;
     client->clock_ahead_ms = m->now_ms == 0 ? 0 : m->now_ms - mq_clock_wall_ms();
 }

@@ -91,6 +91,104 @@ uint32_t mq_client_all(maasq_client *primary, maasq_client *out[MQ_ULID_SHARDS_M
     return count;
 }
 
+/* ---- jobs that came before the first welcome ---- */
+
+maasq_client *mq_client_lock_for(maasq_client *primary, const char *id, mq_error *err)
+{
+    pthread_mutex_lock(&primary->lock);
+    uint32_t shards = primary->shard_count;
+    uint32_t shard = shards < 2 ? 0 : mq_ulid_shard(mq_str(id), shards);
+    if (shard == 0) {
+        return primary;
+    }
+    pthread_mutex_unlock(&primary->lock);
+    maasq_client *client = mq_client_of(primary, shard, err);
+    if (client != NULL) {
+        pthread_mutex_lock(&client->lock);
+    }
+    return client;
+}
+
+/* From one client's slots to another's; false when that one has no room. Under both locks. */
+static bool move(maasq_client *from, uint32_t slot, maasq_client *to)
+{
+    maasq_job *job = from->slots[slot].job;
+    const mq_ccore_entry *e = &from->core.entries[slot];
+    int64_t now_ms = mq_clock_mono_ms();
+    uint32_t at = e->is_opened ? mq_ccore_open(&to->core, now_ms, mq_str(job->id))
+                               : mq_ccore_submit(&to->core, now_ms, mq_str(job->id),
+                                                 e->is_transient, e->give_up_ms);
+    if (at == MQ_CCORE_NONE) {
+        return false;
+    }
+    if (e->is_watched) {
+        mq_ccore_watch(&to->core, now_ms, at, true);
+    }
+    if (e->cancel != 0) { /* of an opened one: one that was not sent has ended by that */
+        (void)!mq_ccore_cancel(&to->core, now_ms, at, e->cancel == 2);
+    }
+    mq_ccore_drop(&from->core, slot);
+    from->slots[slot].job = NULL;
+    from->job_count--;
+    from->job_bytes -= job->block_bytes;
+    from->refs--; /* the primary's user holds another one */
+    to->slots[at].job = job;
+    to->job_count++;
+    to->job_bytes += job->block_bytes;
+    to->refs++;
+    job->slot = at;
+    job->client = to;
+    mq_client_wake(to);
+    return true;
+}
+
+/* Moves the jobs of one shard. False: not all of them could go; later again. */
+static bool move_shard(maasq_client *primary, uint32_t shard)
+{
+    mq_error err;
+    maasq_client *to = NULL;
+    bool is_done = true;
+    pthread_mutex_lock(&primary->lock);
+    for (uint32_t i = 0; is_done && i < primary->core.capacity; i++) {
+        const maasq_job *job = primary->slots[i].job;
+        if (job == NULL || mq_ulid_shard(mq_str(job->id), primary->shard_count) != shard) {
+            continue;
+        }
+        if (to == NULL) { /* made without the lock; then from the beginning */
+            pthread_mutex_unlock(&primary->lock);
+            to = mq_client_of(primary, shard, &err);
+            pthread_mutex_lock(&primary->lock);
+            is_done = to != NULL;
+            i = UINT32_MAX;
+            continue;
+        }
+        pthread_mutex_lock(&to->lock); /* the primary's lock goes first, here as everywhere */
+        is_done = move(primary, i, to);
+        pthread_mutex_unlock(&to->lock);
+    }
+    pthread_cond_broadcast(&primary->changed);
+    pthread_mutex_unlock(&primary->lock);
+    return is_done;
+}
+
+void mq_client_move_held(maasq_client *primary)
+{
+    pthread_mutex_lock(&primary->lock);
+    bool must = primary->must_move && !primary->is_closing;
+    uint32_t shards = primary->shard_count;
+    pthread_mutex_unlock(&primary->lock);
+    for (uint32_t s = 1; must && s < shards; s++) {
+        must = move_shard(primary, s);
+    }
+    if (must) {
+        pthread_mutex_lock(&primary->lock);
+        primary->must_move = false;
+        mq_ccore_hold(&primary->core, mq_clock_mono_ms(), false);
+        mq_client_wake(primary);
+        pthread_mutex_unlock(&primary->lock);
+    }
+}
+
 /* ---- where the shards are ---- */
 
 void mq_client_routes_learn(maasq_client *client, const mq_msg_routes *m)

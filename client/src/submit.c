@@ -241,8 +241,8 @@ static maasq_job *new_job(maasq_client *client, maasq_done_fn *done, void *arg, 
 }
 
 /* Gives the job its slot. Under the lock. */
-static mq_code enter(maasq_client *client, maasq_job *job, bool is_transient, bool is_opened,
-                     mq_error *err)
+static mq_code enter_one(maasq_client *client, maasq_job *job, bool is_transient, bool is_opened,
+                         mq_error *err)
 {
     if (client->is_closing) {
         return mq_fail(err, MQ_E_CANCELLED, "the client is being freed");
@@ -264,6 +264,7 @@ static mq_code enter(maasq_client *client, maasq_job *job, bool is_transient, bo
                                             give_up_ms);
     MQ_ASSERT(job->slot != MQ_CCORE_NONE); /* jobs_max leaves room for calls */
     job->refs = 2;
+    job->client = client;
     client->refs++;
     client->slots[job->slot].job = job;
     client->job_count++;
@@ -272,45 +273,55 @@ static mq_code enter(maasq_client *client, maasq_job *job, bool is_transient, bo
     return MQ_OK;
 }
 
-/* The client of the shard where the job belongs, and its new id when it has none yet. */
-static maasq_client *route(maasq_client *primary, const maasq_spec *s, const char *near,
-                           char id[MQ_ULID_SIZE], mq_error *err)
+/* The same with the client that the job's id belongs to. */
+static mq_code enter(maasq_client *primary, maasq_job *job, bool is_transient, bool is_opened,
+                     mq_error *err)
 {
-    bool is_told = s->id != NULL || s->deps_count > 0 || near != NULL;
-    int64_t until_ms = is_told ? mq_clock_mono_ms() + SHARDS_MS : 0;
-    uint32_t shards = mq_client_shards(primary, until_ms);
+    maasq_client *client = mq_client_lock_for(primary, job->id, err);
+    if (client == NULL) {
+        return err->code;
+    }
+    mq_code code = enter_one(client, job, is_transient, is_opened, err);
+    pthread_mutex_unlock(&client->lock);
+    return code;
+}
+
+/* The job's id, which says where it belongs: a new one when it has none yet. */
+static mq_code name_job(maasq_client *primary, const maasq_spec *s, const char *near,
+                        char id[MQ_ULID_SIZE], mq_error *err)
+{
     bool is_home = mq_spec_is_home(s);
+    bool must_agree = s->deps_count > 0 || (is_home && s->id != NULL);
+    uint32_t shards =
+        mq_client_shards(primary, must_agree ? mq_clock_mono_ms() + SHARDS_MS : INT64_MIN);
     if (s->id != NULL) {
         (void)mq_span_copy(mq_str(s->id), id, MQ_ULID_SIZE);
     } else {
         pthread_mutex_lock(&primary->lock);
         new_id(primary, id);
-        bool is_known = primary->shard_count > 0;
         pthread_mutex_unlock(&primary->lock);
         if (s->deps_count > 0 || near != NULL) {
             mq_ulid_follow(id, mq_str(s->deps_count > 0 ? s->deps[0] : near));
-        } else if (is_home || !is_known) {
+        } else if (is_home) {
             mq_ulid_set_home(id);
         }
     }
     uint32_t shard = mq_ulid_shard(mq_str(id), shards);
     for (size_t i = 0; i < s->deps_count; i++) {
         if (mq_ulid_shard(mq_str(s->deps[i]), shards) != shard) {
-            (void)mq_fail(err, MQ_E_ARG,
-                          "deps[%zu]: %s is not in the job's shard %u; make jobs that depend on "
-                          "each other as a group, or give them ids with equal letters 11 and 12",
-                          i, s->deps[i], shard);
-            return NULL;
+            return mq_fail(err, MQ_E_ARG,
+                           "deps[%zu]: %s is not in the job's shard %u; make jobs that depend on "
+                           "each other as a group, or give them ids with equal letters 11 and 12",
+                           i, s->deps[i], shard);
         }
     }
     if (is_home && shard != 0) {
-        (void)mq_fail(err, MQ_E_ARG,
-                      "id, deps: shard %u, but jobs with seats, a model, a key, or of a kind that "
-                      "publishes live in shard 0 (letters 11 and 12 of the id are 00)",
-                      shard);
-        return NULL;
+        return mq_fail(err, MQ_E_ARG,
+                       "id, deps: shard %u, but jobs with seats, a model, a key, or of a kind that "
+                       "publishes live in shard 0 (letters 11 and 12 of the id are 00)",
+                       shard);
     }
-    return mq_client_of(primary, shard, err);
+    return MQ_OK;
 }
 
 maasq_job *mq_client_submit_near(maasq_client *primary, const maasq_spec *given, const char *near,
@@ -328,12 +339,11 @@ maasq_job *mq_client_submit_near(maasq_client *primary, const maasq_spec *given,
     }
     bool is_transient = s.durability == MAASQ_TRANSIENT ||
                         (s.durability == MAASQ_BY_KIND && kind_of(s.kind)->is_transient);
-    maasq_client *client = route(primary, &s, near, id, err);
-    if (client == NULL) {
+    if (name_job(primary, &s, near, id, err) != MQ_OK) {
         return NULL;
     }
-    const char *tenant = s.tenant != NULL && s.tenant[0] != '\0' ? s.tenant : client->tenant;
-    maasq_job *job = new_job(client, done, arg, err);
+    const char *tenant = s.tenant != NULL && s.tenant[0] != '\0' ? s.tenant : primary->tenant;
+    maasq_job *job = new_job(primary, done, arg, err);
     if (job == NULL) {
         return NULL;
     }
@@ -342,12 +352,9 @@ maasq_job *mq_client_submit_near(maasq_client *primary, const maasq_spec *given,
         free(job);
         return NULL;
     }
-    pthread_mutex_lock(&client->lock);
     memcpy(job->id, id, sizeof id);
     job->request.id = mq_str(job->id);
-    mq_code code = enter(client, job, is_transient, false, err);
-    pthread_mutex_unlock(&client->lock);
-    if (code != MQ_OK) {
+    if (enter(primary, job, is_transient, false, err) != MQ_OK) {
         free(job->block);
         free(job);
         return NULL;
@@ -400,16 +407,11 @@ maasq_job *maasq_open(maasq_client *primary, const char *id, maasq_done_fn *done
                              id == NULL ? "" : id);
         return NULL;
     }
-    uint32_t shards = mq_client_shards(primary, mq_clock_mono_ms() + SHARDS_MS);
-    maasq_client *client = mq_client_of(primary, mq_ulid_shard(mq_str(id), shards), &why);
-    maasq_job *job = client == NULL ? NULL : new_job(client, done, arg, &why);
+    maasq_job *job = new_job(primary, done, arg, &why);
     if (job != NULL) {
         (void)mq_span_copy(mq_str(id), job->id, sizeof job->id);
         job->state = "asked";
-        pthread_mutex_lock(&client->lock);
-        mq_code code = enter(client, job, false, true, &why);
-        pthread_mutex_unlock(&client->lock);
-        if (code != MQ_OK) {
+        if (enter(primary, job, false, true, &why) != MQ_OK) {
             free(job);
             job = NULL;
         }

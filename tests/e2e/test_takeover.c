@@ -337,10 +337,60 @@ static void older_data_of_a_dead_brokers_shard_are_refused_by_the_others(void **
     assert_int_equal(maasq_client_free(&client), MAASQ_OK);
 }
 
+/* ---- before the first welcome ---- */
+
+static void jobs_that_are_submitted_before_a_broker_answers_go_to_their_shards(void **state)
+{
+    (void)state;
+    maasq_job *jobs[IN_FLIGHT];
+    int64_t before[SHARDS];
+    row rows[SHARDS];
+    maasq_error err;
+    maasq_options o = {.size = sizeof o, .brokers = system_.front};
+    await_settled(rows);
+    for (int s = 0; s < SHARDS; s++) {
+        before[s] = redis_number("count", s, "succeeded");
+    }
+    for (int b = 0; b < BROKERS; b++) {
+        assert_int_equal(kill(sys_pid(&system_, SYS_BROKER, b), SIGSTOP), 0);
+    }
+    maasq_client *client = maasq_client_new(&o, &err);
+    assert_non_null(client);
+    for (int i = 0; i < IN_FLIGHT; i++) {
+        jobs[i] = submit_to(client, i % SHARDS, "echo", "x");
+    }
+    assert_int_not_equal(maasq_wait(jobs[1], 50, &err), MAASQ_OK);
+    maasq_job *asked = maasq_open(client, maasq_job_id(jobs[1]), NULL, NULL, &err);
+    assert_null(asked); /* it is open here */
+    maasq_client *other = maasq_client_new(&o, &err);
+    assert_non_null(other);
+    asked = maasq_open(other, maasq_job_id(jobs[1]), NULL, NULL, &err);
+    assert_non_null(asked);
+    maasq_cancel(jobs[0], 0); /* it has never been sent */
+    assert_true(maasq_is_done(jobs[0]));
+    for (int b = 0; b < BROKERS; b++) {
+        assert_int_equal(kill(sys_pid(&system_, SYS_BROKER, b), SIGCONT), 0);
+    }
+    size_t first = 0;
+    assert_int_equal(maasq_wait_any(jobs + 1, IN_FLIGHT - 1, WAIT_MS, &first, &err), MAASQ_OK);
+    maasq_job_release(&jobs[0]);
+    for (int i = 1; i < IN_FLIGHT; i++) {
+        await_end(&jobs[i]);
+    }
+    /* It may have been asked for before it came. */
+    assert_int_equal(maasq_wait(asked, WAIT_MS, &err), MAASQ_OK);
+    maasq_job_release(&asked);
+    assert_int_equal(redis_number("count", 0, "succeeded") - before[0], IN_FLIGHT / SHARDS - 1);
+    assert_int_equal(redis_number("count", 1, "succeeded") - before[1], IN_FLIGHT / SHARDS);
+    assert_int_equal(maasq_client_free(&other), MAASQ_OK);
+    assert_int_equal(maasq_client_free(&client), MAASQ_OK);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(shards_of_a_dead_or_stopped_broker_are_taken_over),
+        cmocka_unit_test(jobs_that_are_submitted_before_a_broker_answers_go_to_their_shards),
         cmocka_unit_test(older_data_of_a_dead_brokers_shard_are_refused_by_the_others),
     };
     return cmocka_run_group_tests(tests, start, stop);
