@@ -39,6 +39,10 @@ static const mq_option options[] = {
      "finished jobs kept; then the oldest results go (0: half of the store's memory limit)"},
     {"dead-retention-ms", "MS", INT(dead_retention_ms), 1000, INT64_C(365) * DAY_MS,
      "how long dead letters stay, then they go (604800000)"},
+    {"replicas", "N", INT(replicas), 0, 16,
+     "replicas of the store that must have a job of durability replicated (1); 0 = no such class"},
+    {"replicate-ms", "MS", INT(replicate_ms), 100, 600000,
+     "how long a submit waits for them, then it is answered busy (5000)"},
     {"quarantine", "N", INT(quarantine_jobs), 0, 1000000,
      "so many jobs of a kind in a row crash: the kind is paused; 0 = never (10)"},
     {"workers-max", "N", INT(workers_max), 1, 100000, "workers connected at a time (4096)"},
@@ -75,6 +79,8 @@ static const mq_broker_config defaults = {
     .dead_retention_ms = INT64_C(7) * DAY_MS,
     .workers_max = 4096,
     .quarantine_jobs = 10,
+    .replicas = 1,
+    .replicate_ms = 5000,
 };
 
 static mq_code check(mq_broker_config *config, mq_error *err)

@@ -115,6 +115,11 @@ static void found_submit(mq_core *core, const mq_ask *ask, const mq_job_record *
 {
     mq_span id = mq_span_of(ask->id, MQ_ULID_LEN);
     const mq_job *job = mq_job_find(core, id);
+    if (job != NULL && !mq_replica_has(core, job)) {
+        mq_say_submitted(out, ask->conn, ask->rid, id, "busy", "",
+                         "no replica has confirmed the job yet; ask again", MQ_RETRY_LATER_MS);
+        return;
+    }
     if (r == NULL) {
         const char *state = job == NULL ? "queued" : mq_state_name((mq_state)job->state);
         mq_say_submitted(out, ask->conn, ask->rid, id, "dup", state, "", 0);
@@ -123,6 +128,12 @@ static void found_submit(mq_core *core, const mq_ask *ask, const mq_job_record *
     bool is_same =
         r->hash.len == sizeof ask->hash && memcmp(r->hash.data, ask->hash, sizeof ask->hash) == 0;
     mq_state state = mq_state_parse(r->state);
+    bool is_unsure = (r->flags & MQ_REC_REPLICATED) != 0 && !core->was_replica_open;
+    if (is_same && is_unsure) {
+        mq_say_submitted(out, ask->conn, ask->rid, id, "busy", "", mq_replica_closed(core),
+                         MQ_RETRY_LATER_MS);
+        return;
+    }
     mq_say_submitted(out, ask->conn, ask->rid, id, is_same ? "dup" : "conflict",
                      mq_state_name(state),
                      is_same ? "" : "id: used before by a job with other content", 0);

@@ -109,6 +109,8 @@ mq_waiter *mq_wait_reg(mq_core *core, uint32_t reg, mq_wait_type type, uint64_t 
 bool mq_wait_room(const mq_core *core, uint32_t count);
 void mq_wait_release(mq_core *core, uint32_t head, mq_outputs *out);
 void mq_wait_free(mq_core *core, uint32_t waiter);
+/* A waiter in no list; MQ_NONE when there is none left. */
+uint32_t mq_wait_take(mq_core *core, mq_wait_type type, uint64_t conn, uint64_t rid);
 void mq_say_submitted(mq_outputs *out, uint64_t conn, uint64_t rid, mq_span id, const char *verdict,
                       const char *state, const char *text, uint64_t retry_ms);
 void mq_say_reply(mq_outputs *out, uint64_t conn, uint64_t rid, const char *verdict,
@@ -332,7 +334,28 @@ uint32_t mq_blob_drop(mq_core *core, mq_span hash); /* references left */
 bool mq_blob_is_held(const mq_core *core, mq_span hash);
 bool mq_blob_name_ok(mq_span hash);
 
+/* ---- replica.c ---- */
+
+void mq_replica_begin(mq_core *core);
+/* Why the class is closed, NULL while it is open. */
+const char *mq_replica_closed(const mq_core *core);
+/* False: what is stored of the job is not confirmed, and nothing may be told of it. */
+bool mq_replica_has(const mq_core *core, const mq_job *job);
+/* Takes the answers about replicated jobs out of a list of waiters whose commit is stored. Returns
+ * what is left of it. */
+uint32_t mq_replica_hold_all(mq_core *core, uint32_t head, uint64_t sequence);
+/* A repeat of a submit, to be answered when what is stored now is confirmed. */
+bool mq_replica_hold_dup(mq_core *core, const mq_job *job, uint64_t conn, uint64_t rid);
+/* The job's end is stored: it stays until that is confirmed. */
+void mq_replica_hold_end(mq_core *core, mq_job *job);
+void mq_replica_told(mq_core *core, const mq_input *in, mq_outputs *out);
+void mq_replica_turn(mq_core *core, mq_outputs *out);
+int64_t mq_replica_deadline(const mq_core *core);
+
 /* ---- commit.c, recover.c ---- */
+
+/* The job's end may be told. */
+void mq_job_finished(mq_core *core, mq_job *job, mq_outputs *out);
 
 void mq_drop_job(mq_core *core, mq_job *job, mq_outputs *out);
 void mq_commit_build(mq_core *core, mq_outputs *out);

@@ -106,6 +106,7 @@ static void add_create(mq_core *core, mq_flight *f, mq_job *job)
                                                             .record = pack(core, job, true),
                                                             .body = bytes_of(job->body)};
     f->creates[f->create_count++] = mq_job_no(core, job);
+    f->is_replicated |= job->is_replicated;
     note(f, core, job, MQ_OP_CREATE);
     if (job->cron != 0) { /* the firing that made it */
         add_reg(core, f, job->cron - 1);
@@ -135,6 +136,7 @@ static void add_finish(mq_core *core, mq_flight *f, mq_job *job)
     };
     note(f, core, job, MQ_OP_FINISH);
     job->is_ending = true;
+    f->is_replicated |= job->is_replicated;
     /* Counted, as creates are, with the commit that stores it: what is lost and decided again
      * counts once. */
     core->tally.succeeded += job->state == MQ_STATE_SUCCEEDED;
@@ -167,6 +169,7 @@ static void add_job(mq_core *core, mq_flight *f, mq_job *job)
 {
     mq_assembly *a = core->assembly;
     mq_span id = mq_span_of(job->id, MQ_ULID_LEN);
+    f->is_replicated |= job->is_replicated && job->waiters != MQ_NONE;
     a->bytes += size_of(core, job);
     a->weight += job->waiter_weight;
     job->waiter_weight = 0;
@@ -226,6 +229,7 @@ void mq_commit_build(mq_core *core, mq_outputs *out)
     a->bytes = a->weight = 0;
     f->job_count = f->entry_count = f->create_count = 0;
     f->waiters = f->waiters_tail = MQ_NONE;
+    f->is_replicated = false;
     fill_from_lists(core, f);
     MQ_ASSERT(f->job_count > 0 || f->entry_count > 0);
     f->sequence = ++core->sequence;
@@ -237,6 +241,7 @@ void mq_commit_build(mq_core *core, mq_outputs *out)
     a->batch.revives = a->revives;
     a->batch.registry = a->sets;
     out->batch = &a->batch;
+    out->wants_replicas = f->is_replicated;
     out->tally = core->tally;
     core->tally = (mq_tally){0};
     core->stats.commits_inflight++;
@@ -263,12 +268,13 @@ static void release_type(mq_core *core, mq_job *job, mq_wait_type type, mq_outpu
             at = &core->waiters[no].next;
         }
     }
-    mq_wait_release(core, taken, out);
+    mq_wait_release(core, mq_replica_hold_all(core, taken, core->stored), out);
 }
 
 static void created(mq_core *core, mq_job *job, mq_outputs *out)
 {
     job->create = MQ_CREATE_STORED;
+    job->stored_sequence = core->stored;
     release_type(core, job, MQ_WAIT_SUBMITTED, out);
     release_type(core, job, MQ_WAIT_UNIQUE, out);
     if (job->is_spawned) {
@@ -373,7 +379,7 @@ static void release_checkpoint(mq_core *core, mq_job *job, mq_outputs *out)
     }
 }
 
-static void finished(mq_core *core, mq_job *job, mq_outputs *out)
+void mq_job_finished(mq_core *core, mq_job *job, mq_outputs *out)
 {
     mq_say_ended(core, job, out);
     mq_recent_add(core, job);
@@ -387,6 +393,17 @@ static void finished(mq_core *core, mq_job *job, mq_outputs *out)
     mq_bytes_release(core, job->result, out);
     job->body = job->result = NULL;
     mq_job_free(core, job);
+}
+
+/* An end is told when it is stored; a replicated job's when replicas have it as well. */
+static void end_stored(mq_core *core, mq_job *job, mq_outputs *out)
+{
+    job->stored_sequence = core->stored;
+    if (!mq_replica_has(core, job)) {
+        mq_replica_hold_end(core, job);
+    } else {
+        mq_job_finished(core, job, out);
+    }
 }
 
 static void tell_watchers(const mq_core *core, const mq_job *job, mq_outputs *out)
@@ -435,6 +452,7 @@ static void give_back_waiters(mq_core *core, mq_flight *f)
 void mq_commit_stored(mq_core *core, const mq_input *in, mq_outputs *out)
 {
     mq_flight *f = flight_of(core, in->as.stored.sequence);
+    core->stored = f->sequence;
     f->sequence = 0;
     core->stats.commits_inflight--;
     for (uint32_t i = 0; i < in->as.stored.dup_count; i++) {
@@ -444,6 +462,9 @@ void mq_commit_stored(mq_core *core, const mq_input *in, mq_outputs *out)
     }
     if (in->as.stored.dup_count > 0) {
         give_back_waiters(core, f);
+    }
+    if (f->is_replicated) {
+        f->waiters = mq_replica_hold_all(core, f->waiters, core->stored);
     }
     mq_wait_release(core, f->waiters, out);
     for (uint32_t i = 0; i < f->entry_count; i++) {
@@ -459,7 +480,7 @@ void mq_commit_stored(mq_core *core, const mq_input *in, mq_outputs *out)
         } else if (op == MQ_OP_CREATE || op == MQ_OP_REVIVE) {
             created(core, job, out);
         } else if (op == MQ_OP_FINISH) {
-            finished(core, job, out);
+            end_stored(core, job, out);
         } else if (op == MQ_OP_DISCARD) {
             mq_discard_stored(core, job, out);
         }

@@ -28,6 +28,8 @@ mq_core_config mq_core_config_default(void)
         .held_bytes_max = UINT64_C(1) << 30,
         .lease_ms = 15000,
         .beat_ms = 5000,
+        .replicas = 1,
+        .replicate_ms = 5000,
         .retention_ms = 86400000,
         .dead_retention_ms = INT64_C(7) * 86400000,
         .seed = 1,
@@ -170,6 +172,7 @@ static void turn(mq_core *core, mq_outputs *out)
     mq_workers_turn(core, out);
     mq_timers_turn(core, out);
     mq_deps_turn(core, out);
+    mq_replica_turn(core, out);
     mq_dispatch(core, out);
     mq_gang_turn(core, out);
     mq_commit_build(core, out);
@@ -207,6 +210,9 @@ static bool step_store(mq_core *core, const mq_input *in, mq_outputs *out)
         break;
     case MQ_IN_FOUND:
         mq_ask_found(core, in, out);
+        break;
+    case MQ_IN_REPLICAS:
+        mq_replica_told(core, in, out);
         break;
     case MQ_IN_PRESSURE:
         core->is_full = in->as.is_full;
@@ -293,6 +299,7 @@ void mq_core_step(mq_core *core, const mq_input *in, mq_outputs *out)
 {
     out->count = out->member_count = out->verdict_count = out->text_len = 0;
     out->batch = NULL;
+    out->wants_replicas = false;
     mq_graves_clear(core);
     core->now_ms = mq_max_i64(core->now_ms, in->now_ms);
     MQ_ASSERT(core->is_begun || in->type == MQ_IN_BEGIN);
@@ -323,10 +330,10 @@ int64_t mq_core_deadline(const mq_core *core)
     if (core->wants_turn) {
         return core->now_ms;
     }
-    int64_t at = INT64_MAX;
+    int64_t at = mq_replica_deadline(core);
     const mq_heap_entry *top = mq_heap_top(&core->timers);
     if (top != NULL) {
-        at = top->key;
+        at = mq_min_i64(at, top->key);
     }
     top = mq_heap_top(&core->limit_timers);
     if (top != NULL) {

@@ -82,8 +82,10 @@ typedef struct mq_core_config {
     int64_t beat_ms;
     int64_t retention_ms;      /* of ended jobs */
     int64_t dead_retention_ms; /* of dead letters */
-    uint32_t quarantine_jobs;  /* so many jobs of a kind in a row crash: it is paused; 0 = never */
-    uint64_t seed;             /* of the jitter */
+    uint32_t replicas;        /* that must confirm a `replicated` job; 0 = there is no such class */
+    int64_t replicate_ms;     /* then its submit is answered busy */
+    uint32_t quarantine_jobs; /* so many jobs of a kind in a row crash: it is paused; 0 = never */
+    uint64_t seed;            /* of the jitter */
 } mq_core_config;
 
 /* Limits of a broker with default settings. */
@@ -123,6 +125,7 @@ typedef enum mq_input_type {
     MQ_IN_STORED,   /* commit `sequence` answered OK */
     MQ_IN_BODY,     /* answer to MQ_OUT_FETCH; takes body; NULL = the store has none */
     MQ_IN_FOUND,    /* answer to MQ_OUT_ASK: packed record, empty = the store has none */
+    MQ_IN_REPLICAS, /* so many replicas hold what was written up to commit `sequence` */
     MQ_IN_PRESSURE, /* is_full: the store is above its threshold, or the broker is stopping */
 } mq_input_type;
 
@@ -189,6 +192,10 @@ typedef struct mq_input {
             mq_span record;
             bool is_failed; /* the store gave no answer */
         } found;
+        struct {
+            uint64_t sequence;
+            uint32_t count;
+        } replicas;
         bool is_full; /* PRESSURE */
     } as;
 } mq_input;
@@ -264,6 +271,7 @@ typedef struct mq_tally {
 typedef struct mq_outputs {
     uint32_t count, member_count, verdict_count, text_len;
     const mq_store_batch *batch; /* NULL, or a commit to send now; borrowed until the next step */
+    bool wants_replicas;         /* of the batch: what waits for it also waits for MQ_IN_REPLICAS */
     mq_tally tally;              /* of the batch */
     mq_output items[MQ_OUTPUTS_MAX];
     mq_msg_member members[MQ_OUT_MEMBERS_MAX];
@@ -294,8 +302,9 @@ typedef struct mq_core_stats {
     /* since the core began */
     uint64_t submitted, granted, succeeded, dead, cancelled, expired, retried, lapsed, crashed,
         refused_busy, memo_hits, transient_submitted, transient_ended, load_errors,
-        quarantines, /* kinds that were paused for their crashes */
-        unpublished; /* a memo that came twice, or a full registry */
+        quarantines,  /* kinds that were paused for their crashes */
+        replica_late, /* answered busy: no replica confirmed in time */
+        unpublished;  /* a memo that came twice, or a full registry */
 } mq_core_stats;
 
 void mq_core_stats_read(const mq_core *core, mq_core_stats *out);
@@ -305,6 +314,17 @@ void mq_core_stats_read(const mq_core *core, mq_core_stats *out);
  */
 MQ_MUST_USE mq_code mq_core_check(const mq_core *core, const mq_msg_submit_job *item,
                                   mq_error *err);
+
+/* The class `replicated` (replica.c). */
+typedef struct mq_replica_view {
+    bool is_open;        /* new jobs of the class are taken */
+    bool is_loaded;      /* what was stored before this ownership has been confirmed */
+    uint32_t count;      /* replicas that confirmed last */
+    uint32_t wanted;     /* of config */
+    uint32_t waiting;    /* answers and ends that wait for a replica */
+    uint64_t replicated; /* last commit that enough replicas hold; 0 = none of this ownership */
+} mq_replica_view;
+void mq_core_replicas(const mq_core *core, mq_replica_view *out);
 
 /* Slot of a job by id; MQ_CORE_NO_SLOT when it is not in memory. Slots go from 0 to mq_core_slots
  * - 1.

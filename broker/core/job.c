@@ -283,6 +283,7 @@ static uint64_t flags_of(const mq_job *job)
 {
     uint64_t flags = 0;
     flags |= job->is_quiet ? MQ_REC_QUIET : 0;
+    flags |= job->is_replicated ? MQ_REC_REPLICATED : 0;
     flags |= job->is_cancelling ? MQ_REC_CANCELLING : 0;
     flags |= job->is_spent ? MQ_REC_SPENT : 0;
     flags |= job->has_result ? MQ_REC_HAS_RESULT : 0;

@@ -10,6 +10,7 @@ void mq_recover_begin(mq_core *core, const mq_input *in)
     core->epoch = in->as.begin.epoch;
     core->sequence = in->as.begin.sequence;
     core->next_number = in->as.begin.first_number;
+    mq_replica_begin(core);
     /* A clock that runs ahead gives ids that are as much younger than they are old. */
     core->begun_ms = core->sequence == 0 ? INT64_MIN : core->now_ms + MQ_ID_FUTURE_MS;
     core->workers_checked_ms = core->now_ms;
@@ -95,6 +96,7 @@ static void take_counts(mq_job *job, const mq_job_record *r)
     job->backoff_ms = (uint32_t)r->backoff_ms;
     job->backoff_max_ms = (uint32_t)r->backoff_max_ms;
     job->runs_anyway = (r->flags & MQ_REC_ANYWAY) != 0;
+    job->is_replicated = (r->flags & MQ_REC_REPLICATED) != 0;
     job->log_lines = (uint32_t)r->log_lines;
 }
 
@@ -261,6 +263,7 @@ void mq_recover_job(mq_core *core, const mq_input *in, mq_outputs *out)
         mq_unique_find(core, mq_pool_span(&core->pool, job->unique)) == NULL) {
         mq_unique_hold(core, job);
     }
+    job->stored_sequence = core->begun_sequence;
     core->live++;
     core->names[job->tenant].live++;
     if (!place(core, job, r)) {

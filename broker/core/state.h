@@ -59,6 +59,8 @@ typedef struct mq_job {
     uint16_t deps_len,
         deps_asked; /* bytes of `deps` in use; the first of them are being asked for */
     uint8_t history_count;
+    bool is_replicated;
+    bool is_unseen; /* its end is stored and waits for a replica */
     bool is_transient, is_quiet, is_cancelling, is_spent, is_accepted, is_fresh, is_watched;
     bool is_dirty;      /* in the dirty list */
     bool is_held_dirty; /* changed while its create was under way */
@@ -77,7 +79,7 @@ typedef struct mq_job {
     uint32_t worker; /* index of the worker that holds it, MQ_NONE: nobody connected */
     uint32_t held_prev, held_next;
     uint32_t heap_child, heap_next, heap_prev; /* in its lane */
-    uint32_t next_free, next_dirty, next_spawn, next_unresolved;
+    uint32_t next_free, next_dirty, next_spawn, next_unresolved, next_unseen;
     uint32_t waiters, waiters_tail, waiter_weight;
     uint32_t parents, children; /* edges */
     uint32_t deps_left;         /* parents in memory that are not done */
@@ -88,6 +90,7 @@ typedef struct mq_job {
     uint16_t lease_counts[3]; /* attempts, crashes, lapses when it was leased last */
     uint32_t lease_ms;
     uint64_t max_run_ms;
+    uint64_t stored_sequence; /* replicated ones: commit of its create, then of its end */
     uint64_t number, epoch, grant;
     uint64_t hash[2];
     uint64_t conn; /* who submitted it; 0 = not of this broker's life */
@@ -244,6 +247,8 @@ typedef struct mq_waiter {
     uint8_t verdict; /* mq_wait_verdict */
     uint64_t conn, rid;
     uint64_t epoch, grant, step;
+    uint64_t sequence; /* held for a replica (replica.c): step is then a state, text an id */
+    int64_t until_ms;
     uint64_t hash[2];
     mq_ref text;
 } mq_waiter;
@@ -322,7 +327,8 @@ typedef struct mq_recent {
 typedef enum mq_op { MQ_OP_CREATE, MQ_OP_PUT, MQ_OP_FINISH, MQ_OP_REVIVE, MQ_OP_DISCARD } mq_op;
 
 typedef struct mq_flight {
-    uint64_t sequence; /* 0 = free */
+    uint64_t sequence;  /* 0 = free */
+    bool is_replicated; /* answers of it wait for a replica too */
     uint32_t job_count, entry_count, create_count;
     uint32_t waiters, waiters_tail;
     uint32_t jobs[MQ_STORE_JOBS_MAX];
@@ -362,6 +368,12 @@ struct mq_core {
     int64_t now_ms;
     bool is_begun, is_loading, is_full;
     uint64_t epoch, sequence; /* of the last commit sent */
+    /* replica.c: commits up to `stored` are stored, up to `replicated` held by enough replicas */
+    uint64_t stored, replicated, begun_sequence;
+    bool is_replica_open, was_replica_open;
+    uint32_t replica_count;
+    uint32_t confirm_head, confirm_tail, confirm_count; /* answers that wait for a replica */
+    uint32_t unseen_head, unseen_tail, unseen_count;    /* jobs whose end does */
     uint64_t next_number, next_grant, next_gang;
     int64_t begun_ms; /* ids of this time and later were not used before this ownership */
     uint64_t turn;

@@ -41,11 +41,12 @@ static bool durability_of(const mq_msg_submit_job *item, const mq_kind_policy *k
     *is_transient = kind->is_transient;
     if (mq_span_is(item->durability, "transient")) {
         *is_transient = true;
-    } else if (mq_span_is(item->durability, "durable")) {
+    } else if (mq_span_is(item->durability, "durable") ||
+               mq_span_is(item->durability, "replicated")) {
         *is_transient = false;
     } else if (item->durability.len > 0) {
-        err->code = mq_span_is(item->durability, "replicated") ? MQ_E_UNSUPPORTED : MQ_E_ARG;
-        mq_text(err, "dur: must be durable or transient", (mq_span){0});
+        err->code = MQ_E_ARG;
+        mq_text(err, "dur: must be transient, durable or replicated", (mq_span){0});
         return false;
     }
     return true;
@@ -255,6 +256,7 @@ static mq_job *take_in(mq_core *core, const mq_msg_submit_job *item, mq_bytes *b
         return NULL;
     }
     job->is_transient = is_transient;
+    job->is_replicated = mq_span_is(item->durability, "replicated");
     job->number = core->next_number++;
     job->submitted_ms = core->now_ms;
     if (is_transient) {
@@ -330,6 +332,11 @@ static void answer_known(mq_core *core, const mq_input *in, const uint64_t known
     if (job != NULL && !in->as.submit->is_quiet) {
         job->conn = in->conn; /* whoever asks last is told of the end */
     }
+    if (job != NULL && job->create == MQ_CREATE_STORED &&
+        (job->is_unseen || !mq_replica_has(core, job))) {
+        (void)mq_replica_hold_dup(core, job, in->conn, in->rid); /* else it is sent again */
+        return;
+    }
     bool must_wait =
         job != NULL && !job->is_transient && (job->create != MQ_CREATE_STORED || mq_job_ended(job));
     if (!must_wait) {
@@ -376,6 +383,9 @@ void mq_submit(mq_core *core, const mq_input *in, mq_outputs *out)
                          0);
     } else if (!is_repeat && !mq_unique_answer(core, in, out)) {
         const char *why = no_room(core, item, in->body, is_transient);
+        if (why == NULL && mq_span_is(item->durability, "replicated")) {
+            why = mq_replica_closed(core);
+        }
         job = why == NULL ? take_in(core, item, in->body, is_transient) : NULL;
         if (job == NULL) {
             core->stats.refused_busy++;
@@ -448,6 +458,7 @@ mq_job *mq_spawn_new(mq_core *core, const mq_job *parent, const mq_msg_spawned *
         .needs = mq_name_text(core, parent->needs),
         .trace = mq_pool_span(&core->pool, parent->trace),
         .priority = parent->priority,
+        .durability = mq_str(parent->is_replicated ? "replicated" : ""),
         .is_quiet = true,
     };
     mq_job *job = take_in(core, &item, body, false);

@@ -108,7 +108,7 @@ bool mq_wait_room(const mq_core *core, uint32_t count)
     return mq_slots_has(&core->waiter_slots, count);
 }
 
-static uint32_t take(mq_core *core, mq_wait_type type, uint64_t conn, uint64_t rid)
+uint32_t mq_wait_take(mq_core *core, mq_wait_type type, uint64_t conn, uint64_t rid)
 {
     uint32_t no = MQ_TAKE(core, waiter, waiters, mq_waiter);
     if (no != MQ_NONE) {
@@ -120,7 +120,7 @@ static uint32_t take(mq_core *core, mq_wait_type type, uint64_t conn, uint64_t r
 
 mq_waiter *mq_wait_job(mq_core *core, mq_job *job, mq_wait_type type, uint64_t conn, uint64_t rid)
 {
-    uint32_t no = take(core, type, conn, rid);
+    uint32_t no = mq_wait_take(core, type, conn, rid);
     if (no == MQ_NONE) {
         return NULL;
     }
@@ -138,7 +138,7 @@ mq_waiter *mq_wait_job(mq_core *core, mq_job *job, mq_wait_type type, uint64_t c
 
 mq_waiter *mq_wait_reg(mq_core *core, uint32_t reg, mq_wait_type type, uint64_t conn, uint64_t rid)
 {
-    uint32_t no = take(core, type, conn, rid);
+    uint32_t no = mq_wait_take(core, type, conn, rid);
     mq_reg *r = &core->regs[reg];
     if (no == MQ_NONE) {
         return NULL;

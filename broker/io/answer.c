@@ -110,6 +110,23 @@ void mq_json_raw(mq_buf *out, const char *key, mq_span object)
 
 /* ---- status ---- */
 
+/* The class `replicated` and who confirms it. */
+static void status_replicas(const mq_broker *b, mq_buf *out)
+{
+    mq_replica_view view = {0};
+    if (b->core != NULL) {
+        mq_core_replicas(b->core, &view);
+    }
+    mq_json_key(out, "replicas");
+    mq_buf_add_str(out, "{");
+    mq_json_int(out, "online", b->replicas_online);
+    mq_json_int(out, "confirmed_by", view.count);
+    mq_json_int(out, "wanted", view.wanted);
+    mq_json_bool(out, "is_open", view.is_open);
+    mq_json_int(out, "waiting", view.waiting);
+    mq_buf_add_str(out, "}");
+}
+
 static void status_store(const mq_broker *b, mq_buf *out)
 {
     mq_json_key(out, "store");
@@ -120,6 +137,7 @@ static void status_store(const mq_broker *b, mq_buf *out)
     mq_json_bool(out, "is_full", b->is_full);
     mq_json_text(out, "level", mq_str(mq_retention_level(b)));
     mq_json_int(out, "used_percent", mq_retention_percent(b));
+    status_replicas(b, out);
     mq_json_int(out, "results_bytes", mq_retention_bytes(b));
     mq_json_int(out, "results_bytes_max", mq_retention_max(b));
     mq_json_int(out, "commits", b->commits);

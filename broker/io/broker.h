@@ -120,6 +120,11 @@ typedef struct mq_broker {
     bool is_renewing;
     bool is_full;
     uint64_t used_bytes, store_max_bytes, epoch, sequence;
+    uint32_t replicas_online;  /* as the store says */
+    bool is_asking_replicas;   /* replica.c: a question is under way */
+    bool is_replica_told_open; /* as logged last */
+    bool must_ask_replicas;    /* commits went out behind the question under way */
+    int64_t replica_ms;        /* monotonic: when to ask again */
     uint64_t *segments;
     uint32_t segment_count, segment_next;
     int64_t counters[MQ_COUNTERS]; /* as stored */
@@ -222,6 +227,21 @@ void mq_own_release(mq_broker *b);
 /* Sends the core's batch to the store. */
 void mq_commit_send(mq_broker *b, const mq_outputs *out);
 const char *mq_counter_name(uint32_t index);
+
+/* ---- loss.c ---- */
+/* Tells the witness how many jobs there were with the last commit. */
+void mq_loss_count(mq_broker *b);
+/* A core begins, its counters are loaded: after --adopt says what is lost. */
+void mq_loss_tell(mq_broker *b);
+
+/* ---- replica.c ---- */
+/* A commit has been sent whose answers wait for replicas: asks behind it. */
+void mq_replicas_ask(mq_broker *b);
+/* A new core. */
+void mq_replicas_reset(mq_broker *b);
+/* Once a turn, while there is a core. */
+void mq_replicas_tick(mq_broker *b);
+int64_t mq_replicas_deadline(const mq_broker *b); /* monotonic */
 
 /* ---- want.c ---- */
 /* Once a turn, while there is a core. */

@@ -71,7 +71,6 @@ static void on_commit(void *arg, const mq_store_reply *reply)
         return;
     }
     b->sequence = reply->sequence;
-    mq_witness_note(b->witness, b->witness->instance, b->sequence, mq_clock_mono_ms());
     b->commits++;
     b->commit_us_sum += (mq_clock_mono_ns() - c->sent_ns) / 1000;
     b->commit_jobs += c->jobs;
@@ -79,6 +78,8 @@ static void on_commit(void *arg, const mq_store_reply *reply)
         b->counters[i] += c->tally[i];
     }
     b->dups += reply->dup_count;
+    mq_loss_count(b);
+    mq_witness_note(b->witness, b->witness->instance, b->sequence, mq_clock_mono_ms());
     mq_retention_add(b, &c->kept);
     mq_input in = {.type = MQ_IN_STORED};
     in.as.stored.sequence = reply->sequence;
@@ -137,5 +138,7 @@ void mq_commit_send(mq_broker *b, const mq_outputs *out)
         free(c);
         b->own = MQ_OWN_NONE; /* the loop drops the core once the outputs have been dealt with */
         mq_own_trouble(b, err.text);
+    } else if (out->wants_replicas) {
+        mq_replicas_ask(b);
     }
 }

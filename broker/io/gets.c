@@ -74,7 +74,17 @@ static void on_job(void *arg, mq_code code, mq_span packed, mq_span result, cons
     mq_error why;
     mq_span id = mq_span_of(l->id, l->id_len);
     l->b->lookups--;
-    if (code == MQ_OK && mq_job_record_read(packed, &record, &why) == MQ_OK) {
+    mq_replica_view replicas = {0};
+    if (l->b->core != NULL) {
+        mq_core_replicas(l->b->core, &replicas);
+    }
+    bool is_read = code == MQ_OK && mq_job_record_read(packed, &record, &why) == MQ_OK;
+    if (is_read && (record.flags & MQ_REC_REPLICATED) != 0 && !replicas.is_loaded) {
+        mq_act_error(l->b, l->conn, l->rid, MQ_E_BUSY,
+                     "durability replicated: since this broker took over, no replica has confirmed "
+                     "what is stored of the job",
+                     1000);
+    } else if (is_read) {
         send_record(l->b, l->conn, l->rid, &record, l->want_result ? result : (mq_span){0});
     } else if (code == MQ_E_NOT_FOUND) {
         send_not_found(l->b, l->conn, l->rid, id, "not_found");

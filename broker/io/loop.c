@@ -172,6 +172,7 @@ static int64_t shard_deadline(const mq_broker *b)
     }
     if (mq_own_is_serving(b)) { /* nothing else is done otherwise: no reason to wake for it */
         at_ms = mq_min_i64(mq_min_i64(at_ms, mq_gets_deadline(b)), mq_want_deadline(b));
+        at_ms = mq_min_i64(at_ms, mq_replicas_deadline(b));
         int64_t core_ms = mq_core_deadline(b->core);
         if (core_ms < INT64_MAX) {
             at_ms = mq_min_i64(at_ms, core_ms - b->store_offset_ms);
@@ -301,6 +302,7 @@ static void turn_shard(mq_broker *b)
         mq_act_step(b, &in);
         mq_gets_tick(b);
         mq_want_tick(b);
+        mq_replicas_tick(b);
         mq_dead_tick(b);
         mq_cron_tick(b);
         mq_retention_tick(b);

@@ -360,7 +360,7 @@ bool mq_node_leave(mq_node *n, bool is_late)
         n->self.ttl_ms = 0;
         n->is_left = mq_cluster_tell(n->cluster, &n->self);
         n->told_version = UINT64_MAX;
-        return false;
+        return is_late || !mq_cluster_is_connected(n->cluster); /* nobody to tell it */
     }
     bool is_told = n->is_left && mq_cluster_find(&n->view, n->self.broker.id) == NULL;
     return is_empty && (is_told || is_late || !mq_cluster_is_connected(n->cluster));

@@ -84,6 +84,8 @@ static void core_config(mq_broker *b)
     k->beat_ms = c->beat_ms;
     k->retention_ms = c->retention_ms;
     k->dead_retention_ms = c->dead_retention_ms;
+    k->replicas = (uint32_t)c->replicas;
+    k->replicate_ms = c->replicate_ms;
     k->quarantine_jobs = (uint32_t)c->quarantine_jobs;
     MQ_ASSERT(getrandom(&k->seed, sizeof k->seed, 0) == (ssize_t)sizeof k->seed);
 }
@@ -101,6 +103,7 @@ static bool make_core(mq_broker *b)
     }
     b->core_memory = memory;
     b->core = mq_core_init(memory, &b->core_config);
+    mq_replicas_reset(b);
     b->generation++;
     return true;
 }
@@ -251,6 +254,7 @@ static void on_counter(void *arg, mq_code code, mq_span field, mq_span value, co
         }
         return;
     }
+    mq_loss_tell(b);
     mq_error why;
     b->own = MQ_OWN_REGISTRY;
     if (b->store->ops->scan(b->store, MQ_PART_REGISTRY, 0, on_registry, l, &why) != MQ_OK) {
@@ -321,6 +325,7 @@ static void note_time(mq_broker *b, const mq_store_owner *owner)
     b->store_offset_ms = owner->now_ms - mq_clock_mono_ms();
     b->used_bytes = owner->used_bytes;
     b->store_max_bytes = owner->max_bytes;
+    b->replicas_online = owner->replicas;
 }
 
 /* An empty, foreign or older store stops the service until an operator has looked at it. */
@@ -358,6 +363,11 @@ static void on_acquired(void *arg, mq_code code, const mq_store_owner *owner, co
                  owner->endpoint);
         b->is_elsewhere = true;
         mq_own_trouble(b, text);
+        return;
+    }
+    if (b->witness->left.is_set && strcmp(b->witness->left.instance, owner->instance) == 0 &&
+        owner->epoch <= b->witness->left.epoch) {
+        b->retry_ms = 0; /* older data: on to an epoch that no lease has ever had */
         return;
     }
     if (!make_core(b)) {

@@ -10,12 +10,12 @@
 
 #include "shared/base/file.h"
 
-enum { LINE_MAX_BYTES = 96 };
+enum { LINE_MAX_BYTES = 160 };
 
 static mq_code read_line(mq_witness *w, const char *path, mq_error *err)
 {
     char line[LINE_MAX_BYTES + 1] = "";
-    unsigned long long sequence = 0;
+    unsigned long long sequence = 0, epoch = 0, submitted = 0, ended = 0;
     ssize_t len = pread(w->fd, line, LINE_MAX_BYTES, 0);
     if (len < 0) {
         return mq_fail(err, MQ_E_IO, "--witness: %s: %s", path, strerror(errno));
@@ -24,14 +24,19 @@ static mq_code read_line(mq_witness *w, const char *path, mq_error *err)
         return MQ_OK;
     }
     /* our own writing */
-    if (sscanf(line, /* NOLINT(cert-err34-c) */ "%63s %llu", w->instance, &sequence) != 2 ||
-        strchr(line, '\n') == NULL) {
+    int fields = sscanf(line, /* NOLINT(cert-err34-c) */ "%63s %llu %llu %llu %llu", w->instance,
+                        &sequence, &epoch, &submitted, &ended);
+    if ((fields != 2 && fields != 5) || strchr(line, '\n') == NULL) { /* 2: of an older broker */
         return mq_fail(err, MQ_E_FORMAT,
-                       "--witness: %s is not \"INSTANCE SEQUENCE\"; remove it, or start with "
+                       "--witness: %s is not \"INSTANCE SEQUENCE EPOCH SUBMITTED ENDED\"; remove "
+                       "it, or start with "
                        "--adopt, when the store's data are known to be the right ones",
                        path);
     }
     w->sequence = w->written = sequence;
+    w->epoch = epoch;
+    w->submitted = submitted;
+    w->ended = ended;
     return MQ_OK;
 }
 
@@ -39,11 +44,29 @@ static mq_code read_line(mq_witness *w, const char *path, mq_error *err)
 static void write_line(mq_witness *w)
 {
     char line[LINE_MAX_BYTES + 1];
-    int len = snprintf(line, sizeof line, "%-36s %020llu\n", w->instance,
-                       (unsigned long long)w->sequence);
+    int len = snprintf(line, sizeof line, "%-36s %020llu %020llu %020llu %020llu\n", w->instance,
+                       (unsigned long long)w->sequence, (unsigned long long)w->epoch,
+                       (unsigned long long)w->submitted, (unsigned long long)w->ended);
     if (len > 0 && pwrite(w->fd, line, (size_t)len, 0) == len) {
         w->written = w->sequence;
     }
+}
+
+/* Nothing has been seen, whatever the file says; an unreadable one goes too. */
+static mq_code adopt(mq_witness *w, const char *path, mq_error *err)
+{
+    int fd = w->fd;
+    mq_witness before = *w;
+    *w = (mq_witness){.fd = fd};
+    w->left.is_set = before.instance[0] != '\0';
+    memcpy(w->left.instance, before.instance, sizeof w->left.instance);
+    w->left.sequence = before.sequence;
+    w->left.epoch = before.epoch;
+    w->left.submitted = before.submitted;
+    w->left.ended = before.ended;
+    return ftruncate(fd, 0) == 0
+               ? MQ_OK
+               : mq_fail(err, MQ_E_IO, "--witness: %s: %s", path, strerror(errno));
 }
 
 mq_code mq_witness_open(mq_witness *w, const char *dir, int64_t shard, bool must_adopt,
@@ -59,12 +82,14 @@ mq_code mq_witness_open(mq_witness *w, const char *dir, int64_t shard, bool must
         return code;
     }
     snprintf(path, sizeof path, "%s/shard-%lld", dir, (long long)shard);
-    int flags = O_RDWR | O_CREAT | O_CLOEXEC | (must_adopt ? O_TRUNC : 0);
-    w->fd = open(path, flags, 0600);
+    w->fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (w->fd < 0) {
         return mq_fail(err, MQ_E_IO, "--witness: %s: %s", path, strerror(errno));
     }
     code = read_line(w, path, err);
+    if (must_adopt) {
+        code = adopt(w, path, err);
+    }
     if (code != MQ_OK) {
         mq_witness_close(w);
     }
@@ -110,6 +135,16 @@ void mq_witness_note(mq_witness *w, const char *instance, uint64_t sequence, int
     }
     w->sequence = sequence > w->sequence ? sequence : w->sequence;
     mq_witness_flush(w, now_ms);
+}
+
+void mq_witness_count(mq_witness *w, uint64_t epoch, uint64_t submitted, uint64_t ended)
+{
+    if (w->epoch != epoch) {
+        w->written = UINT64_MAX; /* to be written with the next flush, commit or not */
+    }
+    w->epoch = epoch;
+    w->submitted = submitted;
+    w->ended = ended;
 }
 
 void mq_witness_flush(mq_witness *w, int64_t now_ms)

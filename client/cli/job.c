@@ -120,20 +120,40 @@ static mq_code read_needs(const mq_argv *args, mq_buf *needs, mq_error *err)
     return mq_buf_add(needs, "", 1) ? MQ_OK : mq_fail(err, MQ_E_ARG, "--need: too many tags");
 }
 
+static mq_code read_durability(const mq_argv *args, maasq_spec *spec, mq_error *err)
+{
+    static const char *const names[] = {
+        [MAASQ_TRANSIENT] = "transient",
+        [MAASQ_DURABLE] = "durable",
+        [MAASQ_REPLICATED] = "replicated",
+    };
+    const char *text = mq_argv_text(args, "durability", NULL);
+    spec->durability = mq_argv_has(args, "transient") ? MAASQ_TRANSIENT : MAASQ_BY_KIND;
+    for (int i = MAASQ_TRANSIENT; text != NULL && i <= MAASQ_REPLICATED; i++) {
+        if (strcmp(text, names[i]) == 0) {
+            spec->durability = i;
+            return MQ_OK;
+        }
+    }
+    return text == NULL
+               ? MQ_OK
+               : mq_fail(err, MQ_E_ARG,
+                         "--durability: \"%.20s\" is not transient, durable or replicated", text);
+}
+
 static mq_code read_spec(const mq_argv *args, maasq_spec *spec, const char **deps, mq_error *err)
 {
     int64_t priority = 0, ttl = 0, memory = 0;
-    *spec =
-        (maasq_spec){.size = sizeof *spec,
-                     .kind = mq_argv_word(args, 0),
-                     .id = mq_argv_text(args, "id", NULL),
-                     .model = mq_argv_text(args, "model", NULL),
-                     .queue = mq_argv_text(args, "queue", NULL),
-                     .tenant = mq_argv_text(args, "tenant", NULL),
-                     .limit_key = mq_argv_text(args, "limit-key", NULL),
-                     .durability = mq_argv_has(args, "transient") ? MAASQ_TRANSIENT : MAASQ_BY_KIND,
-                     .deps = deps};
-    mq_code code = mq_argv_int(args, "priority", 1, 9, &priority, err);
+    *spec = (maasq_spec){.size = sizeof *spec,
+                         .kind = mq_argv_word(args, 0),
+                         .id = mq_argv_text(args, "id", NULL),
+                         .model = mq_argv_text(args, "model", NULL),
+                         .queue = mq_argv_text(args, "queue", NULL),
+                         .tenant = mq_argv_text(args, "tenant", NULL),
+                         .limit_key = mq_argv_text(args, "limit-key", NULL),
+                         .deps = deps};
+    mq_code code = read_durability(args, spec, err);
+    code = code != MQ_OK ? code : mq_argv_int(args, "priority", 1, 9, &priority, err);
     code = code != MQ_OK ? code : mq_argv_int(args, "ttl", 1, 31536000, &ttl, err);
     code = code != MQ_OK ? code : mq_argv_int(args, "memory", 1, INT64_C(1) << 50, &memory, err);
     if (code == MQ_OK && mq_argv_has(args, "at")) {

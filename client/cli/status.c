@@ -155,6 +155,15 @@ static void print_page(const page *p)
         printf("store      %lld %% of its memory is used: at 80 %% new jobs are answered busy\n",
                (long long)mq_js_int(store, "used_percent"));
     }
+    const json_t *replicas = json_object_get(store, "replicas");
+    if (mq_js_int(replicas, "online") > 0 || mq_js_int(replicas, "waiting") > 0) {
+        printf("replicas   %lld online, %lld of %lld confirm: durability replicated is %s",
+               (long long)mq_js_int(replicas, "online"),
+               (long long)mq_js_int(replicas, "confirmed_by"),
+               (long long)mq_js_int(replicas, "wanted"),
+               json_is_true(json_object_get(replicas, "is_open")) ? "open" : "closed");
+        printf(", %lld answers wait for them\n", (long long)mq_js_int(replicas, "waiting"));
+    }
     printf("\n");
     print_workers(p->workers);
     printf("\n");

@@ -179,6 +179,18 @@ static void accepted(mq_exchange *exchange, const maasq_job *job)
     mq_answer(exchange, 202, type_json);
 }
 
+/* -1: no such class. */
+static int durability_of(const char *text)
+{
+    if (text == NULL) {
+        return MAASQ_BY_KIND;
+    }
+    return strcmp(text, "transient") == 0    ? MAASQ_TRANSIENT
+           : strcmp(text, "durable") == 0    ? MAASQ_DURABLE
+           : strcmp(text, "replicated") == 0 ? MAASQ_REPLICATED
+                                             : -1;
+}
+
 /* The request as a spec that borrows from it; *body and deps are its storage. */
 static mq_code read_spec(const submitting *s, maasq_spec *spec, char **body, const char **deps,
                          mq_error *err)
@@ -226,21 +238,17 @@ static mq_code read_spec(const submitting *s, maasq_spec *spec, char **body, con
     if (code != MQ_OK) {
         return code;
     }
-    if (spec->kind == NULL || priority > 9 ||
-        (durability != NULL && strcmp(durability, "durable") != 0 &&
-         strcmp(durability, "transient") != 0)) {
+    spec->durability = durability_of(durability);
+    if (spec->kind == NULL || priority > 9 || spec->durability < 0) {
         return mq_fail(err, MQ_E_ARG, "%s",
                        spec->kind == NULL ? "kind: is missing"
                        : priority > 9     ? "priority: must be 1..9"
-                                          : "durability: must be durable or transient");
+                                          : "durability: must be transient, durable or replicated");
     }
     spec->priority = (uint32_t)priority;
     spec->run_at_ms = run_at_ms;
     spec->ttl_ms = (uint64_t)ttl_ms;
     spec->memory_bytes = (uint64_t)memory_bytes;
-    spec->durability = durability == NULL                     ? MAASQ_BY_KIND
-                       : strcmp(durability, "transient") == 0 ? MAASQ_TRANSIENT
-                                                              : MAASQ_DURABLE;
     return MQ_OK;
 }
 

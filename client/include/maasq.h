@@ -152,7 +152,9 @@ enum {
     MAASQ_BY_KIND = 0,    /* transient for "infer", else durable */
     MAASQ_TRANSIENT = 1,  /* broker memory only */
     MAASQ_DURABLE = 2,    /* on disk before it is acknowledged */
-    MAASQ_REPLICATED = 3, /* and received by a replica */
+    MAASQ_REPLICATED = 3, /* and received by a replica of the store, submit and result alike; while
+                             none confirms, the submit is told busy and goes on asking until its
+                             time is over. The same id may be submitted again: it is one job */
 };
 
 enum {

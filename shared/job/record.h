@@ -16,13 +16,14 @@ enum {
 
 /* Bits of `flags`. */
 enum {
-    MQ_REC_QUIET = 1,       /* no `done` to the submitter */
-    MQ_REC_CANCELLING = 2,  /* soft cancel asked while it was leased */
-    MQ_REC_SPENT = 4,       /* the token's failure has been counted; only a repeat can come */
-    MQ_REC_ACCEPTED = 8,    /* the holder has beaten for the lease */
-    MQ_REC_HAS_RESULT = 16, /* a result (maybe of 0 bytes) was committed */
-    MQ_REC_DISCARDED = 32,  /* its dead letter was put away: it cannot be brought back */
-    MQ_REC_ANYWAY = 64,     /* runs when its parents have ended, however they did */
+    MQ_REC_QUIET = 1,        /* no `done` to the submitter */
+    MQ_REC_CANCELLING = 2,   /* soft cancel asked while it was leased */
+    MQ_REC_SPENT = 4,        /* the token's failure has been counted; only a repeat can come */
+    MQ_REC_ACCEPTED = 8,     /* the holder has beaten for the lease */
+    MQ_REC_HAS_RESULT = 16,  /* a result (maybe of 0 bytes) was committed */
+    MQ_REC_DISCARDED = 32,   /* its dead letter was put away: it cannot be brought back */
+    MQ_REC_REPLICATED = 128, /* durability replicated */
+    MQ_REC_ANYWAY = 64,      /* runs when its parents have ended, however they did */
 };
 
 /* One step of the life, packed into 64 bits: ms << 20 | grant number << 8 | event << 4 | state. The

@@ -15,6 +15,8 @@ struct mq_memory {
     uint64_t sequence;
     int64_t until_ms;
     uint64_t max_bytes;
+    uint32_t replicas; /* that hold the commits up to replica_sequence */
+    uint64_t replica_sequence;
     mq_dict live;    /* id -> record; extra = segment */
     mq_dict req;     /* id -> body */
     mq_dict done;    /* id -> record + result; extra = bytes of the record */

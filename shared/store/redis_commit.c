@@ -206,6 +206,7 @@ void mq_redis_commits_advance(mq_redis_store *s)
             mq_conn_drop(&s->conn, "commit: it cannot be sent");
             return;
         }
+        s->sent_sequence = f->sequence;
         free(f->command);
         f->command = NULL;
     }

@@ -17,7 +17,8 @@ typedef struct mq_call {
     bool is_used;
     uint32_t waiting;            /* commands without a reply */
     mq_error err;                /* first error; code MQ_OK: none */
-    mq_store_on_owner *on_owner; /* exactly one of the three is set */
+    mq_store_on_owner *on_owner; /* exactly one of the four is set */
+    mq_store_on_replicas *on_replicas;
     mq_store_on_field *on_field;
     mq_store_on_job *on_job;
     void *arg;
@@ -35,6 +36,8 @@ typedef struct mq_call {
     uint32_t large_next;   /* bodies: which large one is asked for */
     size_t record_bytes;   /* job */
     uint64_t epoch, freed; /* trim */
+    uint64_t sequence;     /* replicas */
+    uint32_t replicas;
     mq_store_trim mode;
     char counter[MQ_KEY_BYTES];
 } mq_call;
@@ -72,6 +75,7 @@ struct mq_redis_store {
     mq_commit_args args;
     mq_flight flights[MQ_STORE_INFLIGHT_MAX]; /* ring, oldest first */
     uint32_t flight_first, flight_count;
+    uint64_t sent_sequence; /* of the last commit that went out, or was read at acquire */
     mq_call calls[MQ_STORE_CALLS_MAX];
 };
 

@@ -35,6 +35,7 @@ enum {
     MQ_STORE_REGISTRY_MAX = 256,    /* registry writes in one commit */
     MQ_STORE_COUNTERS_MAX = 256,    /* counters in one commit */
     MQ_STORE_INFLIGHT_MAX = 2,      /* commits under way at a time */
+    MQ_STORE_WAIT_MS_MAX = 1000,    /* of ops.replicas */
     MQ_STORE_CALLS_MAX = 64,        /* other calls under way at a time */
     MQ_STORE_RECORD_MAX = 64 << 10, /* bytes of a packed record */
     MQ_STORE_REGISTRY_VALUE_MAX = 1 << 20,
@@ -148,6 +149,7 @@ typedef struct mq_store_owner {
     int64_t now_ms;      /* Redis time at the answer */
     uint64_t used_bytes; /* INFO memory, for the BUSY threshold; 0 = no maxmemory */
     uint64_t max_bytes;
+    uint32_t replicas; /* connected and online; only a hint, see ops.replicas */
     char instance[64]; /* mq:instance; created by the very first acquire on an empty store when
                           may_init, else empty and MQ_E_NOT_FOUND. A shard with data but without it
                           is a damaged store: MQ_E_CORRUPT, never initialised again. */
@@ -188,6 +190,12 @@ typedef enum mq_store_trim {
 /* Name of the counter that commits keep for a done bucket: bytes of its records and results. */
 #define MQ_STORE_KEPT_PREFIX "kept/"
 
+/* So many replicas have received everything up to commit `sequence` of this shard, and all that was
+ * read by the acquire before it; received, not fsynced. With a code other than MQ_OK, count is 0.
+ */
+typedef void mq_store_on_replicas(void *arg, mq_code code, uint64_t sequence, uint32_t count,
+                                  const mq_error *err);
+
 typedef struct mq_store mq_store;
 
 /* Calls return MQ_OK when the answer will come by the callback, exactly once (free counts: then
@@ -218,6 +226,11 @@ typedef struct mq_store_ops {
      * piece: jobs that end meanwhile may be left out. */
     mq_code (*trim)(mq_store *, uint64_t epoch, uint64_t minute, mq_store_trim, mq_store_on_field *,
                     void *arg, mq_error *);
+    /* How many replicas hold all commits sent so far (those whose large values are still on their
+     * way are not among them). Returns when `enough` of them do, after wait_ms (1 .. 1000) at the
+     * latest; what is sent behind it waits as long. */
+    mq_code (*replicas)(mq_store *, uint32_t enough, int64_t wait_ms, mq_store_on_replicas *,
+                        void *arg, mq_error *);
     /* Descriptor to poll and the events wanted; -1 while not connected. */
     int (*fd)(mq_store *);
     short (*events)(mq_store *);
@@ -257,6 +270,8 @@ mq_memory *mq_memory_new(void);
 void mq_memory_free(mq_memory *memory);
 /* Creates are refused (MQ_STORE_FULL) while more than max_bytes are stored; 0 = no limit. */
 void mq_memory_set_max(mq_memory *memory, uint64_t max_bytes);
+/* So many replicas hold the commits up to this one; none at first. */
+void mq_memory_set_replicas(mq_memory *memory, uint32_t count, uint64_t sequence);
 /* clock: the model's time in ms, read at each call; borrowed. Answers are queued until process. */
 MQ_MUST_USE mq_code mq_store_memory_new(mq_store **out, mq_memory *memory, const int64_t *clock_ms,
                                         mq_error *err);

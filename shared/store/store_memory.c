@@ -16,7 +16,8 @@ typedef struct field {
 typedef struct answer {
     struct answer *next;
     mq_arena arena;
-    mq_store_on_owner *on_owner; /* exactly one of the four is set */
+    mq_store_on_owner *on_owner; /* exactly one of the five is set */
+    mq_store_on_replicas *on_replicas;
     mq_store_on_commit *on_commit;
     mq_store_on_field *on_field;
     mq_store_on_job *on_job;
@@ -24,6 +25,7 @@ typedef struct answer {
     mq_error err; /* code MQ_OK: no error */
     mq_store_owner owner;
     mq_store_reply reply;
+    uint32_t replicas;
     field *fields;
     uint32_t field_count;
     uint32_t field_capacity;
@@ -67,6 +69,12 @@ void mq_memory_free(mq_memory *m)
 void mq_memory_set_max(mq_memory *memory, uint64_t max_bytes)
 {
     memory->max_bytes = max_bytes;
+}
+
+void mq_memory_set_replicas(mq_memory *memory, uint32_t count, uint64_t sequence)
+{
+    memory->replicas = count;
+    memory->replica_sequence = sequence;
 }
 
 /* ---- the queue of answers ---- */
@@ -129,6 +137,8 @@ static void deliver(memory_store *s, answer *a)
         a->on_commit(a->arg, &a->reply);
     } else if (a->on_owner != NULL) {
         a->on_owner(a->arg, a->err.code, &a->owner, &a->err);
+    } else if (a->on_replicas != NULL) {
+        a->on_replicas(a->arg, MQ_OK, a->reply.sequence, a->replicas, &a->err);
     } else if (a->on_job != NULL) {
         a->on_job(a->arg, a->err.code, a->record, a->result, &a->err);
     } else {
@@ -160,7 +170,8 @@ static void fill_owner(const memory_store *s, answer *a, bool is_ours)
                           .until_ms = m->until_ms,
                           .now_ms = *s->clock_ms,
                           .used_bytes = mq_memory_used(m),
-                          .max_bytes = m->max_bytes};
+                          .max_bytes = m->max_bytes,
+                          .replicas = m->replicas};
     memcpy(o->owner, m->owner, sizeof o->owner);
     memcpy(o->endpoint, m->endpoint, sizeof o->endpoint);
     if (m->has_instance) {
@@ -230,6 +241,23 @@ static mq_code release(mq_store *store, uint64_t epoch, mq_store_on_owner *callb
     }
     fill_owner(s, a, false);
     return MQ_OK;
+}
+
+static mq_code replicas(mq_store *store, uint32_t enough, int64_t wait_ms,
+                        mq_store_on_replicas *callback, void *arg, mq_error *err)
+{
+    memory_store *s = self(store);
+    if (enough < 1 || wait_ms < 1 || wait_ms > MQ_STORE_WAIT_MS_MAX) {
+        return mq_fail(err, MQ_E_ARG, "replicas: at least 1, for 1 to %d ms", MQ_STORE_WAIT_MS_MAX);
+    }
+    mq_code code = may_call(s, err);
+    if (code == MQ_OK) {
+        answer *a = new_answer(s, arg);
+        a->on_replicas = callback;
+        a->reply.sequence = s->disk->sequence;
+        a->replicas = s->disk->replica_sequence >= s->disk->sequence ? s->disk->replicas : 0;
+    }
+    return code;
 }
 
 /* ---- commit ---- */
@@ -490,6 +518,7 @@ static mq_code trim(mq_store *store, uint64_t epoch, uint64_t minute, mq_store_t
 static const mq_store_ops ops = {
     .acquire = acquire,
     .release = release,
+    .replicas = replicas,
     .commit = commit,
     .segments = segments,
     .scan = scan,

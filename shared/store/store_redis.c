@@ -105,6 +105,9 @@ static void finish(mq_call *call)
     mq_code code = done.err.code;
     if (done.on_owner != NULL) {
         done.on_owner(done.arg, code, &done.owner, &done.err);
+    } else if (done.on_replicas != NULL) {
+        done.on_replicas(done.arg, code, done.sequence, code == MQ_OK ? done.replicas : 0,
+                         &done.err);
     } else if (done.on_field != NULL) {
         done.on_field(done.arg, code, (mq_span){0}, (mq_span){0}, &done.err);
     } else {
@@ -174,8 +177,10 @@ static bool read_owner(mq_call *call, const redisReply *reply)
 static void on_acquired(void *arg, const redisReply *reply)
 {
     mq_call *call = arg;
-    if (mq_call_reply(call, reply)) {
-        (void)read_owner(call, reply);
+    if (mq_call_reply(call, reply) && read_owner(call, reply) && call->owner.is_ours) {
+        mq_redis_store *s = call->store;
+        s->sent_sequence =
+            call->owner.sequence > s->sent_sequence ? call->owner.sequence : s->sent_sequence;
     }
     mq_call_end(call);
 }
@@ -258,6 +263,19 @@ static uint64_t info_number(const char *info, const char *name)
     return at == NULL ? 0 : strtoull(at + strlen(name), NULL, 10);
 }
 
+/* Replicas that are connected and have finished their first copy: lines
+ * "slave0:ip=..,state=online". */
+static uint32_t info_replicas(const char *info)
+{
+    uint32_t count = 0;
+    for (const char *at = strstr(info, "\nslave"); at != NULL; at = strstr(at + 1, "\nslave")) {
+        const char *state = strstr(at, "state=online");
+        const char *end = strchr(at + 1, '\n');
+        count += state != NULL && (end == NULL || state < end);
+    }
+    return count;
+}
+
 static void on_memory(void *arg, const redisReply *reply)
 {
     mq_call *call = arg;
@@ -265,6 +283,7 @@ static void on_memory(void *arg, const redisReply *reply)
         if (reply->type == REDIS_REPLY_STRING) {
             call->owner.used_bytes = info_number(reply->str, "\nused_memory:");
             call->owner.max_bytes = info_number(reply->str, "\nmaxmemory:");
+            call->owner.replicas = info_replicas(reply->str);
         }
         decide_acquire(call);
     }
@@ -293,7 +312,42 @@ static mq_code acquire(mq_store *store, mq_span owner, mq_span endpoint, int64_t
     mq_call_ask(call, on_instance, (const char *const[]){"GET", MQ_KEY_INSTANCE, NULL});
     mq_call_ask(call, on_owner_exists,
                 (const char *const[]){"EXISTS", s->keys.fixed[MQ_KEY_OWNER], NULL});
-    mq_call_ask(call, on_memory, (const char *const[]){"INFO", "memory", NULL});
+    mq_call_ask(call, on_memory, (const char *const[]){"INFO", "memory", "replication", NULL});
+    return MQ_OK;
+}
+
+static void on_replicas(void *arg, const redisReply *reply)
+{
+    mq_call *call = arg;
+    if (mq_call_reply(call, reply)) {
+        if (reply->type == REDIS_REPLY_INTEGER && reply->integer >= 0) {
+            call->replicas = (uint32_t)reply->integer;
+        } else {
+            mq_redis_fail(&call->err, reply);
+        }
+    }
+    mq_call_end(call);
+}
+
+/* WAIT looks at the offset after this connection's last command: everything before it, whoever
+ * wrote it, is covered (Redis 7.0, processCommand). */
+static mq_code replicas(mq_store *store, uint32_t enough, int64_t wait_ms,
+                        mq_store_on_replicas *callback, void *arg, mq_error *err)
+{
+    mq_redis_store *s = self(store);
+    if (enough < 1 || wait_ms < 1 || wait_ms > MQ_STORE_WAIT_MS_MAX) {
+        return mq_fail(err, MQ_E_ARG, "replicas: at least 1, for 1 to %d ms", MQ_STORE_WAIT_MS_MAX);
+    }
+    mq_call *call = mq_call_new(s, arg, err);
+    if (call == NULL) {
+        return MQ_E_BUSY;
+    }
+    char count[16], ms[16];
+    snprintf(count, sizeof count, "%u", enough);
+    snprintf(ms, sizeof ms, "%lld", (long long)wait_ms);
+    call->on_replicas = callback;
+    call->sequence = s->sent_sequence;
+    mq_call_ask(call, on_replicas, (const char *const[]){"WAIT", count, ms, NULL});
     return MQ_OK;
 }
 
@@ -368,6 +422,7 @@ static void free_store(mq_store *store)
 static const mq_store_ops ops = {
     .acquire = acquire,
     .release = release,
+    .replicas = replicas,
     .commit = mq_redis_commit,
     .segments = mq_redis_segments,
     .scan = mq_redis_scan,

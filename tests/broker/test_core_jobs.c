@@ -177,7 +177,7 @@ static void bad_submits_are_refused_by_name(void **unused)
     assert_string_equal(submit_verdict(&w, &item, "x"), "bad_argument");
     item.seats_min = item.seats_max = 0;
     item.durability = mq_str("replicated");
-    assert_string_equal(submit_verdict(&w, &item, "x"), "unsupported");
+    assert_string_equal(submit_verdict(&w, &item, "x"), "busy"); /* no replica has confirmed */
     item.durability = mq_str("sometimes");
     assert_string_equal(submit_verdict(&w, &item, "x"), "bad_argument");
     item.durability = mq_str("durable");
