@@ -1,6 +1,6 @@
 /* What the chaos test asks at the end, of the journals of its clients and of the store itself (not
- * of a broker): every acknowledged job has one terminal state, in one place, with at most one
- * commit, and the counters agree. */
+ * of a broker): every acknowledged job has one terminal state, in its shard, with at most one
+ * commit, and the counters of all shards together agree. */
 #ifndef MQ_TESTS_E2E_CHAOS_CHECK_H
 #define MQ_TESTS_E2E_CHAOS_CHECK_H
 
@@ -15,12 +15,15 @@
 #include "tests/e2e/chaos_client.h"
 #include "tests/support/store.h"
 
+enum { CHAOS_SHARDS_MAX = 8 };
+
 typedef struct chaos_report {
-    long jobs, acked, ended;      /* in the journals */
-    long lost, twice, bad, dead;  /* what must be 0, and dead letters */
-    long planted;                 /* poison among the acknowledged */
-    long succeeded, poison_alive; /* in the store */
-    long counted[4];              /* submitted, dups, succeeded, dead, as the store counts */
+    long jobs, acked, ended;         /* in the journals */
+    long lost, twice, bad, dead;     /* what must be 0, and dead letters */
+    long planted;                    /* poison among the acknowledged */
+    long succeeded, poison_alive;    /* in the store */
+    long counted[4];                 /* submitted, dups, succeeded, dead, as the store counts */
+    long in_shard[CHAOS_SHARDS_MAX]; /* of the jobs */
 } chaos_report;
 
 /* Lines of one type in all journals. */
@@ -39,6 +42,31 @@ static inline long chaos_lines(const char *dir, int clients, char type)
         }
     }
     return count;
+}
+
+/* Ended jobs by shard, according to all journals. Returns the fewest of one shard. */
+static inline long chaos_ends(const char *dir, int clients, uint32_t shards,
+                              long ends[CHAOS_SHARDS_MAX])
+{
+    memset(ends, 0, CHAOS_SHARDS_MAX * sizeof *ends);
+    for (int i = 0; i < clients; i++) {
+        char path[160], line[256], id[32];
+        chaos_path(path, sizeof path, dir, i);
+        FILE *file = fopen(path, "r");
+        while (file != NULL && fgets(line, sizeof line, file) != NULL) {
+            if (sscanf(line, "e %26s", id) == 1) {
+                ends[mq_ulid_shard(mq_str(id), shards)]++;
+            }
+        }
+        if (file != NULL) {
+            fclose(file);
+        }
+    }
+    long least = ends[0];
+    for (uint32_t s = 1; s < shards; s++) {
+        least = ends[s] < least ? ends[s] : least;
+    }
+    return least;
 }
 
 static inline void chaos_wrong(chaos_report *r, const char *id, long *counter, const char *what)
@@ -91,21 +119,25 @@ static inline void chaos_check_counters(chaos_report *r, mq_store *store, mq_tes
             if (mq_span_is(a->pairs[i].field, names[k])) {
                 char text[24] = "";
                 (void)mq_span_copy(a->pairs[i].value, text, sizeof text);
-                r->counted[k] = strtol(text, NULL, 10);
+                r->counted[k] += strtol(text, NULL, 10);
             }
         }
     }
 }
 
-static inline void chaos_check(chaos_report *r, const char *dir, int clients, const char *store_url)
+static inline void chaos_check(chaos_report *r, const char *dir, int clients, uint32_t shards,
+                               const char *store_url)
 {
-    mq_store *store = NULL;
+    mq_store *stores[CHAOS_SHARDS_MAX] = {0};
     mq_error err;
     mq_test_answer a;
     memset(r, 0, sizeof *r);
     memset(&a, 0, sizeof a);
-    assert_int_equal(mq_store_redis_new(&store, store_url, 0, &err), MQ_OK);
-    mq_test_store_connect(store);
+    for (uint32_t s = 0; s < shards; s++) {
+        assert_int_equal(mq_store_redis_new(&stores[s], store_url, s, &err), MQ_OK);
+        mq_test_store_connect(stores[s]);
+        chaos_check_counters(r, stores[s], &a);
+    }
     for (int i = 0; i < clients; i++) {
         char path[160], line[256], id[32], state[20], verdict[8];
         unsigned number;
@@ -114,8 +146,11 @@ static inline void chaos_check(chaos_report *r, const char *dir, int clients, co
         assert_non_null(file);
         while (fgets(line, sizeof line, file) != NULL) {
             if (sscanf(line, "s %26s %u", id, &number) == 2) {
+                uint32_t shard = mq_ulid_shard(mq_str(id), shards);
                 r->jobs++;
-                chaos_check_job(r, store, id, chaos_is_poison(number), &a); /* all were drained */
+                r->in_shard[shard]++;
+                /* all were drained */
+                chaos_check_job(r, stores[shard], id, chaos_is_poison(number), &a);
             } else if (sscanf(line, "e %26s %19s %7s", id, state, verdict) == 3) {
                 r->ended++;
                 if (strcmp(verdict, "good") != 0) {
@@ -126,9 +161,10 @@ static inline void chaos_check(chaos_report *r, const char *dir, int clients, co
         }
         fclose(file);
     }
-    chaos_check_counters(r, store, &a);
     mq_test_answer_reset(&a);
-    store->ops->free(store);
+    for (uint32_t s = 0; s < shards; s++) {
+        stores[s]->ops->free(stores[s]);
+    }
 }
 
 #endif

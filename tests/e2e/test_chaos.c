@@ -1,12 +1,16 @@
-/* The promise of the queue, with real processes: clients submit while brokers, workers, slots,
- * clients and both redis-servers are killed with SIGKILL, stopped past their lease or tenure and
- * cut off the network at random moments. Every acknowledged job must reach one terminal state with
+/* The promise of the queue, with real processes: clients submit to all shards of several brokers
+ * while brokers, workers, slots, clients and both redis-servers are killed with SIGKILL, stopped
+ * past their lease or tenure and cut off the network at random moments, and while an operator moves
+ * shards and drains brokers. Every acknowledged job must reach one terminal state with
  * at most one commit, and none may be dead but the planted poison.
  *
  * The short form is a test; `make chaos SECONDS=n SEED=s` the long one, which has links of its own
  * to cut where the machine allows network namespaces. MAASQ_CHAOS_SECONDS and MAASQ_SEED do the
  * same. */
 #include "tests/e2e/chaos_check.h"
+
+#include <sys/prctl.h>
+#include <sys/wait.h>
 
 #include "shared/base/prng.h"
 #include "tests/support/system.h"
@@ -17,7 +21,8 @@ enum {
     LONG_SECONDS = 40, /* from here on with network namespaces */
     WORKERS = 3,
     CLIENTS = 3,
-    BROKERS = 2,
+    BROKERS = 3,
+    SHARDS = 4,
     SLOTS = 2,
     LEASE_MS = 2000,
     TENURE_MS = 1500,
@@ -25,8 +30,9 @@ enum {
     PAUSE_MS = 600, /* mean time between two faults */
     BUSY_MAX = 3,   /* processes that are away at a time */
     END_MS = 240000,
-    GROW_JOBS = 30,    /* ended jobs that show that the service runs */
-    GROW_MS = 600,     /* and at least so long, so that a broker that stands by has seen them */
+    GROW_JOBS = 8,     /* ended jobs of each shard that show that the service runs */
+    GROW_MS = 1500,    /* and at least so long, so that all brokers have seen them in the table */
+    WISH_MS = 900,     /* mean time between two wishes of the operator */
     REFUSED_MS = 2500, /* nothing may be acknowledged for so long */
     DISK_BYTES = 96 << 20,
 };
@@ -45,15 +51,17 @@ static const struct {
     bool needs_net;
 } faults[] = {
     {BROKER, KILL, 12, 0, 1500, false},   {WORKER, KILL, 16, 0, 1500, false},
-    {SLOT, KILL, 16, 0, 0, false},        {CLIENT, KILL, 14, 0, 1500, false},
+    {SLOT, KILL, 13, 0, 0, false},        {CLIENT, KILL, 14, 0, 1500, false},
     {STATE, KILL, 9, 0, 1500, false},     {BLOBS, KILL, 3, 0, 1500, false},
-    {BROKER, STOP, 5, 1000, 4500, false}, /* past the tenure: the other one takes over */
+    {BROKER, STOP, 8, 1000, 4500, false}, /* past the tenure: another one takes over */
     {WORKER, STOP, 6, 1000, 6000, false}, /* past the lease: its results are stale */
     {SLOT, STOP, 3, 500, 4000, false},    {CLIENT, STOP, 2, 500, 8000, false},
     {STATE, STOP, 3, 500, 7000, false}, /* past what a commit is waited for */
     {BROKER, CUT, 3, 1000, 5000, true},   {WORKER, CUT, 4, 1000, 6000, true},
     {CLIENT, CUT, 2, 1000, 8000, true},   {BROKER, BLOCK, 2, 1000, 5000, true},
 };
+
+typedef enum wish { MOVE, MOVE_AUTO, DRAIN, UNDRAIN, WISHES } wish;
 
 typedef struct away {
     bool is_away;
@@ -72,6 +80,9 @@ typedef struct chaos {
     away away[SYS_PLACES];
     int counts[FAULTS][VICTIMS];
     int kills, phases;
+    pid_t wish; /* of the operator, under way; 0 = none */
+    int64_t wish_ms;
+    int wish_kind, wishes[WISHES]; /* that were accepted */
 } chaos;
 
 static int number_from(const char *name, int otherwise)
@@ -175,6 +186,48 @@ static void strike_something(chaos *c)
     }
 }
 
+/* ---- what an operator wishes meanwhile ---- */
+
+static void wish_something(chaos *c)
+{
+    char program[600], shard[8], broker[8];
+    snprintf(program, sizeof program, "%s/maasq", c->s.bin);
+    snprintf(shard, sizeof shard, "%d", (int)draw(c, SHARDS));
+    snprintf(broker, sizeof broker, "b%d", (int)draw(c, BROKERS));
+    static const wish often[] = {MOVE, MOVE, MOVE, MOVE_AUTO, DRAIN, UNDRAIN, UNDRAIN};
+    c->wish_kind = (int)often[draw(c, sizeof often / sizeof often[0])];
+    const char *const argv[WISHES][9] = {
+        [MOVE] = {"maasq", "shard", "move", shard, broker, "--timeout", "3"},
+        [MOVE_AUTO] = {"maasq", "shard", "move", shard, "auto", "--timeout", "3"},
+        [DRAIN] = {"maasq", "broker", "drain", broker, "--timeout", "3"},
+        [UNDRAIN] = {"maasq", "broker", "drain", broker, "--undo", "--timeout", "3"},
+    };
+    c->wish = fork();
+    assert_true(c->wish >= 0);
+    if (c->wish == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        setenv("MAASQ_BROKER", c->s.front, 1);
+        int null = open("/dev/null", O_WRONLY);
+        dup2(null, STDOUT_FILENO); /* a broker that is away is refused, and not there to be asked */
+        dup2(null, STDERR_FILENO);
+        execv(program, (char *const *)(uintptr_t)argv[c->wish_kind]);
+        _exit(127);
+    }
+}
+
+static void operate(chaos *c, int64_t now_ms)
+{
+    int status = 0;
+    if (c->wish > 0 && waitpid(c->wish, &status, WNOHANG) == c->wish) {
+        c->wish = 0;
+        c->wishes[c->wish_kind] += WIFEXITED(status) && WEXITSTATUS(status) == 0;
+        assert_true(WIFEXITED(status) && WEXITSTATUS(status) != 127);
+    } else if (c->wish == 0 && now_ms >= c->wish_ms) {
+        c->wish_ms = now_ms + (int64_t)draw(c, 2 * WISH_MS);
+        wish_something(c);
+    }
+}
+
 /* Nothing may end by itself. */
 static void check_alive(chaos *c)
 {
@@ -206,6 +259,9 @@ static void run_for(chaos *c, int64_t length_ms, bool has_faults)
     while ((now_ms = mq_clock_mono_ms()) < until_ms) {
         bring_back_due(c, now_ms);
         check_alive(c);
+        if (has_faults || c->wish > 0) {
+            operate(c, now_ms);
+        }
         if (has_faults && now_ms >= strike_ms && count_away(c) < BUSY_MAX) {
             strike_something(c);
             strike_ms = now_ms + (int64_t)draw(c, 2 * PAUSE_MS);
@@ -227,18 +283,25 @@ static void fail_with_logs(chaos *c, const char *what)
     fail_msg("%s", what);
 }
 
-/* The service runs: jobs end. */
+/* The service runs: jobs of every shard end. */
 static void await_growth(chaos *c)
 {
-    long before = chaos_lines(c->s.dir, CLIENTS, 'e');
+    long before[CHAOS_SHARDS_MAX], now[CHAOS_SHARDS_MAX];
+    (void)chaos_ends(c->s.dir, CLIENTS, SHARDS, before);
     int64_t until_ms = mq_clock_mono_ms() + END_MS;
-    run_for(c, GROW_MS, false);
-    while (chaos_lines(c->s.dir, CLIENTS, 'e') < before + GROW_JOBS) {
+    bool is_enough = false;
+    while (!is_enough) {
         if (mq_clock_mono_ms() > until_ms) {
             fail_with_logs(c, "the service does not come back");
         }
         run_for(c, 5 * STEP_MS, false);
+        (void)chaos_ends(c->s.dir, CLIENTS, SHARDS, now);
+        is_enough = true;
+        for (int s = 0; s < SHARDS; s++) {
+            is_enough = is_enough && now[s] >= before[s] + GROW_JOBS;
+        }
     }
+    run_for(c, GROW_MS, false);
 }
 
 static int count_log(const chaos *c, int broker, const char *text)
@@ -416,8 +479,18 @@ static void report(const chaos *c)
     static chaos_report r;
     char url[160];
     snprintf(url, sizeof url, "unix:%s/state.sock", c->s.dir);
-    chaos_check(&r, c->s.dir, CLIENTS, url);
+    chaos_check(&r, c->s.dir, CLIENTS, SHARDS, url);
     print_counts(c);
+    printf("%d brokers, %d shards: shards moved by command %d times (and %d times let go), brokers "
+           "drained %d times (and %d times undone), takeovers and hand-overs %d, commits of former "
+           "owners refused %d\n",
+           BROKERS, SHARDS, c->wishes[MOVE], c->wishes[MOVE_AUTO], c->wishes[DRAIN],
+           c->wishes[UNDRAIN], log_lines(c, "shard loaded"),
+           log_lines(c, "commit refused.*another broker took"));
+    for (int s = 0; s < SHARDS; s++) {
+        printf("%sshard %d: %ld jobs%s", s > 0 ? ", " : "", s, r.in_shard[s],
+               s + 1 < SHARDS ? "" : "\n");
+    }
     printf("jobs acknowledged %ld, lost %ld, committed twice %ld, ended wrongly %ld, stale commits "
            "refused %d, dead %ld (planted %ld)\n",
            r.ended, r.lost, r.twice, r.bad, log_lines(c, "stale result refused"), r.dead,
@@ -426,6 +499,9 @@ static void report(const chaos *c)
            r.counted[0], r.counted[1], r.counted[2], r.counted[3]);
     (void)fflush(stdout);
     assert_true(r.jobs > 0);
+    for (int s = 0; s < SHARDS; s++) {
+        assert_true(r.in_shard[s] > 0);
+    }
     assert_int_equal(r.ended, r.jobs);
     assert_int_equal(r.lost, 0);
     assert_int_equal(r.twice, 0);
@@ -439,13 +515,13 @@ static void report(const chaos *c)
 static void start(chaos *c, bool is_long)
 {
     char why[160] = "";
-    sys_options options = {
-        .workers = WORKERS,
-        .slots = SLOTS,
-        .brokers = BROKERS,
-        .lease_ms = LEASE_MS,
-        .beat_ms = LEASE_MS / 5,
-        .broker_args = {"--tenure-ms", "1500", "--log-level", "debug", "--quarantine", "0"}};
+    sys_options options = {.workers = WORKERS,
+                           .slots = SLOTS,
+                           .brokers = BROKERS,
+                           .lease_ms = LEASE_MS,
+                           .beat_ms = LEASE_MS / 5,
+                           .broker_args = {"--tenure-ms", "1500", "--log-level", "debug",
+                                           "--quarantine", "0", "--shards", "4"}};
     _Static_assert(TENURE_MS == 1500, "as the brokers are told");
     if (is_long) {
         c->has_net = net_enter(&c->net, why, sizeof why) &&
