@@ -85,6 +85,7 @@ typedef struct mq_core_config {
     uint32_t replicas;        /* that must confirm a `replicated` job; 0 = there is no such class */
     int64_t replicate_ms;     /* then its submit is answered busy */
     uint32_t quarantine_jobs; /* so many jobs of a kind in a row crash: it is paused; 0 = never */
+    bool is_away;             /* not shard 0: the registry and what needs it are elsewhere */
     uint64_t seed;            /* of the jitter */
 } mq_core_config;
 

@@ -221,9 +221,11 @@ static bool type_of(mq_span text, mq_entry_type *out)
 mq_code mq_publish_check(mq_core *core, const mq_msg_published *item, mq_error *err)
 {
     mq_entry_type type = MQ_ENTRY_MEMO;
-    (void)core;
     const char *text = NULL;
-    if (!type_of(item->type, &type)) {
+    if (core->config.is_away) { /* nobody would find it here */
+        text = "publish: only jobs of shard 0 publish: submit it with an id whose letters 11 and "
+               "12 are 00";
+    } else if (!type_of(item->type, &type)) {
         text = "publish: type must be model, dataset or memo";
     } else if (type == MQ_ENTRY_MEMO ? item->name.len == 0 : !mq_entry_name_ok(item->name)) {
         text = "publish: name must be 1 to 128 printable letters without blank, / and @";

@@ -79,6 +79,20 @@ static mq_code check_deps(const mq_msg_submit_job *item, mq_error *err)
     return MQ_OK;
 }
 
+/* What needs the registry, or is one of its name in the deployment, lives in shard 0. */
+static mq_code check_place(const mq_core *core, const mq_msg_submit_job *item, mq_error *err)
+{
+    bool is_gang =
+        mq_kinds_policy(core, item->kind)->is_gang || item->seats_min > 0 || item->seats_max > 0;
+    bool is_home = is_gang || item->model.len > 0 || item->memo.len > 0 || item->unique.len > 0;
+    if (core->config.is_away && is_home) {
+        return refuse(err, MQ_E_ARG,
+                      "id: jobs with seats, a model, a memo or a unique key live in shard 0: "
+                      "letters 11 and 12 of the id must be 00");
+    }
+    return check_deps(item, err);
+}
+
 /* What is wrong with the request itself, whatever the state of the queue. */
 static mq_code check_item(const mq_core *core, const mq_msg_submit_job *item, const mq_bytes *body,
                           bool *is_transient, mq_error *err)
@@ -134,7 +148,7 @@ static mq_code check_item(const mq_core *core, const mq_msg_submit_job *item, co
         return refuse(err, MQ_E_ARG, "lkey: 1 to 64 printable letters without blank / @");
     }
     const char *needs = mq_needs_check(item);
-    return needs != NULL ? refuse(err, MQ_E_ARG, needs) : check_deps(item, err);
+    return needs != NULL ? refuse(err, MQ_E_ARG, needs) : check_place(core, item, err);
 }
 
 mq_code mq_core_check(const mq_core *core, const mq_msg_submit_job *item, mq_error *err)
@@ -431,13 +445,17 @@ mq_job *mq_submit_new(mq_core *core, const mq_msg_submit_job *item, mq_bytes *bo
 
 mq_code mq_spawn_check(const mq_core *core, const mq_msg_spawned *spawn, mq_error *err)
 {
-    (void)core;
     const mq_kind_policy *kind = mq_kinds_policy(core, spawn->kind);
     if (mq_ulid_ms(spawn->id) < 0) {
         return refuse(err, MQ_E_ARG, "spawn: id must be a ULID");
     }
     if (!mq_entry_name_ok(spawn->kind)) {
         return refuse(err, MQ_E_ARG, "spawn: kind must be 1 to 64 printable letters");
+    }
+    if (core->config.is_away && (kind->is_gang || spawn->model.len > 0)) {
+        return refuse(err, MQ_E_ARG,
+                      "spawn: jobs with seats or a model live in shard 0, and children where their "
+                      "parent does: submit it with an id whose letters 11 and 12 are 00");
     }
     if (spawn->body.len > kind->body_bytes_max) {
         return refuse(err, MQ_E_LIMIT, "spawn: body is larger than its kind's limit");

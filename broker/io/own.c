@@ -80,6 +80,7 @@ static void core_config(mq_broker *b)
     k->tenant_live_max = (uint32_t)c->tenant_jobs_max;
     k->workers_max = (uint32_t)c->workers_max;
     k->held_bytes_max = (uint64_t)c->body_bytes_max;
+    k->is_away = b->shard != 0;
     k->lease_ms = c->lease_ms;
     k->beat_ms = c->beat_ms;
     k->retention_ms = c->retention_ms;

@@ -308,6 +308,62 @@ static void a_job_is_kept_as_long_as_it_asked_for(void **unused)
     w_close(&w);
 }
 
+/* Of a shard that has no registry. */
+static void what_needs_the_registry_is_refused_outside_shard_0(void **unused)
+{
+    (void)unused;
+    world w;
+    char id[MQ_ULID_SIZE];
+    mq_core_config config = w_config();
+    config.is_away = true;
+    w_open_config(&w, &config);
+    const mq_msg_submit_job items[] = {
+        {.kind = mq_str("echo"), .model = mq_str("m")},
+        {.kind = mq_str("echo"), .memo = mq_str("k")},
+        {.kind = mq_str("echo"), .unique = mq_str("k")},
+        {.kind = mq_str("echo"), .seats_min = 1, .seats_max = 2},
+    };
+    for (size_t i = 0; i < sizeof items / sizeof items[0]; i++) {
+        mq_msg_submit_job item = items[i];
+        w_id(&w, id);
+        item.id = mq_str(id);
+        w_submit_item(&w, 1, 1, &item, "x");
+        assert_string_equal(w_expect(&w, MQ_OUT_SUBMITTED, id)->verdict, "bad_argument");
+        assert_string_equal(w_state(&w, id), "");
+    }
+    w_close(&w);
+}
+
+static void a_job_that_publishes_outside_shard_0_dies_with_the_reason(void **unused)
+{
+    (void)unused;
+    world w;
+    char id[MQ_ULID_SIZE];
+    mq_core_config config = w_config();
+    config.is_away = true;
+    w_open_config(&w, &config);
+    mq_span blob = mq_str("0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef");
+    mq_msg_published version = {.type = mq_str("model"),
+                                .name = mq_str("m"),
+                                .meta = mq_str("{}"),
+                                .blobs = &blob,
+                                .blobs_count = 1};
+    w_worker(&w, 1, 1);
+    w_submit(&w, id, "echo", "x");
+    w_turn(&w);
+    w_entry job = *w_expect(&w, MQ_OUT_JOB, id);
+    mq_msg_result_item item = {.id = mq_str(id),
+                               .epoch = job.epoch,
+                               .grant = job.grant,
+                               .class = mq_str("ok"),
+                               .publish = &version,
+                               .publish_count = 1};
+    w_result_item(&w, 1, &item, "{}");
+    w_turn(&w);
+    assert_string_equal(w_expect(&w, MQ_OUT_ENDED, id)->state, "dead");
+    w_close(&w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -321,6 +377,8 @@ int main(void)
         cmocka_unit_test(a_job_has_its_own_backoff_and_attempts),
         cmocka_unit_test(what_a_job_said_is_kept_with_its_end),
         cmocka_unit_test(a_job_is_kept_as_long_as_it_asked_for),
+        cmocka_unit_test(what_needs_the_registry_is_refused_outside_shard_0),
+        cmocka_unit_test(a_job_that_publishes_outside_shard_0_dies_with_the_reason),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
