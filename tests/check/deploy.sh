@@ -79,6 +79,26 @@ for path in sys.argv[1:]:
         assert isinstance(document, dict), path
 PYTHON
 fi
+# Several brokers: each is told to others under an endpoint of its own, and all agree on the shards.
+brokers=$(grep -oE -- '--(front|back)-told=[^ ]+' deploy/compose.yaml | sort -u | wc -l)
+shards=$(grep -oE -- '--shards=[0-9]+' deploy/compose.yaml | sort | uniq -c | awk '{ print $1 }')
+if [ "$brokers" != 4 ] || [ "$shards" != 2 ]; then
+    echo "deploy/compose.yaml: two brokers with --front-told and --back-told of their own and the same --shards"
+    status=1
+fi
+replicas=$(sed -n 's/^  replicas: //p' deploy/k8s/base/broker.yaml)
+shards=$(grep -oE -- '--shards [0-9]+' deploy/k8s/base/broker.yaml | cut -d ' ' -f 2)
+if [ "$replicas" -lt 2 ] || [ "$shards" -lt "$replicas" ] ||
+    ! grep -qF -- '--front-told "tcp://$HOSTNAME.broker:7700"' deploy/k8s/base/broker.yaml; then
+    echo "deploy/k8s/base/broker.yaml: several replicas, a shard for each at least, and each told by its own name"
+    status=1
+fi
+for address in $(grep -hoE 'tcp://broker-[0-9]:77[0-9]+' deploy/compose.yaml | sort -u); do
+    grep -qE -- "-told=$address\$" deploy/compose.yaml || {
+        echo "deploy/compose.yaml: no broker is told to be at $address"
+        status=1
+    }
+done
 if command -v kubectl >/dev/null 2>&1; then
     kubectl kustomize deploy/k8s/base >/dev/null || status=1
 fi
