@@ -161,6 +161,27 @@ static int send_all(mq_cli *cli, mq_load *l, const mq_echo *echo, const maasq_sp
                        (long long)ended);
 }
 
+/* One after the other, each submitted and waited for, as a caller who has one question does. */
+static int send_singly(mq_cli *cli, mq_load *l, const mq_echo *echo, const maasq_spec *spec)
+{
+    maasq_error why = {0};
+    while (l->sent < echo->jobs) {
+        int64_t start_ns = mq_clock_mono_ns();
+        maasq_job *job = maasq_submit(cli->client, spec, NULL, NULL, &why);
+        if (job == NULL || maasq_wait(job, STALL_MS, &why) != MAASQ_OK) {
+            maasq_job_release(&job);
+            return mq_cli_fail(cli, "%s after %lld jobs", why.text, (long long)l->ended);
+        }
+        l->sent++;
+        l->latency_ms[l->ended++] = (float)((double)(mq_clock_mono_ns() - start_ns) / 1e6);
+        if (maasq_result(job, NULL, &why) != MAASQ_OK && l->failed++ == 0) {
+            (void)snprintf(l->error, sizeof l->error, "%s", why.text);
+        }
+        maasq_job_release(&job);
+    }
+    return MQ_EXIT_OK;
+}
+
 int mq_load_echo(mq_cli *cli, mq_load *l, const mq_echo *echo, double *seconds)
 {
     char *body = calloc(1, (size_t)echo->bytes + 1);
@@ -175,7 +196,8 @@ int mq_load_echo(mq_cli *cli, mq_load *l, const mq_echo *echo, double *seconds)
                        .body_bytes = (size_t)echo->bytes,
                        .durability = echo->is_transient ? MAASQ_TRANSIENT : MAASQ_DURABLE};
     int64_t start_ns = mq_clock_mono_ns();
-    int status = send_all(cli, l, echo, &spec);
+    int status =
+        echo->window == 1 ? send_singly(cli, l, echo, &spec) : send_all(cli, l, echo, &spec);
     *seconds = (double)(mq_clock_mono_ns() - start_ns) / 1e9;
     free(body);
     return status;

@@ -208,10 +208,15 @@ static void *run_thread(void *arg)
 {
     maasq_client *client = arg;
     bool is_closing = false;
+    uint64_t leads = 0;
     while (!is_closing) {
-        struct pollfd p = {client->io.epoll_fd, POLLIN, 0};
-        (void)poll(&p, 1, 1000); /* woken or not, a turn is harmless */
-        (void)dispatch(client);
+        if (!mq_lead_park(client, &leads)) {
+            struct pollfd p = {client->io.epoll_fd, POLLIN, 0};
+            (void)poll(&p, 1, 1000); /* woken or not, a turn is harmless */
+        }
+        if (!mq_lead_is_taken(client)) {
+            (void)dispatch(client);
+        }
         pthread_mutex_lock(&client->lock);
         is_closing = client->is_closing;
         pthread_mutex_unlock(&client->lock);
@@ -243,6 +248,7 @@ static void free_client(maasq_client *client)
     free(client->slots);
     mq_blobs_free(client->blobs);
     pthread_cond_destroy(&client->changed);
+    pthread_cond_destroy(&client->attend);
     pthread_mutex_destroy(&client->blob_lock);
     pthread_mutex_destroy(&client->lock);
     free(client);
@@ -296,6 +302,7 @@ static maasq_client *new_client(void)
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_cond_init(&client->changed, &attr);
+    pthread_cond_init(&client->attend, &attr);
     pthread_condattr_destroy(&attr);
     return client;
 }
@@ -407,6 +414,10 @@ int maasq_client_free(maasq_client **handle)
     mq_client_wake(client);
     client->is_closing = true;
     pthread_cond_broadcast(&client->changed);
+    mq_lead_attend(client);
+    while (client->is_led) { /* woken above */
+        (void)pthread_cond_wait(&client->changed, &client->lock);
+    }
     pthread_mutex_unlock(&client->lock);
     if (!client->is_own_loop) {
         pthread_join(client->thread, NULL);
@@ -446,6 +457,8 @@ mq_code mq_client_wait(maasq_client *client, bool (*is_met)(const void *), const
         }
         if (client->is_own_loop) {
             dispatch_until(client, deadline_ms);
+        } else if (mq_lead_may(client)) {
+            mq_lead(client, deadline_ms);
         } else {
             (void)pthread_cond_timedwait(&client->changed, &client->lock, &until);
         }

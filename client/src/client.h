@@ -42,6 +42,7 @@ struct maasq_job {
     maasq_done_fn *done;
     void *done_arg;
     maasq_event_fn *event;
+    bool is_counted; /* in client->callbacks */
     void *event_arg;
     maasq_job *next; /* in client->ended */
 
@@ -78,6 +79,16 @@ typedef struct mq_slot {
     mq_call *call;
 } mq_slot;
 
+/* What an epoll descriptor speaks of; MQ_IO_SHARD: another shard's client. */
+typedef enum mq_io_source {
+    MQ_IO_DEALER,
+    MQ_IO_MONITOR,
+    MQ_IO_WOKEN,
+    MQ_IO_TIMER,
+    MQ_IO_SHARD,
+    MQ_IO_SOURCES
+} mq_io_source;
+
 /* Sockets and timers of one client; see io.c. */
 typedef struct mq_io {
     void *context;
@@ -86,10 +97,12 @@ typedef struct mq_io {
     int epoll_fd;
     int event_fd;
     int timer_fd;
-    int64_t timer_ms; /* what timer_fd is set to, monotonic */
-    bool is_blocked;  /* the send queue is full */
-    uint64_t links;   /* sockets opened so far */
-    uint32_t shard;   /* that its messages are for */
+    int64_t timer_ms;                    /* what timer_fd is set to, monotonic */
+    bool is_blocked;                     /* the send queue is full */
+    bool is_drained, is_monitor_drained; /* the last call was a receive that found nothing */
+    uint64_t links;                      /* sockets opened so far */
+    uint64_t sent;                       /* messages tried */
+    uint32_t shard;                      /* that its messages are for */
     mq_buf header;
     mq_buf payload;
     mq_arena arena;
@@ -117,7 +130,8 @@ typedef struct mq_client_routes {
 
 struct maasq_client {
     pthread_mutex_t lock;   /* everything below but io and what never changes */
-    pthread_cond_t changed; /* some job or call ended, a broker answered */
+    pthread_cond_t changed; /* some job or call ended, a broker answered, nobody leads */
+    pthread_cond_t attend;  /* the client's own thread is wanted; see lead.c */
     uint32_t refs;
 
     /* Never changes after maasq_client_new. */
@@ -156,6 +170,11 @@ struct maasq_client {
     int64_t clock_ahead_ms; /* the broker's wall clock minus ours */
     mq_error refusal;       /* text of the latest error message */
     bool is_woken;          /* event_fd has been written and not read */
+    bool is_led;            /* a thread that waits takes the turns; see lead.c */
+    bool is_parked_long;    /* the client's own thread sleeps until it is told */
+    uint64_t leads;         /* so many times */
+    int64_t led_ms;         /* when the last one ended, monotonic; 0 = never */
+    uint32_t callbacks;     /* jobs that have one and are not over */
     bool is_closing;
     bool is_dispatching; /* own_loop: inside maasq_dispatch */
     maasq_job *ended, *ended_tail;
@@ -283,6 +302,30 @@ void mq_job_unref(maasq_job *job);
 /* Runs the callbacks that are due. Takes the lock only for moments. Returns jobs that ended. */
 int mq_job_callbacks(maasq_client *client);
 
+/* Lets go of jobs that have ended, none of which has a callback. Under the lock. */
+void mq_job_reap(maasq_client *client);
+
+/* Counts a job that has a callback, until that has run. Under the lock. */
+void mq_job_count(maasq_job *job);
+
+/* ---- lead.c ---- */
+
+/* The client's own thread sleeps here while others lead; false when it is to wait for messages.
+ * *leads: its memory between calls. Not under the lock. */
+bool mq_lead_park(maasq_client *client, uint64_t *leads);
+
+/* A thread that waits takes the turns now. Not under the lock. */
+bool mq_lead_is_taken(maasq_client *client);
+
+/* Wakes the client's own thread when it is parked. Under the lock. */
+void mq_lead_attend(maasq_client *client);
+
+/* Whether a thread that waits may take the turns. Under the lock. */
+bool mq_lead_may(const maasq_client *client);
+
+/* One sleep, at most until deadline_ms, and one turn. Under the lock, given up meanwhile. */
+void mq_lead(maasq_client *client, int64_t deadline_ms);
+
 /* ---- io.c ---- */
 
 MQ_MUST_USE mq_code mq_io_init(maasq_client *client, mq_error *err);
@@ -290,6 +333,10 @@ void mq_io_release(mq_io *io);
 
 /* Whether a message can go out now; remembers it for the timer. */
 bool mq_io_is_writable(mq_io *io);
+
+/* Lets the core act, sends, sets the timer: the second half of a turn, by whoever holds the lock.
+ * True: a turn is due. */
+bool mq_io_push(maasq_client *client, int64_t now_ms);
 
 /* One turn: receives, lets the core act, sends, sets the timer. Under the lock. True: more waits.
  */

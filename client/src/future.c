@@ -48,6 +48,23 @@ static char *copy_text(mq_span s)
     return out;
 }
 
+void mq_job_count(maasq_job *job)
+{
+    if (!job->is_counted) {
+        job->is_counted = true;
+        job->client->callbacks++;
+        mq_lead_attend(job->client);
+    }
+}
+
+static void uncount(maasq_job *job)
+{
+    if (job->is_counted) {
+        job->is_counted = false;
+        job->client->callbacks--;
+    }
+}
+
 void mq_job_unref(maasq_job *job)
 {
     MQ_ASSERT(job->refs > 0);
@@ -58,6 +75,7 @@ void mq_job_unref(maasq_job *job)
     MQ_ASSERT(job->slot == MQ_CCORE_NONE);
     MQ_ASSERT(client->refs > 1); /* whoever calls holds one as well */
     client->refs--;
+    uncount(job);
     free(job->block);
     free(job->progress);
     free(job->error);
@@ -186,22 +204,38 @@ static void run_events(maasq_client *client)
     pthread_mutex_unlock(&client->lock);
 }
 
+/* The job that ended first leaves the list. */
+static maasq_job *take_ended(maasq_client *client)
+{
+    maasq_job *job = client->ended;
+    client->ended = job->next;
+    if (client->ended == NULL) {
+        client->ended_tail = NULL;
+    }
+    return job;
+}
+
+void mq_job_reap(maasq_client *client)
+{
+    MQ_ASSERT(client->callbacks == 0);
+    while (client->ended != NULL) {
+        mq_job_unref(take_ended(client));
+    }
+}
+
 int mq_job_callbacks(maasq_client *client)
 {
     run_events(client); /* before the ends, so that no event comes after `done` */
     int count = 0;
     pthread_mutex_lock(&client->lock);
     while (client->ended != NULL) {
-        maasq_job *job = client->ended;
-        client->ended = job->next;
-        if (client->ended == NULL) {
-            client->ended_tail = NULL;
-        }
+        maasq_job *job = take_ended(client);
         if (job->done != NULL) {
             pthread_mutex_unlock(&client->lock);
             job->done(job, job->done_arg);
             pthread_mutex_lock(&client->lock);
         }
+        uncount(job);
         mq_job_unref(job);
         count++;
     }
@@ -480,6 +514,9 @@ int maasq_on_progress(maasq_job *job, maasq_event_fn *fn, void *arg, maasq_error
     maasq_client *client = mq_job_lock(job);
     job->event = fn;
     job->event_arg = arg;
+    if (fn != NULL && !job->is_done) {
+        mq_job_count(job);
+    }
     if (job->slot != MQ_CCORE_NONE) {
         mq_ccore_watch(&client->core, mq_clock_mono_ms(), job->slot, fn != NULL);
         mq_client_wake(client);

@@ -27,23 +27,23 @@ enum {
     ARENA_BYTES = 8 << 20,
 };
 
-static mq_code watch_fd(mq_io *io, int fd, mq_error *err)
+static mq_code watch_fd(mq_io *io, int fd, mq_io_source source, mq_error *err)
 {
-    struct epoll_event event = {.events = EPOLLIN, .data.fd = fd};
+    struct epoll_event event = {.events = EPOLLIN, .data.u32 = source};
     if (epoll_ctl(io->epoll_fd, EPOLL_CTL_ADD, fd, &event) != 0) {
         return mq_fail(err, MQ_E_IO, "epoll: %s", strerror(errno));
     }
     return MQ_OK;
 }
 
-static mq_code watch_socket(mq_io *io, void *socket, mq_error *err)
+static mq_code watch_socket(mq_io *io, void *socket, mq_io_source source, mq_error *err)
 {
     int fd = -1;
     size_t size = sizeof fd;
     if (zmq_getsockopt(socket, ZMQ_FD, &fd, &size) != 0) {
         return mq_fail(err, MQ_E_IO, "ZMQ_FD: %s", zmq_strerror(zmq_errno()));
     }
-    return watch_fd(io, fd, err);
+    return watch_fd(io, fd, source, err);
 }
 
 static bool set(void *socket, int option, int value)
@@ -53,6 +53,7 @@ static bool set(void *socket, int option, int value)
 
 static mq_code open_dealer(mq_io *io, const char *url, mq_error *err)
 {
+    io->is_drained = io->is_monitor_drained = false;
     io->dealer = zmq_socket(io->context, ZMQ_DEALER);
     if (io->dealer == NULL) {
         return mq_fail(err, MQ_E_IO, "ZeroMQ socket: %s", zmq_strerror(zmq_errno()));
@@ -77,8 +78,8 @@ static mq_code open_dealer(mq_io *io, const char *url, mq_error *err)
     if (zmq_connect(s, url) != 0) {
         return mq_fail(err, MQ_E_ARG, "broker %s: %s", url, zmq_strerror(zmq_errno()));
     }
-    mq_code code = watch_socket(io, s, err);
-    return code != MQ_OK ? code : watch_socket(io, io->monitor, err);
+    mq_code code = watch_socket(io, s, MQ_IO_DEALER, err);
+    return code != MQ_OK ? code : watch_socket(io, io->monitor, MQ_IO_MONITOR, err);
 }
 
 /* Closing a socket closes its descriptor, which leaves epoll by itself. */
@@ -109,9 +110,9 @@ mq_code mq_io_init(maasq_client *client, mq_error *err)
     if (io->epoll_fd < 0 || io->event_fd < 0 || io->timer_fd < 0 || io->context == NULL) {
         return mq_fail(err, MQ_E_LIMIT, "no descriptors for a client: %s", strerror(errno));
     }
-    mq_code code = watch_fd(io, io->event_fd, err);
+    mq_code code = watch_fd(io, io->event_fd, MQ_IO_WOKEN, err);
     if (code == MQ_OK) {
-        code = watch_fd(io, io->timer_fd, err);
+        code = watch_fd(io, io->timer_fd, MQ_IO_TIMER, err);
     }
     if (code == MQ_OK) {
         (void)snprintf(client->url, sizeof client->url, "%s",
@@ -172,6 +173,7 @@ static int events_of(void *socket)
 
 bool mq_io_is_writable(mq_io *io)
 {
+    io->is_drained = false; /* the question may take a message's signal away */
     io->is_blocked = (events_of(io->dealer) & ZMQ_POLLOUT) == 0;
     return !io->is_blocked;
 }
@@ -183,6 +185,7 @@ static void read_monitor(maasq_client *client, int64_t now_ms)
     for (int i = 0; i < RECEIVE_MAX && io->monitor != NULL; i++) {
         uint8_t frame[6];
         int n = zmq_recv(io->monitor, frame, sizeof frame, ZMQ_DONTWAIT);
+        io->is_monitor_drained = n < 0 && zmq_errno() == EAGAIN;
         if (n < 0) {
             return;
         }
@@ -204,12 +207,14 @@ static bool read_message(maasq_client *client, int64_t now_ms)
     zmq_msg_t frames[3];
     int count = 0;
     bool is_more = true;
+    client->io.is_drained = false;
     while (is_more) {
         zmq_msg_t extra;
         zmq_msg_t *frame = count < 3 ? &frames[count] : &extra;
         zmq_msg_init(frame);
         if (zmq_msg_recv(frame, client->io.dealer, ZMQ_DONTWAIT) < 0) {
             zmq_msg_close(frame);
+            client->io.is_drained = count == 0 && zmq_errno() == EAGAIN;
             break;
         }
         is_more = zmq_msg_more(frame) != 0;
@@ -240,6 +245,8 @@ bool mq_io_send(mq_io *io, mq_command command, const void *message, mq_span payl
         return false;
     }
     int more = ZMQ_SNDMORE | ZMQ_DONTWAIT;
+    io->is_drained = false;
+    io->sent++;
     return zmq_send(io->dealer, head, head_bytes, more) >= 0 &&
            zmq_send(io->dealer, io->header.data, io->header.len, more) >= 0 &&
            zmq_send(io->dealer, payload.data, payload.len, ZMQ_DONTWAIT) >= 0;
@@ -250,31 +257,65 @@ static void set_timer(mq_io *io, int64_t now_ms, int64_t due_ms)
     if (io->is_blocked) { /* ZMQ_FD tells when there is room; this is the safety net */
         due_ms = mq_max_i64(due_ms, now_ms + 100);
     }
-    if (due_ms == io->timer_ms) {
-        return;
+    if (due_ms >= io->timer_ms) {
+        return; /* a turn too early is harmless, and sets it again */
     }
     io->timer_ms = due_ms;
-    struct itimerspec spec = {0};
-    if (due_ms != INT64_MAX) {
-        int64_t left_ms = mq_max_i64(due_ms - now_ms, 0);
-        spec.it_value.tv_sec = left_ms / 1000;
-        spec.it_value.tv_nsec = left_ms == 0 ? 1 : (long)(left_ms % 1000) * 1000000;
-    }
+    int64_t left_ms = mq_max_i64(due_ms - now_ms, 0);
+    struct itimerspec spec = {
+        .it_value = {.tv_sec = left_ms / 1000,
+                     .tv_nsec = left_ms == 0 ? 1 : (long)(left_ms % 1000) * 1000000}};
     (void)timerfd_settime(io->timer_fd, 0, &spec, NULL);
+}
+
+/* Which descriptors have something; takes what woke us off them. */
+static uint32_t ready(maasq_client *client)
+{
+    mq_io *io = &client->io;
+    struct epoll_event events[MQ_IO_SOURCES + MQ_ULID_SHARDS_MAX];
+    uint64_t count = 0;
+    uint32_t bits = 0;
+    int n = epoll_wait(io->epoll_fd, events, MQ_IO_SOURCES + MQ_ULID_SHARDS_MAX, 0);
+    for (int i = 0; i < n; i++) {
+        bits |= 1U << events[i].data.u32;
+    }
+    if ((bits & 1U << MQ_IO_WOKEN) != 0) {
+        (void)!read(io->event_fd, &count, sizeof count);
+        client->is_woken = false;
+    }
+    if ((bits & 1U << MQ_IO_TIMER) != 0 && read(io->timer_fd, &count, sizeof count) > 0) {
+        io->timer_ms = INT64_MAX; /* it has fired: set it again */
+    }
+    return bits;
+}
+
+/* True when something waits that no descriptor will tell of. */
+static bool is_missed(mq_io *io)
+{
+    return (!io->is_drained && (events_of(io->dealer) & ZMQ_POLLIN) != 0) ||
+           (!io->is_monitor_drained && (events_of(io->monitor) & ZMQ_POLLIN) != 0);
+}
+
+bool mq_io_push(maasq_client *client, int64_t now_ms)
+{
+    mq_io *io = &client->io;
+    bool is_more = mq_client_act(client, now_ms);
+    int64_t due_ms = mq_ccore_deadline(&client->core);
+    set_timer(io, now_ms, client->again_ms == 0 ? due_ms : mq_min_i64(due_ms, client->again_ms));
+    return is_more || is_missed(io);
 }
 
 bool mq_io_turn(maasq_client *client)
 {
     mq_io *io = &client->io;
-    uint64_t count = 0;
-    (void)!read(io->event_fd, &count, sizeof count);
-    client->is_woken = false;
-    if (read(io->timer_fd, &count, sizeof count) > 0) {
-        io->timer_ms = -1; /* it has fired: set it again */
-    }
+    uint32_t bits = ready(client);
     int64_t now_ms = mq_clock_mono_ms();
-    read_monitor(client, now_ms);
-    for (int i = 0; i < RECEIVE_MAX && io->dealer != NULL && read_message(client, now_ms); i++) {
+    if (!io->is_monitor_drained || (bits & 1U << MQ_IO_MONITOR) != 0) {
+        read_monitor(client, now_ms);
+    }
+    bool is_there = !io->is_drained || (bits & 1U << MQ_IO_DEALER) != 0;
+    for (int i = 0; i < RECEIVE_MAX && is_there && io->dealer != NULL; i++) {
+        is_there = read_message(client, now_ms);
     }
     if (client->again_ms != 0 && now_ms >= client->again_ms && client->core.is_linked) {
         uint32_t silent_count = client->core.silent_count; /* nobody has really answered */
@@ -282,10 +323,5 @@ bool mq_io_turn(maasq_client *client)
         mq_ccore_linked(&client->core, now_ms);
         client->core.silent_count = silent_count;
     }
-    bool is_more = mq_client_act(client, now_ms);
-    int64_t due_ms = mq_ccore_deadline(&client->core);
-    set_timer(io, now_ms, client->again_ms == 0 ? due_ms : mq_min_i64(due_ms, client->again_ms));
-    /* Sending may have swallowed the descriptor's signal for messages that came meanwhile. */
-    return is_more || (events_of(io->dealer) & ZMQ_POLLIN) != 0 ||
-           (events_of(io->monitor) & ZMQ_POLLIN) != 0;
+    return mq_io_push(client, now_ms);
 }

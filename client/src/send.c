@@ -129,9 +129,12 @@ bool mq_client_act(maasq_client *client, int64_t now_ms)
     mq_buf_reset(&client->io.payload);
     mq_ccore_action action;
     int count = 0;
-    /* Without a link the core only ends and rotates, which needs no room. */
-    while (count < ACTIONS_MAX && (!client->core.is_linked || mq_io_is_writable(&client->io)) &&
-           mq_ccore_next(&client->core, now_ms, &action)) {
+    /* Room is asked for once a message, not once a job. Without a link the core only ends and
+     * rotates, which needs none. */
+    uint64_t sent = client->io.sent;
+    bool has_room = mq_ccore_deadline(&client->core) <= now_ms &&
+                    (!client->core.is_linked || mq_io_is_writable(&client->io));
+    while (count < ACTIONS_MAX && has_room && mq_ccore_next(&client->core, now_ms, &action)) {
         count++;
         switch (action.what) {
         case MQ_CCORE_HELLO:
@@ -153,6 +156,10 @@ bool mq_client_act(maasq_client *client, int64_t now_ms)
         case MQ_CCORE_END:
             end(client, &action);
             break;
+        }
+        if (client->io.sent != sent || !client->core.is_linked) {
+            sent = client->io.sent;
+            has_room = !client->core.is_linked || mq_io_is_writable(&client->io);
         }
     }
     flush(client, &b);

@@ -33,7 +33,7 @@ uint32_t mq_client_shards(maasq_client *primary, int64_t deadline_ms)
 /* The primary's descriptor speaks for all. */
 static mq_code join(maasq_client *primary, maasq_client *client, mq_error *err)
 {
-    struct epoll_event event = {.events = EPOLLIN, .data.fd = client->io.epoll_fd};
+    struct epoll_event event = {.events = EPOLLIN, .data.u32 = MQ_IO_SHARD};
     if (epoll_ctl(primary->io.epoll_fd, EPOLL_CTL_ADD, client->io.epoll_fd, &event) != 0) {
         return mq_fail(err, MQ_E_IO, "epoll: %s", strerror(errno));
     }

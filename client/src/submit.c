@@ -269,7 +269,14 @@ static mq_code enter_one(maasq_client *client, maasq_job *job, bool is_transient
     client->slots[job->slot].job = job;
     client->job_count++;
     client->job_bytes += job->block_bytes;
-    mq_client_wake(client);
+    if (job->done != NULL) {
+        mq_job_count(job);
+    }
+    /* The only one is sent at once, from here; of many, several go together. */
+    bool is_only = mq_ccore_count(&client->core) == 1 && client->core.is_linked;
+    if (!is_only || client->is_own_loop || mq_io_push(client, now_ms)) {
+        mq_client_wake(client);
+    }
     return MQ_OK;
 }
 

@@ -167,6 +167,99 @@ static void own_loop_runs_callbacks_in_dispatch(void **state)
     tear_down(f);
 }
 
+static void *wait_long(void *arg)
+{
+    maasq_error err;
+    return (void *)(intptr_t)maasq_wait(arg, LONG_MS, &err);
+}
+
+enum { WAITERS = 4, EACH = 100 };
+
+typedef struct waiters {
+    fixture *f;
+    atomic_int waited, called, called_here;
+    pthread_t threads[WAITERS];
+} waiters;
+
+static _Thread_local bool is_waiter;
+
+/* A callback never runs on a thread that waits. */
+static void note_thread(maasq_job *job, void *arg)
+{
+    (void)job;
+    waiters *w = arg;
+    atomic_fetch_add(&w->called_here, is_waiter ? 1 : 0);
+    atomic_fetch_add(&w->called, 1);
+}
+
+static void *wait_for_each(void *arg)
+{
+    waiters *w = arg;
+    is_waiter = true;
+    maasq_error err;
+    maasq_spec spec = {.size = sizeof spec, .kind = "echo", .body = "x", .body_bytes = 1};
+    for (int i = 0; i < EACH; i++) {
+        bool has_callback = i % 10 == 9;
+        maasq_job *job =
+            maasq_submit(w->f->client, &spec, has_callback ? note_thread : NULL, w, &err);
+        if (job != NULL && maasq_wait(job, LONG_MS, &err) == MAASQ_OK &&
+            maasq_result(job, NULL, &err) == MAASQ_OK) {
+            atomic_fetch_add(&w->waited, 1);
+        }
+        maasq_job_release(&job);
+    }
+    return NULL;
+}
+
+/* Whoever waits takes the turns; with callbacks about, the client's own thread does. */
+static void threads_that_wait_take_turns(void **state)
+{
+    (void)state;
+    fixture *f = set_up(0);
+    waiters w = {.f = f};
+    for (int i = 0; i < WAITERS; i++) {
+        assert_int_equal(pthread_create(&w.threads[i], NULL, wait_for_each, &w), 0);
+    }
+    for (int i = 0; i < WAITERS; i++) {
+        assert_int_equal(pthread_join(w.threads[i], NULL), 0);
+    }
+    assert_int_equal(w.waited, WAITERS * EACH);
+    wait_count(&w.called, WAITERS * EACH / 10);
+    assert_int_equal(w.called_here, 0);
+    tear_down(f);
+}
+
+static void job_that_nobody_waits_for_ends_too(void **state)
+{
+    (void)state;
+    fixture *f = set_up(0);
+    maasq_job *job = submit(f, "echo", "a", NULL, NULL);
+    expect_body(f, job, "a"); /* led by this thread, so the client's own is parked now */
+    maasq_job_release(&job);
+    job = submit(f, "echo", "b", NULL, NULL);
+    int64_t end_ms = mq_clock_mono_ms() + LONG_MS;
+    while (maasq_is_done(job) == 0 && mq_clock_mono_ms() < end_ms) {
+        mq_clock_sleep_ms(1);
+    }
+    assert_true(maasq_is_done(job) != 0);
+    maasq_job_release(&job);
+    tear_down(f);
+}
+
+static void freeing_ends_the_wait_of_another_thread(void **state)
+{
+    (void)state;
+    fixture *f = set_up(0);
+    maasq_job *job = submit(f, "deaf", "", NULL, NULL);
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, wait_long, job), 0);
+    assert_int_equal(maasq_client_free(&f->client), MAASQ_OK);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_string_equal(maasq_state(job), "lost");
+    maasq_job_release(&job);
+    tear_down(f);
+}
+
 static void threaded_client_has_no_loop_to_offer(void **state)
 {
     (void)state;
@@ -250,6 +343,9 @@ int main(void)
         cmocka_unit_test(moved_goes_to_the_owner),
         cmocka_unit_test(blocking_in_a_callback_is_refused),
         cmocka_unit_test(own_loop_runs_callbacks_in_dispatch),
+        cmocka_unit_test(threads_that_wait_take_turns),
+        cmocka_unit_test(job_that_nobody_waits_for_ends_too),
+        cmocka_unit_test(freeing_ends_the_wait_of_another_thread),
         cmocka_unit_test(threaded_client_has_no_loop_to_offer),
         cmocka_unit_test(tensors_go_in_and_come_out),
         cmocka_unit_test(blobs_go_to_the_store_that_the_broker_names),
