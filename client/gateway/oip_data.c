@@ -113,8 +113,10 @@ static bool print_one(mq_dtype dtype, const void *data, size_t i, mq_buf *out)
     }
     case MQ_DT_BOOL:
         return mq_buf_add_str(out, ((const uint8_t *)data)[i] != 0 ? "true" : "false") || true;
+    case MQ_DT_U4:
     case MQ_DT_U8:
         return mq_buf_printf(out, "%u", ((const uint8_t *)data)[i]) || true;
+    case MQ_DT_I4:
     case MQ_DT_I8:
         return mq_buf_printf(out, "%d", ((const int8_t *)data)[i]) || true;
     case MQ_DT_U16:

@@ -266,6 +266,38 @@ static void decode(mq_pb *pb, scan *s, mq_pb again)
     MQ_ASSERT(index == s->elements);
 }
 
+/* Four-bit integers: two a byte, in raw_data or in the values of int32_data, become one a byte. */
+static void unpack_nibbles(mq_pb *pb, scan *s, mq_pb again, size_t count)
+{
+    mq_tensor *t = &s->out->tensor;
+    size_t pairs = count / 2 + count % 2;
+    if ((s->has_raw ? s->raw.len : s->elements) != pairs) {
+        mq_pb_fail(pb, s->offset, MQ_E_FORMAT, "tensor '%s': %zu pairs where its shape needs %zu",
+                   s->out->name, s->has_raw ? s->raw.len : s->elements, pairs);
+        return;
+    }
+    mq_dtype dtype = t->dtype;
+    const uint8_t *in = s->raw.data;
+    if (!s->has_raw) {
+        t->dtype = MQ_DT_U8; /* as which the pairs are read */
+        decode(pb, s, again);
+        t->dtype = dtype;
+        in = t->data;
+    }
+    uint8_t *out = pb->code == MQ_OK ? mq_arena_alloc(s->arena, count, 1) : NULL;
+    if (out == NULL) {
+        mq_read_full(pb, s->offset);
+        return;
+    }
+    for (size_t i = 0; i < count; i++) {
+        uint8_t half = i % 2 == 0 ? in[i / 2] & 15 : in[i / 2] >> 4;
+        out[i] = dtype == MQ_DT_U4 ? half : (uint8_t)((half ^ 8) - 8);
+    }
+    t->data = out;
+    t->bytes = count;
+    s->out->is_owned = true;
+}
+
 static void place_data(mq_pb *pb, scan *s, mq_pb again)
 {
     mq_tensor *t = &s->out->tensor;
@@ -279,6 +311,9 @@ static void place_data(mq_pb *pb, scan *s, mq_pb again)
     } else if (s->listed != 0 && s->listed != list_of(t->dtype)) {
         mq_pb_fail(pb, s->offset, MQ_E_FORMAT, "tensor '%s': its data is in the wrong list for %s",
                    s->out->name, mq_dtype_name(t->dtype));
+    } else if (t->dtype == MQ_DT_U4 || t->dtype == MQ_DT_I4) {
+        unpack_nibbles(pb, s, again, count);
+        return;
     } else if (s->has_raw || t->dtype != MQ_DT_STR) {
         size_t each = mq_dtype_bytes(t->dtype);
         if (!mq_mul_size(count, each == 0 ? 1 : each, &bytes)) {

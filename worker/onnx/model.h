@@ -34,8 +34,9 @@ enum {
     MQ_MODEL_METADATA_MAX = 1024,
 };
 
-/* Version of the default domain that models built here say, and the newest that is read. */
-enum { MQ_MODEL_OPSET = 17, MQ_MODEL_IR = 8, MQ_OPSET_MAX = 26 };
+/* Version of the default domain that models built here say, and the newest that is read (of 27 the
+ * operators that did not change, and Range). */
+enum { MQ_MODEL_OPSET = 17, MQ_MODEL_IR = 8, MQ_OPSET_MAX = 27 };
 
 typedef struct mq_graph mq_graph;
 

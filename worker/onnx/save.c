@@ -27,6 +27,18 @@ static void write_info(mq_buf *buf, uint32_t number, const mq_value_info *info)
     mq_pb_end(buf, at);
 }
 
+/* raw_data of two elements a byte, the first in the low half. */
+static void write_nibbles(mq_buf *buf, const mq_tensor *t)
+{
+    const uint8_t *in = t->data;
+    size_t at = mq_pb_begin(buf, 9);
+    for (size_t i = 0; i < t->bytes; i += 2) {
+        uint8_t pair = (uint8_t)((in[i] & 15) | (i + 1 < t->bytes ? in[i + 1] & 15 : 0) << 4);
+        mq_buf_add(buf, &pair, 1);
+    }
+    mq_pb_end(buf, at);
+}
+
 void mq_write_tensor(mq_buf *buf, const mq_init *init)
 {
     const mq_tensor *t = &init->tensor;
@@ -43,7 +55,9 @@ void mq_write_tensor(mq_buf *buf, const mq_init *init)
     if (init->name[0] != '\0') {
         mq_pb_put_str(buf, 8, init->name);
     }
-    if (t->dtype != MQ_DT_STR) {
+    if (t->dtype == MQ_DT_U4 || t->dtype == MQ_DT_I4) {
+        write_nibbles(buf, t);
+    } else if (t->dtype != MQ_DT_STR) {
         mq_pb_put_bytes(buf, 9, mq_span_of(t->data, t->bytes));
     }
 }

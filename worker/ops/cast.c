@@ -86,6 +86,7 @@ static number get(mq_dtype dtype, const void *data, size_t at)
     case MQ_DT_BF16:
         return (number){.f = (double)mq_bfloat_to_float(((const uint16_t *)data)[at])};
     case MQ_DT_I8:
+    case MQ_DT_I4:
         return AS_INT(int8_t, false);
     case MQ_DT_I16:
         return AS_INT(int16_t, false);
@@ -100,6 +101,7 @@ static number get(mq_dtype dtype, const void *data, size_t at)
     case MQ_DT_U64:
         return AS_INT(uint64_t, true);
     case MQ_DT_U8:
+    case MQ_DT_U4:
         return AS_INT(uint8_t, true);
     case MQ_DT_BOOL:
         return (number){.is_int = true, .i = ((const uint8_t *)data)[at] != 0};
@@ -112,8 +114,7 @@ static number get(mq_dtype dtype, const void *data, size_t at)
 static void ends_of(mq_dtype dtype, double *low, double *high)
 {
     int bits = 8 * (int)mq_dtype_bytes(dtype);
-    bool is_unsigned =
-        dtype == MQ_DT_U8 || dtype == MQ_DT_U16 || dtype == MQ_DT_U32 || dtype == MQ_DT_U64;
+    bool is_unsigned = (MQ_T_UNSIGNED >> dtype & 1) != 0;
     *low = is_unsigned ? 0.0 : -ldexp(1.0, bits - 1);
     *high = ldexp(1.0, is_unsigned ? bits : bits - 1);
 }
@@ -162,7 +163,12 @@ static void put(mq_dtype dtype, void *data, size_t at, const number *n)
         ((uint8_t *)data)[at] = n->is_int ? n->i != 0 : !(n->f >= 0.0 && n->f <= 0.0);
         break;
     default:
-        i = to_int(dtype, n);
+        if (dtype != MQ_DT_U4 && dtype != MQ_DT_I4) {
+            i = to_int(dtype, n);
+        } else { /* wraps at four bits, floats too: so the suite has it */
+            i = to_int(MQ_DT_I64, n);
+            i = dtype == MQ_DT_U4 ? i & 15 : ((i & 15) ^ 8) - 8;
+        }
         memcpy((uint8_t *)data + at * mq_dtype_bytes(dtype), &i, mq_dtype_bytes(dtype));
         break;
     }

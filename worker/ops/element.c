@@ -44,6 +44,7 @@ int64_t mq_element_int(const mq_tensor *t, size_t i)
 {
     switch ((int)t->dtype) {
     case MQ_DT_I8:
+    case MQ_DT_I4:
         return ((const int8_t *)t->data)[i];
     case MQ_DT_I16:
         return ((const int16_t *)t->data)[i];

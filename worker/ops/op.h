@@ -26,7 +26,8 @@ typedef uint32_t mq_types;
 #define MQ_T_HALF     (MQ_T(MQ_DT_F16) | MQ_T(MQ_DT_BF16))
 #define MQ_T_INDEX    (MQ_T(MQ_DT_I32) | MQ_T(MQ_DT_I64))
 #define MQ_T_BOOL     MQ_T(MQ_DT_BOOL)
-#define MQ_T_FIXED    (MQ_T_NUMBERS | MQ_T_HALF | MQ_T_BOOL) /* everything but strings */
+#define MQ_T_FOUR     (MQ_T(MQ_DT_U4) | MQ_T(MQ_DT_I4))                  /* a byte each in memory */
+#define MQ_T_FIXED    (MQ_T_NUMBERS | MQ_T_HALF | MQ_T_BOOL | MQ_T_FOUR) /* all but strings */
 
 /* Two kinds of value that are no tensors travel as one of rank 0 with these types. A sequence's
  * data is one mq_sequence; an optional that holds something is that thing itself, an empty one has

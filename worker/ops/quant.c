@@ -1,5 +1,5 @@
 /* QuantizeLinear, DequantizeLinear, DynamicQuantizeLinear. Rounding is to nearest even, results
- * saturate. Scales are one number or one per index of `axis`; blocks are not supported.
+ * saturate. Scales are one number, one per index of `axis`, or one per block_size indices of it.
  * onnx.ai/onnx/operators/onnx__QuantizeLinear.html */
 #include "worker/ops/kit.h"
 #include "worker/ops/qrange.h"
@@ -8,7 +8,8 @@ typedef struct quant_attrs {
     int64_t axis, saturate, block_size, output_dtype, precision;
 } quant_attrs;
 
-#define QUANT_TYPES (MQ_T(MQ_DT_U8) | MQ_T(MQ_DT_I8) | MQ_T(MQ_DT_U16) | MQ_T(MQ_DT_I16))
+#define QUANT_TYPES                                                                                \
+    (MQ_T(MQ_DT_U8) | MQ_T(MQ_DT_I8) | MQ_T(MQ_DT_U16) | MQ_T(MQ_DT_I16) | MQ_T_FOUR)
 
 /* Nearest even, for |x| below 2^22; what is larger saturates anyway. */
 static inline float round_even(float x)
@@ -18,16 +19,24 @@ static inline float round_even(float x)
 
 static void limits(mq_dtype dtype, float *low, float *high)
 {
-    *low = dtype == MQ_DT_I8 ? -128.0f : dtype == MQ_DT_I16 ? -32768.0f : 0.0f;
+    *low = dtype == MQ_DT_I8    ? -128.0f
+           : dtype == MQ_DT_I16 ? -32768.0f
+           : dtype == MQ_DT_I4  ? -8.0f
+                                : 0.0f;
     *high = dtype == MQ_DT_I8    ? 127.0f
+            : dtype == MQ_DT_I4  ? 7.0f
+            : dtype == MQ_DT_U4  ? 15.0f
             : dtype == MQ_DT_I16 ? 32767.0f
             : dtype == MQ_DT_U16 ? 65535.0f
                                  : 255.0f;
 }
 
-/* Scale and zero point repeat: element i takes number i / inner % count. */
+/* Runs of elements that share a scale. Element i is in row i / inner of the axis, which has
+ * `length` rows. Without blocks each row has its own scale; with them `block` rows share `inner`
+ * scales. */
 typedef struct layout {
-    size_t inner, count;
+    size_t run, inner, length, block, blocks;
+    bool is_one;
 } layout;
 
 static layout layout_of(const mq_op_call *call)
@@ -35,11 +44,41 @@ static layout layout_of(const mq_op_call *call)
     const quant_attrs *a = call->attrs;
     const mq_shape *x = &call->inputs[0]->shape;
     size_t count = mq_elements(call->inputs[1]);
-    if (count == 1) {
-        return (layout){1, 1};
+    if (count == 1 && a->block_size == 0) {
+        return (layout){mq_elements(call->inputs[0]), 1, 1, 0, 0, true};
     }
     int32_t axis = (int32_t)(a->axis < 0 ? a->axis + x->rank : a->axis);
-    return (layout){mq_dims_product(x, axis + 1, x->rank), count};
+    size_t inner = mq_dims_product(x, axis + 1, x->rank), length = (size_t)x->dims[axis];
+    if (a->block_size == 0) {
+        return (layout){inner, inner, length, 0, 0, false};
+    }
+    size_t block = (size_t)a->block_size;
+    return (layout){1, inner, length, block, (length + block - 1) / block, false};
+}
+
+/* Number of the scale for the run that begins with element i. */
+static size_t scale_of(const layout *l, size_t i)
+{
+    if (l->is_one) {
+        return 0;
+    }
+    size_t row = i / l->inner, at = row % l->length;
+    return l->block == 0 ? at
+                         : (row / l->length * l->blocks + at / l->block) * l->inner + i % l->inner;
+}
+
+static mq_code check_blocks(const mq_op_call *call, int32_t axis, mq_error *err)
+{
+    int64_t size = ((const quant_attrs *)call->attrs)->block_size;
+    mq_shape want = call->inputs[0]->shape;
+    want.dims[axis] = (want.dims[axis] + size - 1) / size;
+    if (!mq_shape_eq(&want, &call->inputs[1]->shape)) {
+        char a[96], b[96];
+        return mq_fail(err, MQ_E_ARG, "scale %s where blocks of %lld along axis %d need %s",
+                       mq_shape_text(&call->inputs[1]->shape, a, sizeof a), (long long)size, axis,
+                       mq_shape_text(&want, b, sizeof b));
+    }
+    return MQ_OK;
 }
 
 static mq_code check_scales(const mq_op_call *call, mq_error *err)
@@ -51,13 +90,16 @@ static mq_code check_scales(const mq_op_call *call, mq_error *err)
     if (zero != NULL && mq_elements(zero) != mq_elements(call->inputs[1])) {
         return mq_fail(err, MQ_E_ARG, "scale and zero point differ in shape");
     }
-    if (mq_elements(call->inputs[1]) == 1) {
+    if (mq_elements(call->inputs[1]) == 1 && a->block_size == 0) {
         return MQ_OK;
     }
     mq_code code = mq_axis(a->axis, x->rank, &axis, err);
+    if (code == MQ_OK && a->block_size != 0) {
+        return check_blocks(call, axis, err);
+    }
     if (code == MQ_OK && (s->rank != 1 || s->dims[0] != x->dims[axis])) {
         char text[128];
-        code = mq_fail(err, MQ_E_ARG, "scale %s where [] or [%lld] (axis %d) is supported",
+        code = mq_fail(err, MQ_E_ARG, "scale %s where [] or [%lld] (axis %d) is due",
                        mq_shape_text(s, text, sizeof text), (long long)x->dims[axis], axis);
     }
     return code;
@@ -68,8 +110,8 @@ static mq_code parse(const mq_node *node, int64_t opset, void *attrs, mq_error *
     (void)node;
     (void)opset;
     const quant_attrs *a = attrs;
-    if (a->block_size != 0) {
-        return mq_fail(err, MQ_E_UNSUPPORTED, "block_size %lld: blocks are not supported",
+    if (a->block_size < 0 || a->block_size > MQ_DIM_MAX) {
+        return mq_fail(err, MQ_E_FORMAT, "attribute 'block_size' is %lld",
                        (long long)a->block_size);
     }
     if (a->output_dtype < 0 || a->output_dtype > 31) {
@@ -102,7 +144,9 @@ static float zero_at(const mq_tensor *t, size_t i)
     }
     switch ((int)t->dtype) {
     case MQ_DT_I8:
+    case MQ_DT_I4:
         return (float)((const int8_t *)t->data)[i];
+    case MQ_DT_U4:
     case MQ_DT_U8:
         return (float)((const uint8_t *)t->data)[i];
     case MQ_DT_I16:
@@ -133,6 +177,7 @@ static void quantize_run_of(const float *x, void *y, mq_dtype dtype, size_t n, f
     limits(dtype, &low, &high);
     switch ((int)dtype) {
     case MQ_DT_I8:
+    case MQ_DT_I4:
         QUANTIZE(int8_t)
         break;
     case MQ_DT_I16:
@@ -152,10 +197,10 @@ static mq_code quantize_run(const mq_op_call *call, mq_error *err)
     (void)err;
     const mq_tensor *x = call->inputs[0], *zero = mq_call_input(call, 2), *y = call->outputs[0];
     layout l = layout_of(call);
-    size_t total = mq_elements(x), run = l.count == 1 ? total : l.inner;
+    size_t total = mq_elements(x), run = l.run;
     size_t each = mq_dtype_bytes(y->dtype);
     for (size_t at = 0; at < total && run > 0; at += run) {
-        size_t k = l.count == 1 ? 0 : at / l.inner % l.count;
+        size_t k = scale_of(&l, at);
         quantize_run_of((const float *)x->data + at, (uint8_t *)y->data + at * each, y->dtype, run,
                         ((const float *)call->inputs[1]->data)[k], zero_at(zero, k));
     }
@@ -170,7 +215,7 @@ static mq_code quantize_reference(const mq_op_call *call, mq_error *err)
     float low, high;
     limits(y->dtype, &low, &high);
     for (size_t i = 0; i < mq_elements(x); i++) {
-        size_t k = i / l.inner % l.count;
+        size_t k = scale_of(&l, i);
         double q = rint((double)(((const float *)x->data)[i] /
                                  ((const float *)call->inputs[1]->data)[k])) +
                    (double)zero_at(zero, k);
@@ -204,7 +249,7 @@ const mq_op mq_op_quantize_linear = {
     .reference = quantize_reference,
     .cases = "| f32[A,B] f32{0.02} u8{128}; | f32[A,B] f32{0.01} i8{3}; | f32[A] f32{0.001};"
              "axis=0 | f32[2,B] f32{0.1,0.01} i8{0,1}; | f32[A,2,B] f32{0.01,0.02} u8{1,2};"
-             "| f32[A] f32{0.0001} i16{5}",
+             "| f32[A] f32{0.0001} i16{5}; block_size=2 axis=0 | f32[3,2] f32[2,2]+",
 };
 
 /* --- DequantizeLinear --- */
@@ -226,9 +271,11 @@ static void dequantize_run_of(const void *x, float *y, mq_dtype dtype, size_t n,
 {
     switch ((int)dtype) {
     case MQ_DT_I8:
+    case MQ_DT_I4:
         DEQUANTIZE(int8_t)
         break;
     case MQ_DT_U8:
+    case MQ_DT_U4:
         DEQUANTIZE(uint8_t)
         break;
     case MQ_DT_I16:
@@ -248,10 +295,10 @@ static mq_code dequantize_run(const mq_op_call *call, mq_error *err)
     (void)err;
     const mq_tensor *x = call->inputs[0], *zero = mq_call_input(call, 2);
     layout l = layout_of(call);
-    size_t total = mq_elements(x), run = l.count == 1 ? total : l.inner;
+    size_t total = mq_elements(x), run = l.run;
     size_t each = mq_dtype_bytes(x->dtype);
     for (size_t at = 0; at < total && run > 0; at += run) {
-        size_t k = l.count == 1 ? 0 : at / l.inner % l.count;
+        size_t k = scale_of(&l, at);
         dequantize_run_of((const uint8_t *)x->data + at * each,
                           (float *)call->outputs[0]->data + at, x->dtype, run,
                           ((const float *)call->inputs[1]->data)[k], zero_at(zero, k));
@@ -264,7 +311,7 @@ static mq_code dequantize_reference(const mq_op_call *call, mq_error *err)
     (void)err;
     layout l = layout_of(call);
     for (size_t i = 0; i < mq_elements(call->inputs[0]); i++) {
-        size_t k = i / l.inner % l.count;
+        size_t k = scale_of(&l, i);
         double x = (double)zero_at(call->inputs[0], i) - (double)zero_at(mq_call_input(call, 2), k);
         ((float *)call->outputs[0]->data)[i] =
             (float)(x * (double)((const float *)call->inputs[1]->data)[k]);
@@ -289,7 +336,7 @@ const mq_op mq_op_dequantize_linear = {
     .reference = dequantize_reference,
     .cases =
         "| u8[A,B] f32{0.02} u8{128}; | i8[A,B] f32{0.01}; axis=0 | i8[2,B] f32{0.1,0.01} i8{0,1};"
-        "| i32[A] f32{0.001}",
+        "| i32[A] f32{0.001}; block_size=3 axis=1 | u8[2,6,2] f32[2,2,2]",
 };
 
 /* --- DynamicQuantizeLinear: range of x widened to hold 0, mapped to 0..255 --- */
