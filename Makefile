@@ -198,7 +198,7 @@ check: all tests $(B)/tests/conformance/conformance ## build and run the tests; 
 	@JOBS=$(JOBS) CC='$(CC)' tests/run.sh $(B) $(ONLY)
 tests: $(TEST_BIN)
 .PHONY: chaos diff
-diff: $(B)/tests/shared/test_store_diff $(B)/tests/broker/test_core_random ## Redis against its model; CALLS=1000000 KILLS=300 SEED=7
+diff: $(B)/tests/shared/test_store_diff $(B)/tests/broker/test_core_random ## Redis against its model; CALLS=1000000 (a quarter of an hour) KILLS=300 SEED=7
 	$(Q)MQ_DIFF_CALLS=$(or $(CALLS),100000) MQ_DIFF_KILLS=$(or $(KILLS),100) $(if $(SEED),MQ_SEED=$(SEED)) \
 	  $(B)/tests/shared/test_store_diff
 	$(Q)MAASQ_REDIS_SEEDS=$(or $(LIVES),20) $(B)/tests/broker/test_core_random

@@ -28,10 +28,10 @@ void mq_key_numbered(const char *prefix, uint64_t number, char out[MQ_KEY_BYTES]
     MQ_ASSERT(len > 0 && len < MQ_KEY_BYTES);
 }
 
-void mq_key_token(uint64_t epoch, uint64_t sequence, char out[MQ_TOKEN_BYTES])
+void mq_key_token(uint64_t epoch, uint64_t sequence, uint64_t attempt, char out[MQ_TOKEN_BYTES])
 {
-    int len = snprintf(out, MQ_TOKEN_BYTES, "%llu.%llu", (unsigned long long)epoch,
-                       (unsigned long long)sequence);
+    int len = snprintf(out, MQ_TOKEN_BYTES, "%llu.%llu.%llx", (unsigned long long)epoch,
+                       (unsigned long long)sequence, (unsigned long long)attempt);
     MQ_ASSERT(len > 0 && len < MQ_TOKEN_BYTES);
 }
 

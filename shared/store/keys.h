@@ -5,7 +5,7 @@
 
 #include "shared/base/span.h"
 
-enum { MQ_KEY_BYTES = 128, MQ_TOKEN_BYTES = 48 };
+enum { MQ_KEY_BYTES = 128, MQ_TOKEN_BYTES = 64 };
 
 #define MQ_KEY_INSTANCE "mq:instance"
 #define MQ_KEY_CLUSTER  "mq:cluster"
@@ -36,8 +36,10 @@ void mq_keys_init(mq_keys *keys, uint32_t shard);
 
 void mq_key_numbered(const char *prefix, uint64_t number, char out[MQ_KEY_BYTES]);
 
-/* A large value's token: which commit published it. Decimal "<epoch>.<sequence>". */
-void mq_key_token(uint64_t epoch, uint64_t sequence, char out[MQ_TOKEN_BYTES]);
+/* A large value's token: which attempt at which commit it came with,
+ * "<epoch>.<sequence>.<attempt>", the last in hexadecimal. A refused repetition of a commit must
+ * not touch what the commit itself has published. */
+void mq_key_token(uint64_t epoch, uint64_t sequence, uint64_t attempt, char out[MQ_TOKEN_BYTES]);
 void mq_key_large(const char *prefix, mq_span token, mq_span id, char out[MQ_KEY_BYTES]);
 
 #endif

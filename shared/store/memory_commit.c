@@ -29,6 +29,13 @@ mq_dict_entry *mq_memory_find_done(const mq_memory *m, mq_span id, int64_t now_m
 /* Buckets whose time is over go, with everything in them. */
 static void expire(mq_memory *m, int64_t now_ms)
 {
+    bool is_any = false; /* a job is never without its bucket: else there is nothing to look for */
+    for (uint32_t i = 0; i < m->buckets.count; i++) {
+        is_any = is_any || (int64_t)m->buckets.entries[i].extra <= now_ms;
+    }
+    if (!is_any) {
+        return;
+    }
     for (uint32_t i = m->done.count; i > 0; i--) {
         mq_span id = m->done.entries[i - 1].key;
         if (mq_memory_find_done(m, id, now_ms) == NULL) {

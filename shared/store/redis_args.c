@@ -2,8 +2,10 @@
  * that Lua can hand a whole run to one command. It sends nothing. */
 #include "shared/store/redis_args.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/random.h>
 
 #include "shared/base/assert.h"
 #include "shared/base/math.h"
@@ -366,6 +368,11 @@ static void put_rest(mq_commit_args *c, const mq_store_batch *b)
 void mq_commit_args_init(mq_commit_args *c)
 {
     *c = (mq_commit_args){.large_count = 0};
+    uint64_t start = 0;
+    while (getrandom(&start, sizeof start, 0) != (ssize_t)sizeof start) {
+        MQ_ASSERT(errno == EINTR);
+    }
+    c->attempt = start >> 16;
     mq_arena_init(&c->arena, arena_bytes_max);
     c->keys.arena = &c->arena;
     c->args.arena = &c->arena;
@@ -442,7 +449,7 @@ mq_code mq_commit_args_build(mq_commit_args *c, const mq_keys *keys, const mq_st
     }
     sort_finishes(&finishes, b);
     remember_order(c, b, &creates, &finishes.is_new);
-    mq_key_token(b->epoch, b->sequence, c->token);
+    mq_key_token(b->epoch, b->sequence, ++c->attempt, c->token);
     for (int i = 0; i < MQ_KEY_FIXED; i++) {
         mq_args_text(&c->keys, keys->fixed[i]);
     }

@@ -37,6 +37,7 @@ typedef struct mq_commit_args {
     mq_large large[MQ_STORE_JOBS_MAX];
     uint32_t large_count;
     uint16_t order[MQ_STORE_JOBS_MAX]; /* candidate -> index as in mq_store_reply.dups */
+    uint64_t attempt; /* grows with each batch; begins anywhere, so that no two stores share it */
     char token[MQ_TOKEN_BYTES];
 } mq_commit_args;
 

@@ -17,7 +17,7 @@
  *   {s}:reg                  hash field -> registry value (versions, aliases, datasets, memos)
  *   {s}:count                hash of counters
  *   {s}:events               stream, capped at about 10,000
- *   {s}:body:<token>:<id>    bodies above MQ_STORE_INLINE_MAX; token = epoch.sequence
+ *   {s}:body:<token>:<id>    bodies above MQ_STORE_INLINE_MAX; token = epoch.sequence.attempt
  *   {s}:result:<token>:<id>  results above it, with an expiry of their own
  *
  * All calls are asynchronous: an answer comes through the callback from mq_store_process. One

@@ -1,6 +1,8 @@
-/* The same random calls to Redis and to the in-memory model: every reply and, again and again, the
- * whole state are compared. Then the same with redis-server killed in the middle: what was
- * acknowledged is there, and the sequence tells about the rest.
+/* The same random calls to Redis and to the in-memory model: every reply, after each call the jobs
+ * that it named, and again and again the whole state are compared; then jobs that the calls have
+ * lost sight of are ended, so that the state stays of one size however long it takes. Then the same
+ * with redis-server killed in the middle: what was acknowledged is there, and the sequence tells
+ * about the rest.
  *
  *   MQ_DIFF_CALLS=100000   more calls        MQ_DIFF_KILLS=200   more kills        MQ_SEED=7 */
 #include <setjmp.h>
@@ -13,7 +15,15 @@
 #include "tests/support/redis.h"
 #include "tests/support/store_random.h"
 
-enum { CALLS = 2500, KILLS = 12, COMPARE_EVERY = 250, TENURE_MS = 3600 * 1000 };
+enum {
+    CALLS = 2500,
+    KILLS = 12,
+    COMPARE_EVERY = 250,  /* calls, at first */
+    COMPARE_LATER = 2500, /* after LATER calls: the jobs of each call are compared anyway */
+    LATER = 10000,
+    SAY_EVERY = 100000,
+    TENURE_MS = 3600 * 1000,
+};
 
 static long setting(const char *name, long normal)
 {
@@ -35,15 +45,16 @@ typedef struct world {
     bool is_full;
     mq_test_answer a, b;
     uint32_t verdicts[6];
-    uint32_t dups, ignored, trimmed;
+    uint32_t dups, ignored, trimmed, retired;
+    uint64_t touched;
     uint32_t old_owners, repeats, holes, oversized; /* asked for, not only met */
 } world;
 
-static int setup(void **state)
+static int setup_with(void **state, const char *more)
 {
     world *w = calloc(1, sizeof *w);
     mq_test_redis_init(&w->server);
-    mq_test_redis_start(&w->server, NULL);
+    mq_test_redis_start(&w->server, more);
     w->memory = mq_memory_new();
     w->clock_ms = mq_clock_wall_ms();
     for (int i = 0; i < 2; i++) {
@@ -56,6 +67,17 @@ static int setup(void **state)
     mq_random_init(&w->random, seed);
     *state = w;
     return 0;
+}
+
+static int setup(void **state)
+{
+    return setup_with(state, NULL);
+}
+
+/* It is not killed here: nothing is written to a disk. */
+static int setup_volatile(void **state)
+{
+    return setup_with(state, "appendonly no\n");
 }
 
 static int teardown(void **state)
@@ -122,6 +144,62 @@ static void compare_replies(world *w, const mq_store_batch *batch, const mq_test
     }
 }
 
+/* Asks both stores for a job each time; all questions of a batch are under way at once. */
+typedef struct asked {
+    mq_span ids[MQ_RANDOM_JOBS];
+    mq_test_answer answers[2][MQ_RANDOM_JOBS];
+    uint32_t count;
+} asked;
+
+static void add_id(asked *all, mq_span id)
+{
+    if (all->count < MQ_RANDOM_JOBS) {
+        all->ids[all->count++] = id;
+    }
+}
+
+/* The jobs that a batch named are the same on both, whatever became of the batch. */
+static void compare_touched(world *w, const mq_store_batch *b, int broker)
+{
+    static asked all;
+    mq_store *stores[2] = {w->redis[broker], w->model[broker]};
+    all.count = 0;
+    for (uint32_t i = 0; i < b->create_count; i++) {
+        add_id(&all, b->creates[i].id);
+    }
+    for (uint32_t i = 0; i < b->put_count; i++) {
+        add_id(&all, b->puts[i].id);
+    }
+    for (uint32_t i = 0; i < b->finish_count; i++) {
+        add_id(&all, b->finishes[i].id);
+    }
+    for (uint32_t i = 0; i < b->revive_count; i++) {
+        add_id(&all, b->revives[i].id);
+    }
+    for (int k = 0; k < 2; k++) {
+        for (uint32_t i = 0; i < all.count; i++) {
+            mq_test_answer *a = &all.answers[k][i];
+            mq_test_answer_reset(a);
+            assert_int_equal(stores[k]->ops->job(stores[k], all.ids[i], mq_test_on_job, a, NULL),
+                             MQ_OK);
+        }
+        for (uint32_t i = 0; i < all.count; i++) {
+            mq_test_store_wait(stores[k], &all.answers[k][i].is_done);
+        }
+    }
+    for (uint32_t i = 0; i < all.count; i++) {
+        const mq_test_answer *a = &all.answers[0][i], *m = &all.answers[1][i];
+        if (a->code != m->code || !mq_span_eq(a->record, m->record) ||
+            !mq_span_eq(a->result, m->result)) {
+            fail_msg("job %.26s after commit %llu: %s %.*s (result %zu), and %s %.*s (result %zu)",
+                     (const char *)all.ids[i].data, (unsigned long long)w->sequence,
+                     mq_code_name(a->code), MQ_SPAN_ARG(a->record), a->result.len,
+                     mq_code_name(m->code), MQ_SPAN_ARG(m->record), m->result.len);
+        }
+    }
+    w->touched += all.count;
+}
+
 /* Mostly right, now and then an old owner, a repetition or a hole. */
 static void number(world *w, mq_store_batch *batch)
 {
@@ -150,6 +228,7 @@ static void one_commit(world *w, int broker)
     mq_test_commit(w->redis[broker], &batch, &w->a);
     mq_test_commit(w->model[broker], &batch, &w->b);
     compare_replies(w, &batch, &w->a, &w->b);
+    compare_touched(w, &batch, broker);
 }
 
 /* More than fits one commit, in jobs or in bytes: both refuse it alike, and nothing is sent. */
@@ -204,7 +283,62 @@ static void two_commits(world *w, int broker)
         mq_test_store_wait(w->redis[broker], &answers[i][0].is_done);
         mq_test_store_wait(w->model[broker], &answers[i][1].is_done);
         compare_replies(w, &batches[i], &answers[i][0], &answers[i][1]);
+        mq_test_answer_reset(&answers[i][0]);
+        mq_test_answer_reset(&answers[i][1]);
     }
+    compare_touched(w, &batches[1], broker);
+}
+
+static bool is_in_pool(const world *w, mq_span id)
+{
+    for (int i = 0; i < MQ_RANDOM_IDS; i++) {
+        if (mq_span_is(id, w->random.ids[i])) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Ends what the scan found and the calls will not name again. */
+static void retire(world *w, int broker, mq_test_answer *found, uint64_t segment, bool is_dead)
+{
+    static mq_store_finish finishes[MQ_STORE_JOBS_MAX];
+    for (uint32_t at = 0; at < found->pair_count;) {
+        mq_store_batch batch = {.finishes = finishes};
+        for (; at < found->pair_count && batch.finish_count < MQ_STORE_JOBS_MAX; at++) {
+            if (!is_in_pool(w, found->pairs[at].field)) {
+                finishes[batch.finish_count++] =
+                    (mq_store_finish){.id = found->pairs[at].field,
+                                      .number = segment * MQ_STORE_SEGMENT_JOBS,
+                                      .record = mq_str("retired"),
+                                      .retention_ms = MQ_RANDOM_RETENTION_MS,
+                                      .was_dead = is_dead};
+            }
+        }
+        if (batch.finish_count > 0) {
+            batch.epoch = w->epoch;
+            batch.sequence = w->sequence + 1;
+            mq_test_commit(w->redis[broker], &batch, &w->a);
+            mq_test_commit(w->model[broker], &batch, &w->b);
+            compare_replies(w, &batch, &w->a, &w->b);
+            assert_int_equal(w->a.reply.verdict, MQ_STORE_OK);
+            assert_int_equal(w->a.reply.ignored_count, 0); /* what is read there is there */
+            w->retired += batch.finish_count;
+        }
+    }
+}
+
+static void retire_all(world *w, int broker)
+{
+    mq_test_answer found;
+    memset(&found, 0, sizeof found);
+    for (uint64_t segment = 0; segment < MQ_RANDOM_SEGMENTS; segment++) {
+        mq_test_scan(w->redis[broker], MQ_PART_LIVE, segment, &found);
+        retire(w, broker, &found, segment, false);
+    }
+    mq_test_scan(w->redis[broker], MQ_PART_DEAD, 0, &found);
+    retire(w, broker, &found, 0, true);
+    mq_test_answer_reset(&found);
 }
 
 /* Room is made in a bucket, now and then by an owner that is none any more. */
@@ -290,8 +424,14 @@ static void redis_and_the_model_answer_alike_and_hold_the_same(void **state)
         } else {
             one_commit(w, (int)mq_prng_below(&w->random.rng, 2));
         }
-        if (i % COMPARE_EVERY == COMPARE_EVERY - 1) {
+        long every = i < LATER ? COMPARE_EVERY : COMPARE_LATER;
+        if (i % every == every - 1) {
             mq_same_stores(w->redis[0], w->model[0], &w->random);
+            retire_all(w, broker);
+        }
+        if (i % SAY_EVERY == SAY_EVERY - 1) {
+            print_message("%ld calls, %llu commits, no difference\n", i + 1,
+                          (unsigned long long)w->sequence);
         }
     }
     mq_same_stores(w->redis[1], w->model[1], &w->random);
@@ -300,6 +440,8 @@ static void redis_and_the_model_answer_alike_and_hold_the_same(void **state)
                   calls, w->verdicts[MQ_STORE_OK], w->verdicts[MQ_STORE_DUP],
                   w->verdicts[MQ_STORE_FENCED], w->verdicts[MQ_STORE_GAP],
                   w->verdicts[MQ_STORE_FULL], w->dups, w->ignored);
+    print_message("compared: %llu jobs after their call; ended to keep the state small: %u\n",
+                  (unsigned long long)w->touched, w->retired);
     print_message("asked: old owner %u, repeated %u, hole or stale sequence %u, oversized %u\n",
                   w->old_owners, w->repeats, w->holes, w->oversized);
     assert_true(w->old_owners > 0 && w->repeats > 0 && w->holes > 0 && w->oversized > 0);
@@ -439,8 +581,8 @@ static void what_was_acknowledged_survives_kill_9_and_the_sequence_tells_the_res
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(redis_and_the_model_answer_alike_and_hold_the_same, setup,
-                                        teardown),
+        cmocka_unit_test_setup_teardown(redis_and_the_model_answer_alike_and_hold_the_same,
+                                        setup_volatile, teardown),
         cmocka_unit_test_setup_teardown(
             what_was_acknowledged_survives_kill_9_and_the_sequence_tells_the_rest, setup, teardown),
     };

@@ -106,13 +106,38 @@ static void a_large_value_that_is_not_published_goes_by_itself(void **state)
     mq_test_commit(w->store, &batch, &w->got);
     assert_int_equal(w->got.reply.verdict, MQ_STORE_GAP);
     char command[160];
-    snprintf(command, sizeof command, "PTTL {mq:0}:body:%llu.7:%s", (unsigned long long)w->epoch,
-             a);
+    static const char life[] =
+        "EVAL return(redis.call('PTTL',redis.call('KEYS','{mq:0}:body:%llu.%d.*:%s')[1])) 0";
+    snprintf(command, sizeof command, life, (unsigned long long)w->epoch, 7, a);
     assert_true(run(w, command) > 0);
     create(w, mq_str(a), 1, "r", large(w));
-    snprintf(command, sizeof command, "PTTL {mq:0}:body:%llu.1:%s", (unsigned long long)w->epoch,
-             a);
+    snprintf(command, sizeof command, life, (unsigned long long)w->epoch, 1, a);
     assert_int_equal(run(w, command), -1);
+}
+
+static void a_repetition_of_a_commit_leaves_alone_what_the_commit_published(void **state)
+{
+    world *w = *state;
+    char a[MQ_ULID_SIZE];
+    mq_store_create one = {id_of(w, 1, a), 1, mq_str("r"), large(w)};
+    commit(w, &(mq_store_batch){.creates = &one, .create_count = 1});
+    uint8_t other[LARGE];
+    memset(other, 'z', sizeof other);
+    one.body = mq_span_of(other, sizeof other);
+    mq_store_batch again = {.creates = &one, .create_count = 1};
+    again.epoch = w->epoch;
+    again.sequence = w->sequence;
+    mq_test_commit(w->store, &again, &w->got);
+    assert_int_equal(w->got.reply.verdict, MQ_STORE_DUP);
+    mq_test_bodies(w->store, &one.id, 1, &w->got);
+    assert_int_equal(w->got.pair_count, 1);
+    assert_true(mq_span_eq(w->got.pairs[0].value, large(w)));
+    char command[160];
+    snprintf(command, sizeof command,
+             "EVAL return(redis.call('PTTL','{mq:0}:body:'..redis.call('HGET','{mq:0}:ref','%s')"
+             "..':%s')) 0",
+             a, a);
+    assert_int_equal(run(w, command), -1); /* and it stays */
 }
 
 static void the_library_survives_a_kill_and_is_loaded_again_when_it_is_gone(void **state)
@@ -257,6 +282,7 @@ int main(void)
         FACT(a_full_memory_refuses_new_jobs_whole_and_lets_old_ones_end),
         FACT(a_commit_behind_a_full_one_is_full_and_not_a_gap),
         FACT(a_large_value_that_is_not_published_goes_by_itself),
+        FACT(a_repetition_of_a_commit_leaves_alone_what_the_commit_published),
         FACT(the_library_survives_a_kill_and_is_loaded_again_when_it_is_gone),
         FACT(an_older_library_is_replaced_and_a_newer_one_is_left),
         FACT(data_without_its_identity_is_refused_for_good),
