@@ -56,7 +56,7 @@ local function cluster(K, A)
   local all = redis.call('HGETALL', key)
   local answer = {string.format('%.0f', now)}
   for i = 1, #all, 2 do
-    local is_old = string.sub(all[i], 1, 2) == 'b:' and tonumber(words(all[i + 1])[1]) < now - FORGET_MS
+    local is_old = string.sub(all[i], 1, 2) == 'b:' and (tonumber(words(all[i + 1])[1]) or 0) < now - FORGET_MS
     if is_old and id ~= '' then
       redis.call('HDEL', key, all[i], 'd:' .. string.sub(all[i], 3))
     elseif not is_old then
