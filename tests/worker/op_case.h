@@ -76,7 +76,7 @@ static inline void case_alloc(op_case *c, mq_tensor *t)
 {
     size_t count;
     MQ_ASSERT(mq_shape_count(&t->shape, &count, NULL) == MQ_OK);
-    t->bytes = count * mq_dtype_bytes(t->dtype);
+    t->bytes = count * (t->dtype == MQ_DT_STR ? sizeof(mq_span) : mq_dtype_bytes(t->dtype));
     t->data = mq_arena_alloc(&c->arena, t->bytes + CASE_GUARD, 1);
     MQ_ASSERT(t->data != NULL);
 }
@@ -134,7 +134,25 @@ static inline void case_strings(op_case *c, mq_attr *a, const char **at)
     (*at)++;
 }
 
-/* name=1, name=0.5, name=(1,2), name=(0.5,1), name=text, name=(text,text) */
+/* "f32:(1,2)": a tensor of one axis */
+static inline void case_tensor_attr(op_case *c, mq_attr *a, const char **at)
+{
+    mq_init *init = mq_arena_new(&c->arena, mq_init, 1);
+    char text[128];
+    size_t type = strcspn(*at, ":"), len = strcspn(*at, ")");
+    MQ_ASSERT(len < sizeof text && type < len);
+    /* as an input is written: f32{1,2} */
+    snprintf(text, sizeof text, "%.*s{%.*s}", (int)type, *at, (int)(len - type - 2),
+             *at + type + 2);
+    const char *from = text;
+    bool is_random;
+    case_tensor(c, &init->tensor, &from, &is_random, NULL);
+    a->type = MQ_ATTR_TENSOR;
+    a->tensor = init;
+    *at += len + 1;
+}
+
+/* name=1, name=0.5, name=f32:(1,2), name=(1,2), name=(0.5,1), name=text, name=(text,text) */
 static inline void case_attr(op_case *c, const char **at)
 {
     mq_attr *a = &c->attrs[c->node.attr_count++];
@@ -168,6 +186,10 @@ static inline void case_attr(op_case *c, const char **at)
         return;
     }
     size_t len = strcspn(*at, " ");
+    if (memchr(*at, ':', len) != NULL) {
+        case_tensor_attr(c, a, at);
+        return;
+    }
     char *after;
     const char *dot = memchr(*at, '.', len);
     if (isalpha((unsigned char)**at)) {

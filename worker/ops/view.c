@@ -1,7 +1,7 @@
 /* Operators that only give the same bytes another shape: Identity, Flatten, Reshape, Squeeze,
  * Unsqueeze, Dropout as inference sees it. The planner lets output 0 share input 0's memory
  * (MQ_OP_VIEW); run copies only where it could not. */
-#include "worker/ops/kit.h"
+#include "worker/ops/element.h"
 
 static mq_code run(const mq_op_call *call, mq_error *err)
 {
@@ -324,10 +324,12 @@ typedef struct dropout_attrs {
 
 static mq_code dropout_shape(const mq_op_call *call, mq_error *err)
 {
-    const mq_tensor *training = mq_call_input(call, 2);
+    const mq_tensor *ratio = mq_call_input(call, 1), *training = mq_call_input(call, 2);
     mq_tensor *mask = mq_call_output(call, 1);
-    if (training != NULL && training->bytes > 0 && *(const uint8_t *)training->data != 0) {
-        return mq_fail(err, MQ_E_UNSUPPORTED, "training_mode is true; export for inference");
+    if (training != NULL && training->bytes > 0 && *(const uint8_t *)training->data != 0 &&
+        (ratio == NULL || mq_elements(ratio) != 1 || mq_element(ratio, 0) != 0.0)) {
+        return mq_fail(err, MQ_E_UNSUPPORTED,
+                       "training_mode is true and ratio is not 0: export for inference");
     }
     if (mask != NULL) {
         mask->dtype = call->op->since >= 10 ? MQ_DT_BOOL : call->inputs[0]->dtype;
@@ -366,7 +368,7 @@ static const mq_attr_spec dropout_specs[] = {
         COMMON("Dropout", since_, 1, in_max, dropout_run),                                         \
         .args = {{0, MQ_T_FLOATS}, {0, MQ_T_FLOATS | MQ_T_HALF}, {0, MQ_T_BOOL}},                  \
         .out = {1, 2},                                                                             \
-        .shape_inputs = since_ >= 12 ? 4 : 0,                                                      \
+        .shape_inputs = since_ >= 12 ? 6 : 0,                                                      \
         .attrs_bytes = sizeof(dropout_attrs),                                                      \
         .specs = dropout_specs,                                                                    \
         .shape = dropout_shape,                                                                    \
