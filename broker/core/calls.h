@@ -191,6 +191,14 @@ void mq_limits_load(mq_core *core, mq_job *job);     /* it was leased when it wa
 void mq_limits_loaded(mq_core *core);
 void mq_limits_turn(mq_core *core);
 /* False: no room. concurrency and rate 0 remove it. */
+/* lend.c: a limit that several shards share. */
+bool mq_limit_is_lent(const mq_core *core, mq_limit_type type);
+void mq_lend_begin(mq_core *core, mq_limit *l);
+bool mq_lend_open(mq_core *core, mq_limit *l);
+void mq_lend_take(mq_limit *l);                /* a job starts */
+void mq_lend_give(mq_core *core, mq_limit *l); /* one has ended */
+void mq_lend_counted(mq_limit *l);             /* running was counted anew */
+void mq_lend_answered(mq_core *core, const mq_input *in);
 bool mq_limit_set(mq_core *core, mq_limit_type type, mq_span name, const mq_limit *rule);
 
 /* ---- route.c: what jobs need and workers have ---- */

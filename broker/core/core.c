@@ -214,6 +214,9 @@ static bool step_store(mq_core *core, const mq_input *in, mq_outputs *out)
     case MQ_IN_REPLICAS:
         mq_replica_told(core, in, out);
         break;
+    case MQ_IN_LENT:
+        mq_lend_answered(core, in);
+        break;
     case MQ_IN_PRESSURE:
         core->is_full = in->as.is_full;
         break;

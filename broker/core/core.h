@@ -84,6 +84,7 @@ typedef struct mq_core_config {
     int64_t dead_retention_ms; /* of dead letters */
     uint32_t replicas;        /* that must confirm a `replicated` job; 0 = there is no such class */
     int64_t replicate_ms;     /* then its submit is answered busy */
+    uint32_t shards;          /* of the deployment: more than 1 share limits of queues and kinds */
     uint32_t quarantine_jobs; /* so many jobs of a kind in a row crash: it is paused; 0 = never */
     bool is_away;             /* not shard 0: the registry and what needs it are elsewhere */
     uint64_t seed;            /* of the jitter */
@@ -127,6 +128,7 @@ typedef enum mq_input_type {
     MQ_IN_BODY,     /* answer to MQ_OUT_FETCH; takes body; NULL = the store has none */
     MQ_IN_FOUND,    /* answer to MQ_OUT_ASK: packed record, empty = the store has none */
     MQ_IN_REPLICAS, /* so many replicas hold what was written up to commit `sequence` */
+    MQ_IN_LENT,     /* answer to one ask of mq_core_lend_asks */
     MQ_IN_PRESSURE, /* is_full: the store is above its threshold, or the broker is stopping */
 } mq_input_type;
 
@@ -197,6 +199,10 @@ typedef struct mq_input {
             uint64_t sequence;
             uint32_t count;
         } replicas;
+        struct {
+            const struct mq_lend_line *line;
+            const struct mq_lend_grant *grant;
+        } lent;
         bool is_full; /* PRESSURE */
     } as;
 } mq_input;
@@ -423,6 +429,13 @@ typedef struct mq_limit_view {
 } mq_limit_view;
 /* Limits 0..config.limits_max - 1; false = empty. */
 bool mq_core_limit(const mq_core *core, uint32_t index, mq_limit_view *out);
+
+/* Limits that several shards share (shared/store/lend.h): what to ask the book for now, at most
+ * `most` asks; the shell fills in the shard. Each answer comes back as MQ_IN_LENT; one that is lost
+ * needs nothing. due: when there may be asks. */
+struct mq_lend_line;
+uint32_t mq_core_lend_asks(mq_core *core, struct mq_lend_line *out, uint32_t most);
+int64_t mq_core_lend_due(const mq_core *core);
 
 /* What holds a job back that could otherwise start. */
 typedef enum mq_hold_reason {

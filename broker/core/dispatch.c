@@ -199,7 +199,9 @@ static void grant(mq_core *core, mq_job *job, uint32_t worker, mq_outputs *out)
     }
     core->stats.granted++;
     core->tally.granted += !job->is_transient;
-    job->wait_stored = job->grants > 1 && !job->is_transient;
+    /* What other shards count on is stored first, so that a takeover knows all that runs. */
+    job->wait_stored =
+        (job->grants > 1 || (core->config.shards > 1 && job->limited != 0)) && !job->is_transient;
     if (job->wait_stored) {
         mq_waiter *wait = mq_wait_job(core, job, MQ_WAIT_JOB, 0, 0);
         MQ_ASSERT(wait != NULL); /* dispatch left room */

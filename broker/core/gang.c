@@ -159,7 +159,7 @@ static void start(mq_core *core, mq_job *job, mq_gang *gang, mq_outputs *out)
     mq_job_move(core, job, MQ_EVENT_GRANT, "");
     core->stats.granted++;
     core->tally.granted++;
-    job->wait_stored = job->grants > 1;
+    job->wait_stored = job->grants > 1 || (core->config.shards > 1 && job->limited != 0);
     if (job->wait_stored) {
         mq_waiter *wait = mq_wait_job(core, job, MQ_WAIT_JOB, 0, 0);
         MQ_ASSERT(wait != NULL); /* dispatch left room */

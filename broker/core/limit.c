@@ -39,6 +39,9 @@ static int64_t token_ms(const mq_core *core, const mq_limit *l)
 /* May one more job start? If not for want of a token, the limit is looked at again in time. */
 static bool is_open(mq_core *core, mq_limit *l)
 {
+    if (l->lent.is_lent) {
+        return mq_lend_open(core, l);
+    }
     if (l->concurrency > 0 && (core->is_loading || l->running >= l->concurrency)) {
         return false;
     }
@@ -67,7 +70,9 @@ static void take_one(mq_core *core, mq_job *job, uint32_t no)
     mq_limit *l = &core->limits[no];
     l->running++;
     job->limited |= (uint8_t)(1U << l->type);
-    if (l->rate > 0) {
+    if (l->lent.is_lent) {
+        mq_lend_take(l);
+    } else if (l->rate > 0) {
         l->level -= l->level < l->period_ms ? l->level : l->period_ms;
     }
 }
@@ -94,6 +99,9 @@ void mq_limits_give(mq_core *core, mq_job *job)
         }
         MQ_ASSERT(core->limits[no].running > 0);
         core->limits[no].running--;
+        if (core->limits[no].lent.is_lent) {
+            mq_lend_give(core, &core->limits[no]);
+        }
         mq_heap_set(&core->limit_timers, no, core->now_ms); /* wakes strands, or frees it */
     }
     job->limited = 0;
@@ -166,6 +174,9 @@ static mq_limit *new_limit(mq_core *core, mq_limit_type type, uint32_t name)
                                   .blocked_tail = MQ_NONE};
     core->names[name].limits[type] = no;
     mq_name_hold(core, name);
+    if (mq_limit_is_lent(core, type)) {
+        mq_lend_begin(core, &core->limits[no]);
+    }
     return &core->limits[no];
 }
 
@@ -227,6 +238,9 @@ void mq_limits_load(mq_core *core, mq_job *job)
         if (no != 0) {
             core->limits[no].running++;
             job->limited |= (uint8_t)(1U << i);
+            if (core->limits[no].lent.is_lent) {
+                mq_lend_counted(&core->limits[no]);
+            }
         }
     }
 }
@@ -384,7 +398,10 @@ bool mq_core_limit(const mq_core *core, uint32_t index, mq_limit_view *out)
                            .running = l->running,
                            .is_own = l->is_own,
                            .is_waited_for = l->blocked_head != MQ_NONE};
-    if (l->rate > 0 && index > 0) {
+    if (l->lent.is_lent) {
+        out->tokens = l->lent.tokens;
+        out->next_ms = l->rate > 0 && l->lent.tokens == 0 ? l->lent.again_ms : core->now_ms;
+    } else if (l->rate > 0 && index > 0) {
         mq_limit now = *l;
         refill(core, &now);
         out->tokens = (uint32_t)(now.level / now.period_ms);

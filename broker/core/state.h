@@ -157,6 +157,17 @@ typedef struct mq_strand {
     uint32_t next_free;
 } mq_strand;
 
+/* What a limit has of the fleet's, when several shards share it (lend.c). */
+typedef struct mq_lent {
+    bool is_lent;
+    bool must_tell, is_wanted, was_needed; /* needed: as the book knows it */
+    uint32_t held, share;                  /* permits; all but running and share go back */
+    uint32_t tokens;
+    uint32_t waiting; /* jobs under it; right only while asks are made */
+    uint64_t number;  /* of the latest ask: only its answer counts */
+    int64_t poll_ms, again_ms;
+} mq_lent;
+
 /* A limit in force, for the whole fleet (limit.c). Slot 0 is not used. */
 typedef struct mq_limit {
     bool is_used;
@@ -172,6 +183,7 @@ typedef struct mq_limit {
     int64_t filled_ms;
     uint32_t blocked_head, blocked_tail; /* strands */
     uint32_t next_free;
+    mq_lent lent;
 } mq_limit;
 
 /* ---- workers and gangs ---- */
@@ -416,6 +428,8 @@ struct mq_core {
     mq_recent *recents;
     mq_slots job_slots, edge_slots, name_slots, lane_slots, flow_slots, strand_slots, limit_slots,
         worker_slots, gang_slots, waiter_slots, ask_slots, object_slots, reg_slots, blob_slots;
+    uint64_t lend_number;
+    int64_t lend_due_ms;   /* when asks are looked for */
     uint64_t recent_total; /* ever remembered; the newest is at (total - 1) % recent_max */
 
     mq_index job_index, name_index, lane_index, flow_index, strand_index, worker_index,

@@ -341,6 +341,7 @@ static void turn(mq_node *n, const loop_events *events)
             turn_shard(n->shards[s]);
         }
     }
+    mq_lend_tick(n);
 }
 
 static mq_code run(mq_node *n, int signal_fd, mq_error *err)

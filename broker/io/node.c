@@ -334,7 +334,8 @@ void mq_node_tick(mq_node *n)
 
 int64_t mq_node_deadline(const mq_node *n)
 {
-    return mq_min_i64(mq_min_i64(tell_at(n), look_at(n)), mq_cluster_deadline(n->cluster));
+    int64_t at_ms = mq_min_i64(tell_at(n), look_at(n));
+    return mq_min_i64(mq_min_i64(at_ms, mq_lend_deadline(n)), mq_cluster_deadline(n->cluster));
 }
 
 bool mq_node_leave(mq_node *n, bool is_late)

@@ -10,6 +10,7 @@
 
 #include "broker/io/broker.h"
 #include "shared/store/cluster.h"
+#include "shared/store/lend.h"
 
 enum {
     MQ_PEERS_MAX = 16384, /* connections that are told of changes */
@@ -51,6 +52,10 @@ struct mq_node {
     uint64_t told_epoch[MQ_CLUSTER_SHARDS_MAX]; /* of owned shards, as in self */
     int64_t since_ms[MQ_CLUSTER_SHARDS_MAX];
 
+    bool is_lending; /* a call for lent permits is under way */
+    uint32_t lend_first;
+    mq_lend_line lend_lines[MQ_LEND_ASKS_MAX]; /* of that call */
+
     mq_peer peers[MQ_PEERS_MAX];
     mq_arena arena; /* of the message in work */
     mq_buf header, answer;
@@ -86,6 +91,12 @@ void mq_node_tell_moved(mq_node *n, uint32_t shard, const mq_cluster_broker *to)
 void mq_node_error(mq_node *n, uint64_t conn, mq_code code, const char *text);
 /* A message to a shard that is not served here, at most for the moment. */
 void mq_node_refuse(mq_node *n, const mq_frames *frames);
+
+/* ---- lend.c ---- */
+
+/* Once a turn: asks for permits that this process's shards lack. */
+void mq_lend_tick(mq_node *n);
+int64_t mq_lend_deadline(const mq_node *n); /* monotonic */
 
 /* ---- node_answer.c ---- */
 

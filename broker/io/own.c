@@ -9,7 +9,7 @@
 #include <sys/random.h>
 
 #include "broker/io/body.h"
-#include "broker/io/broker.h"
+#include "broker/io/node.h"
 #include "broker/io/retention.h"
 #include "shared/base/assert.h"
 #include "shared/base/clock.h"
@@ -88,6 +88,7 @@ static void core_config(mq_broker *b)
     k->replicas = (uint32_t)c->replicas;
     k->replicate_ms = c->replicate_ms;
     k->quarantine_jobs = (uint32_t)c->quarantine_jobs;
+    k->shards = mq_node_shards(b->node);
     MQ_ASSERT(getrandom(&k->seed, sizeof k->seed, 0) == (ssize_t)sizeof k->seed);
 }
 

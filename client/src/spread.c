@@ -7,7 +7,7 @@
 #include "shared/base/clock.h"
 #include "shared/base/math.h"
 
-enum { FILTER_MAX = 257, DIGITS = 24, LIMIT_ARGS = 5 };
+enum { FILTER_MAX = 257 };
 
 /* One shard's call. */
 typedef struct leg {
@@ -15,8 +15,6 @@ typedef struct leg {
     mq_call call;
     bool is_begun, is_skipped; /* skipped: its list is at its end */
     char filter[FILTER_MAX];
-    char parts[LIMIT_ARGS][DIGITS]; /* of a limit that is divided */
-    mq_span args[LIMIT_ARGS];
 } leg;
 
 bool mq_spread_is_wanted(const char *verb)
@@ -208,40 +206,6 @@ int mq_spread_query(maasq_client *primary, uint32_t shards, const mq_msg_query *
     return code;
 }
 
-/* ---- limits, in parts ---- */
-
-/* A shard's part of a whole: the first ones take what is left over. None gets 0 of something, so
- * a cap below the number of shards becomes one each. */
-static uint64_t part(uint64_t whole, uint32_t shard, uint32_t shards)
-{
-    uint64_t own = whole / shards + (shard < whole % shards ? 1 : 0);
-    return whole > 0 && own == 0 ? 1 : own;
-}
-
-static bool is_divided(const mq_msg_command *r)
-{
-    return mq_span_is(r->verb, "limit") && r->args_count == LIMIT_ARGS && r->args[0].len > 6 &&
-           (memcmp(r->args[0].data, "queue=", 6) == 0 || memcmp(r->args[0].data, "kind=", 5) == 0);
-}
-
-/* Concurrency, rate and burst in parts; a rate too small to be cut has a longer period. */
-static void divide(const mq_msg_command *r, uint32_t shard, uint32_t shards,
-                   char out[LIMIT_ARGS][DIGITS])
-{
-    uint64_t n[LIMIT_ARGS] = {0};
-    for (int i = 1; i < LIMIT_ARGS; i++) {
-        (void)mq_span_copy(r->args[i], out[i], DIGITS);
-        n[i] = strtoull(out[i], NULL, 10);
-    }
-    uint64_t period = n[2] > 0 && n[2] < shards ? n[3] * shards : n[3];
-    uint64_t rate = n[2] < shards ? n[2] : part(n[2], shard, shards);
-    const uint64_t parts[LIMIT_ARGS] = {0, part(n[1], shard, shards), rate, period,
-                                        part(n[4], shard, shards)};
-    for (int i = 1; i < LIMIT_ARGS; i++) {
-        (void)snprintf(out[i], DIGITS, "%llu", (unsigned long long)parts[i]);
-    }
-}
-
 /* ---- commands ---- */
 
 /* What the shards said, as one text: the sum of their counts, or the first that is not empty. */
@@ -307,14 +271,6 @@ int mq_spread_command(maasq_client *primary, uint32_t shards, const mq_msg_comma
     for (uint32_t s = 0; s < shards; s++) {
         legs[s].call.command = MQ_CMD_command;
         legs[s].call.request = *request;
-        if (is_divided(request)) {
-            divide(request, s, shards, legs[s].parts);
-            legs[s].args[0] = request->args[0];
-            for (int i = 1; i < LIMIT_ARGS; i++) {
-                legs[s].args[i] = mq_str(legs[s].parts[i]);
-            }
-            legs[s].call.request.args = legs[s].args;
-        }
         begin(primary, &legs[s], s);
     }
     mq_code waited = await(legs, shards, deadline_ms, deadline_ms);

@@ -345,3 +345,8 @@ bool mq_cluster_is_connected(const mq_cluster *c)
 {
     return c->conn.state == MQ_CONN_UP && !c->conn.must_drop;
 }
+
+mq_conn *mq_cluster_conn(mq_cluster *c)
+{
+    return &c->conn;
+}

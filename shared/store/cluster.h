@@ -86,6 +86,10 @@ void mq_cluster_process(mq_cluster *cluster, short revents, int64_t now_ms);
 int64_t mq_cluster_deadline(const mq_cluster *cluster);
 bool mq_cluster_is_connected(const mq_cluster *cluster);
 
+/* Its connection, for other calls about the whole deployment (lend_redis.c). Borrowed. */
+struct mq_conn;
+struct mq_conn *mq_cluster_conn(mq_cluster *cluster);
+
 /* Broker with this id, or NULL. */
 const mq_cluster_broker *mq_cluster_find(const mq_cluster_view *view, const char *id);
 

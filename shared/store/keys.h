@@ -9,6 +9,7 @@ enum { MQ_KEY_BYTES = 128, MQ_TOKEN_BYTES = 64 };
 
 #define MQ_KEY_INSTANCE "mq:instance"
 #define MQ_KEY_CLUSTER  "mq:cluster"
+#define MQ_KEY_LEND     "mq:lend"
 
 /* The keys every commit names, in the order the function wants them. */
 typedef enum mq_key {

@@ -9,6 +9,7 @@ static const char text[] =
 #include "lua/read.inc"
 #include "lua/trim.inc"
 #include "lua/cluster.inc"
+#include "lua/lend.inc"
     ;
 /* clang-format on */
 

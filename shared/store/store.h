@@ -6,6 +6,7 @@
  * Keys in Redis (keys.c holds every name), {s} = {mq:<shard>} so that a shard stays in one slot:
  *   mq:instance              UUID of this deployment, written once at init
  *   mq:cluster               hash: brokers, who owns which shard, wishes of operators (cluster.h)
+ *   mq:lend                  hash: permits of limits, lent to shards (lend.h)
  *   {s}:owner                hash: owner, epoch, until, sequence, endpoint
  *   {s}:segments             set: numbers of the live segments that are not empty
  *   {s}:live:<segment>       hash id -> packed record; segment = submission number / 16,384
