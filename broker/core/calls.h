@@ -360,6 +360,14 @@ void mq_replica_told(mq_core *core, const mq_input *in, mq_outputs *out);
 void mq_replica_turn(mq_core *core, mq_outputs *out);
 int64_t mq_replica_deadline(const mq_core *core);
 
+/* ---- keep.c ---- */
+
+/* True: a changed job is not to be written yet, it is expected to end at once. */
+bool mq_keep(mq_core *core, mq_job *job);
+void mq_keep_drop(mq_core *core, mq_job *job); /* it is not kept any more, if it was */
+void mq_keep_flush(mq_core *core);             /* all of them are to be written now */
+void mq_keep_turn(mq_core *core);              /* those that have waited long enough */
+
 /* ---- commit.c, recover.c ---- */
 
 /* The job's end may be told. */

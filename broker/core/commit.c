@@ -118,12 +118,24 @@ static void add_create(mq_core *core, mq_flight *f, mq_job *job)
     job->is_held_dirty = mq_job_ended(job);
 }
 
+/* It ended before its create was written, and nothing has to stand in the store before its end. An
+ * id that may be known there is asked for first: what ends here must not count twice. */
+static bool is_finish_new(const mq_job *job)
+{
+    return job->create == MQ_CREATE_NEW && job->is_fresh && mq_job_ended(job) &&
+           job->state != MQ_STATE_DEAD && !job->is_replicated && job->cron == 0 &&
+           job->seats_max == 0 && job->parents == MQ_NONE && job->spawns == MQ_NONE &&
+           job->entries == MQ_NONE;
+}
+
 static void add_finish(mq_core *core, mq_flight *f, mq_job *job)
 {
     mq_assembly *a = core->assembly;
+    bool is_new = job->create == MQ_CREATE_NEW;
     bool is_dead = job->state == MQ_STATE_DEAD;
     mq_span result =
         job->result != NULL ? bytes_of(job->result) : mq_pool_span(&core->pool, job->result_text);
+    f->finishes[a->batch.finish_count] = mq_job_no(core, job);
     a->finishes[a->batch.finish_count++] = (mq_store_finish){
         .id = mq_span_of(job->id, MQ_ULID_LEN),
         .number = job->number,
@@ -133,10 +145,13 @@ static void add_finish(mq_core *core, mq_flight *f, mq_job *job)
                         : job->keep_ms > 0 ? job->keep_ms
                                            : core->config.retention_ms,
         .is_dead = is_dead,
+        .is_new = is_new,
     };
-    note(f, core, job, MQ_OP_FINISH);
+    note(f, core, job, is_new ? MQ_OP_FINISH_NEW : MQ_OP_FINISH);
+    job->create = is_new ? MQ_CREATE_SENT : job->create;
     job->is_ending = true;
     f->is_replicated |= job->is_replicated;
+    core->tally.submitted += is_new;
     /* Counted, as creates are, with the commit that stores it: what is lost and decided again
      * counts once. */
     core->tally.succeeded += job->state == MQ_STATE_SUCCEEDED;
@@ -155,6 +170,7 @@ static void add_finish(mq_core *core, mq_flight *f, mq_job *job)
 static void add_discard(mq_core *core, mq_flight *f, mq_job *job)
 {
     mq_assembly *a = core->assembly;
+    f->finishes[a->batch.finish_count] = mq_job_no(core, job);
     a->finishes[a->batch.finish_count++] =
         (mq_store_finish){.id = mq_span_of(job->id, MQ_ULID_LEN),
                           .number = job->number,
@@ -174,7 +190,10 @@ static void add_job(mq_core *core, mq_flight *f, mq_job *job)
     a->weight += job->waiter_weight;
     job->waiter_weight = 0;
     MQ_ASSERT(job->create != MQ_CREATE_SENT);
-    if (job->create == MQ_CREATE_NEW) {
+    bool is_finish = is_finish_new(job);
+    if (is_finish) {
+        add_finish(core, f, job);
+    } else if (job->create == MQ_CREATE_NEW) {
         add_create(core, f, job);
     } else if (job->create == MQ_CREATE_REVIVE) {
         a->revives[a->batch.revive_count++] =
@@ -192,7 +211,7 @@ static void add_job(mq_core *core, mq_flight *f, mq_job *job)
         note(f, core, job, MQ_OP_PUT);
     }
     /* An answer to the end of a job does not go with its create. */
-    if (!(job->create == MQ_CREATE_SENT && mq_job_ended(job))) {
+    if (is_finish || !(job->create == MQ_CREATE_SENT && mq_job_ended(job))) {
         move_waiters(core, f, &job->waiters, &job->waiters_tail);
     }
 }
@@ -212,7 +231,9 @@ static void fill_from_lists(mq_core *core, mq_flight *f)
         }
         core->dirty_head = job->next_dirty;
         job->is_dirty = false;
-        add_job(core, f, job);
+        if (!mq_keep(core, job)) {
+            add_job(core, f, job);
+        }
     }
 }
 
@@ -231,8 +252,11 @@ void mq_commit_build(mq_core *core, mq_outputs *out)
     f->waiters = f->waiters_tail = MQ_NONE;
     f->is_replicated = false;
     fill_from_lists(core, f);
-    MQ_ASSERT(f->job_count > 0 || f->entry_count > 0);
+    if (f->job_count == 0 && f->entry_count == 0) {
+        return; /* all of them are kept */
+    }
     f->sequence = ++core->sequence;
+    f->finish_count = a->batch.finish_count;
     a->batch.epoch = core->epoch;
     a->batch.sequence = f->sequence;
     a->batch.creates = a->creates;
@@ -457,8 +481,9 @@ void mq_commit_stored(mq_core *core, const mq_input *in, mq_outputs *out)
     core->stats.commits_inflight--;
     for (uint32_t i = 0; i < in->as.stored.dup_count; i++) {
         uint32_t at = in->as.stored.dups[i];
-        MQ_ASSERT(at < f->create_count);
-        core->jobs[f->creates[at]].is_dup = true;
+        MQ_ASSERT(at < f->create_count + f->finish_count);
+        uint32_t no = at < f->create_count ? f->creates[at] : f->finishes[at - f->create_count];
+        core->jobs[no].is_dup = true;
     }
     if (in->as.stored.dup_count > 0) {
         give_back_waiters(core, f);
@@ -474,12 +499,13 @@ void mq_commit_stored(mq_core *core, const mq_input *in, mq_outputs *out)
         mq_job *job = mq_job_at(core, f->jobs[i]);
         mq_op op = (mq_op)f->ops[i];
         tell_watchers(core, job, out);
-        if (job->is_dup && op == MQ_OP_CREATE) {
+        if (job->is_dup && (op == MQ_OP_CREATE || op == MQ_OP_FINISH_NEW)) {
             job->is_dup = false;
             was_dup(core, job, out);
         } else if (op == MQ_OP_CREATE || op == MQ_OP_REVIVE) {
             created(core, job, out);
-        } else if (op == MQ_OP_FINISH) {
+        } else if (op == MQ_OP_FINISH || op == MQ_OP_FINISH_NEW) {
+            job->create = MQ_CREATE_STORED;
             end_stored(core, job, out);
         } else if (op == MQ_OP_DISCARD) {
             mq_discard_stored(core, job, out);

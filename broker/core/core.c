@@ -151,6 +151,7 @@ mq_core *mq_core_init(void *memory, const mq_core_config *config)
     core->limit_slots.high = core->limit_slots.count = 1; /* limit 0 is none */
     core->prng.state = config->seed;
     core->dirty_head = core->dirty_tail = MQ_NONE;
+    core->kept_head = core->kept_tail = MQ_NONE;
     core->dirty_reg_head = core->dirty_reg_tail = MQ_NONE;
     core->unresolved_head = core->unresolved_tail = MQ_NONE;
     core->name_slots.high = core->name_slots.count = 1; /* name 0 is "" */
@@ -175,6 +176,7 @@ static void turn(mq_core *core, mq_outputs *out)
     mq_replica_turn(core, out);
     mq_dispatch(core, out);
     mq_gang_turn(core, out);
+    mq_keep_turn(core);
     mq_commit_build(core, out);
 }
 
@@ -341,6 +343,9 @@ int64_t mq_core_deadline(const mq_core *core)
     top = mq_heap_top(&core->limit_timers);
     if (top != NULL) {
         at = mq_min_i64(at, top->key);
+    }
+    if (core->kept_head != MQ_NONE) {
+        at = mq_min_i64(at, core->jobs[core->kept_head].kept_ms + MQ_KEEP_MS);
     }
     if (core->worker_slots.count > 0) {
         at = mq_min_i64(at, core->workers_checked_ms + core->config.lease_ms / 4);

@@ -303,6 +303,7 @@ typedef struct mq_core_stats {
     uint32_t by_state[MQ_STATE_COUNT]; /* live jobs in memory, as decided */
     uint32_t jobs, jobs_max, transient, workers, slots, free_slots, gangs;
     uint32_t waiters, commits_inflight, models, datasets, memos, crons;
+    uint32_t kept; /* live jobs whose create waits for their end (keep.c) */
     uint64_t held_bytes, pool_bytes_used;
     bool is_loading, is_full;
     uint32_t kinds_paused, kinds_quarantined; /* the latter are among the former */

@@ -39,6 +39,7 @@ mq_job *mq_job_new(mq_core *core, mq_span id)
     job->heap_child = job->heap_next = job->heap_prev = MQ_NONE;
     job->next_dirty = job->next_spawn = job->next_unresolved = MQ_NONE;
     job->waiters = job->waiters_tail = MQ_NONE;
+    job->kept_prev = job->kept_next = MQ_NONE;
     job->parents = job->children = MQ_NONE;
     job->spawns = job->entries = MQ_NONE;
     mq_index_put(core, &core->job_index, no);
@@ -57,7 +58,7 @@ void mq_bytes_release(mq_core *core, mq_bytes *bytes, mq_outputs *out)
 
 void mq_job_free(mq_core *core, mq_job *job)
 {
-    MQ_ASSERT(!job->in_lane && !job->is_dirty);
+    MQ_ASSERT(!job->in_lane && !job->is_dirty && !job->is_kept);
     MQ_ASSERT(job->worker == MQ_NONE && job->gang == MQ_NONE && job->waiters == MQ_NONE);
     MQ_ASSERT(job->body == NULL && job->result == NULL && job->children == MQ_NONE);
     uint32_t no = mq_job_no(core, job);

@@ -61,6 +61,7 @@ typedef struct mq_name {
     uint32_t limits[MQ_LIMIT_TYPES]; /* limit of the queue, kind, key of this name; 0 = none */
     uint32_t weight, quota;          /* of the tenant; 0 = the default */
     uint32_t crash_row;              /* of the kind: jobs in a row that crashed their slot */
+    uint32_t keep_misses;            /* of the kind: keep.c */
     uint32_t run_us;                 /* of the kind: its longer runs of late; 0 = none yet */
     uint64_t finish;                 /* of the tenant: virtual time at which its last start ends */
 } mq_name;

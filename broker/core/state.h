@@ -21,6 +21,7 @@ enum {
     MQ_HASH_LEN = 64, /* a blob's name */
     MQ_TURN_TIMERS = 512,
     MQ_TURN_GRANTS = 1024,
+    MQ_KEEP_MS = 10,  /* a create waits no longer for the end of its job */
     MQ_PACK_US = 200, /* jobs that together take no longer go to one worker ... */
     MQ_PACK_MAX = 64, /* ... up to so many */
     MQ_TURN_DEPS = 256,
@@ -69,6 +70,7 @@ typedef struct mq_job {
     bool has_result, has_body;
     bool wait_stored, wait_body; /* what its JOB message still waits for */
     bool is_sent, is_dup;
+    bool is_kept, was_kept; /* its create waits for its end (keep.c); did so */
     bool in_lane, wants_lane, in_unresolved, is_spawned;
     bool holds_key;                      /* is in the index of unique keys */
     bool runs_anyway;                    /* parents need only end */
@@ -80,6 +82,7 @@ typedef struct mq_job {
     uint32_t held_prev, held_next;
     uint32_t heap_child, heap_next, heap_prev; /* in its lane */
     uint32_t next_free, next_dirty, next_spawn, next_unresolved, next_unseen;
+    uint32_t kept_prev, kept_next;
     uint32_t waiters, waiters_tail, waiter_weight;
     uint32_t parents, children; /* edges */
     uint32_t deps_left;         /* parents in memory that are not done */
@@ -95,6 +98,7 @@ typedef struct mq_job {
     uint64_t hash[2];
     uint64_t conn; /* who submitted it; 0 = not of this broker's life */
     int64_t submitted_ms, run_at_ms, expires_ms, ready_ms, leased_ms, lease_until_ms, ended_ms;
+    int64_t kept_ms;
     uint64_t queue_us, run_us, step;
     uint64_t body_bytes, result_bytes;
     mq_bytes *body, *result;
@@ -336,16 +340,24 @@ typedef struct mq_recent {
 
 /* ---- commits ---- */
 
-typedef enum mq_op { MQ_OP_CREATE, MQ_OP_PUT, MQ_OP_FINISH, MQ_OP_REVIVE, MQ_OP_DISCARD } mq_op;
+typedef enum mq_op {
+    MQ_OP_CREATE,
+    MQ_OP_PUT,
+    MQ_OP_FINISH,
+    MQ_OP_FINISH_NEW, /* created and ended at once */
+    MQ_OP_REVIVE,
+    MQ_OP_DISCARD,
+} mq_op;
 
 typedef struct mq_flight {
     uint64_t sequence;  /* 0 = free */
     bool is_replicated; /* answers of it wait for a replica too */
-    uint32_t job_count, entry_count, create_count;
+    uint32_t job_count, entry_count, create_count, finish_count;
     uint32_t waiters, waiters_tail;
     uint32_t jobs[MQ_STORE_JOBS_MAX];
     uint8_t ops[MQ_STORE_JOBS_MAX];
-    uint32_t creates[MQ_STORE_JOBS_MAX]; /* job of the n-th create */
+    uint32_t creates[MQ_STORE_JOBS_MAX];  /* job of the n-th create */
+    uint32_t finishes[MQ_STORE_JOBS_MAX]; /* the same of finishes */
     uint32_t entries[MQ_STORE_REGISTRY_MAX];
     mq_tally tally;
 } mq_flight;
@@ -442,6 +454,7 @@ struct mq_core {
     mq_pool pool;
 
     uint32_t dirty_head, dirty_tail;
+    uint32_t kept_head, kept_tail; /* jobs whose create waits, oldest first */
     uint32_t dirty_reg_head, dirty_reg_tail;
     uint32_t unresolved_head, unresolved_tail; /* jobs whose deps are not looked up yet */
     uint32_t worker_cursor;

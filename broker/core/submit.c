@@ -324,6 +324,7 @@ static bool place_deps(mq_core *core, mq_job *job, const mq_msg_submit_job *item
     job->deps = ids;
     job->deps_len = (uint16_t)(item->deps_count * MQ_ULID_LEN);
     if (item->deps_count > 0) {
+        mq_keep_flush(core); /* its parents may be among them: they go first */
         mq_deps_later(core, job);
     } else {
         mq_submit_place(core, job);

@@ -182,6 +182,9 @@ static void say(mq_core *core, const mq_waiter *w, mq_outputs *out)
 {
     mq_job *job = w->job == MQ_NONE ? NULL : mq_job_at(core, w->job);
     bool is_hidden = job != NULL && mq_job_ended(job) && !job->is_ending; /* not stored yet */
+    /* Created and ended by one commit: its end follows by itself, nobody has to ask for it. */
+    is_hidden |= job != NULL && job->is_ending && job->create == MQ_CREATE_SENT &&
+                 w->type == MQ_WAIT_SUBMITTED && w->conn == job->conn;
     const char *state =
         job == NULL ? "" : mq_state_name((mq_state)(is_hidden ? job->before : job->state));
     mq_span id = job == NULL ? (mq_span){0} : mq_span_of(job->id, MQ_ULID_LEN);

@@ -678,6 +678,80 @@ static void jobs_quicker_than_a_message_go_together_and_longer_ones_to_all(void 
     assert_int_equal(at_one_worker(5000), 3);
 }
 
+/* Runs one echo job to its end, so that the kind is known as quick. */
+static void warm_up(world *w)
+{
+    char id[MQ_ULID_SIZE];
+    w_submit(w, id, "echo", "x");
+    w_turn(w);
+    w_entry job = *w_expect(w, MQ_OUT_JOB, id);
+    w_result(w, 1, &job, "ok", "y");
+    w_turn(w);
+    w_forget(w);
+}
+
+static uint64_t commits(const world *w)
+{
+    mq_core_stats stats;
+    mq_core_stats_read(w->core, &stats);
+    return stats.sequence;
+}
+
+static void a_quick_job_that_ends_at_once_is_one_write_and_told_in_order_after_it(void **unused)
+{
+    (void)unused;
+    world w;
+    char id[MQ_ULID_SIZE];
+    w_open(&w);
+    w_worker(&w, 1, 4);
+    warm_up(&w);
+    uint64_t before = commits(&w);
+    w_submit(&w, id, "echo", "x");
+    w_turn(&w);
+    w_entry job = *w_expect(&w, MQ_OUT_JOB, id);
+    w_expect_none(&w, MQ_OUT_SUBMITTED, id);
+    assert_int_equal(commits(&w), before);
+    w_result(&w, 1, &job, "ok", "y");
+    w_expect_none(&w, MQ_OUT_ENDED, id);
+    w_turn(&w);
+    w_entry *told = w_expect(&w, MQ_OUT_SUBMITTED, id);
+    w_entry *ended = w_expect(&w, MQ_OUT_ENDED, id);
+    assert_true(told < ended);
+    assert_string_equal(told->verdict, "ok");
+    assert_string_equal(told->state, "leased"); /* its end follows: nobody has to ask for it */
+    assert_string_equal(w_expect(&w, MQ_OUT_VERDICT, id)->verdict, "ok");
+    assert_int_equal(commits(&w), before + 1);
+    w_drop_core(&w);
+    w_begin(&w);
+    w_load(&w);
+    resubmit(&w, id, "x", "dup", "succeeded");
+    w_close(&w);
+}
+
+static void a_quick_job_that_does_not_end_at_once_is_stored_and_acknowledged(void **unused)
+{
+    (void)unused;
+    world w;
+    char id[MQ_ULID_SIZE], lost[MQ_ULID_SIZE];
+    w_open(&w);
+    w_worker(&w, 1, 4);
+    warm_up(&w);
+    w_submit(&w, id, "echo", "x");
+    w_turn(&w);
+    w_expect_none(&w, MQ_OUT_SUBMITTED, id);
+    w_sleep(&w, 20);
+    assert_string_equal(w_expect(&w, MQ_OUT_SUBMITTED, id)->verdict, "ok");
+    w_submit(&w, lost, "echo", "x");
+    w_turn(&w);
+    w_expect_none(&w, MQ_OUT_SUBMITTED, lost);
+    w_drop_core(&w); /* it was not acknowledged: nobody knows it, whoever sent it sends it again */
+    w_begin(&w);
+    w_load(&w);
+    assert_int_equal(mq_core_find(w.core, mq_str(lost)), MQ_CORE_NO_SLOT);
+    assert_int_not_equal(mq_core_find(w.core, mq_str(id)), MQ_CORE_NO_SLOT);
+    w_close(&w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -706,6 +780,8 @@ int main(void)
         cmocka_unit_test(a_full_peer_gets_its_job_back_without_penalty),
         cmocka_unit_test(only_workers_of_the_kind_and_queue_get_a_job),
         cmocka_unit_test(jobs_quicker_than_a_message_go_together_and_longer_ones_to_all),
+        cmocka_unit_test(a_quick_job_that_ends_at_once_is_one_write_and_told_in_order_after_it),
+        cmocka_unit_test(a_quick_job_that_does_not_end_at_once_is_stored_and_acknowledged),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
