@@ -66,7 +66,7 @@ void sim_broker_drop(sim *s, sim_broker *b, const char *why)
               b->bytes_alive);
     b->generation++;
     b->own = SIM_OWN_NONE;
-    b->is_renewing = b->must_drop = b->is_loading = false;
+    b->is_renewing = b->must_drop = b->is_loading = b->is_asking_replicas = false;
     b->retry_ms = s->now_ms + RETRY_MS;
     sim_broker_wake(s, b, b->retry_ms);
 }
@@ -275,6 +275,7 @@ static void tick(sim *s, sim_broker *b)
         return;
     }
     press(s, b);
+    sim_replica_ask(s, b);
     if (!b->is_renewing && s->now_ms >= renew_at(s, b)) {
         ask_for_shard(s, b, false);
     }
@@ -416,10 +417,14 @@ static bool step(sim *s, sim_broker *b, mq_input *in)
     in->now_ms = s->now_ms + b->offset_ms;
     mq_core_step(b->core, in, s->out);
     const mq_store_batch *batch = s->out->batch;
+    bool wants_replicas = s->out->wants_replicas && s->has_replica;
     act_all(s, b, lost, &lost_count);
     if (batch != NULL && !sim_store_commit(s, b, s->out)) {
         b->must_drop = true;
         sim_broker_wake(s, b, s->now_ms);
+    }
+    if (batch != NULL && wants_replicas && !b->must_drop) {
+        sim_store_replicas(s, b);
     }
     uint64_t generation = b->generation;
     unsent mine[16];
@@ -454,6 +459,11 @@ void sim_broker_committed(sim *s, sim_broker *b, uint64_t generation, const mq_s
                    .as.stored = {reply->sequence, reply->dups, reply->dup_count}};
     (void)step(s, b, &in);
     sim_broker_wake(s, b, s->now_ms + (int64_t)sim_draw(s, (uint64_t)s->turn_max_ms + 1));
+}
+
+bool sim_broker_step(sim *s, sim_broker *b, mq_input *in)
+{
+    return step(s, b, in);
 }
 
 static void fetch_again(sim *s, sim_event *e)
@@ -526,9 +536,15 @@ static void send_state(sim *s, uint64_t conn, uint64_t rid, const mq_job_record 
 void sim_broker_looked(sim *s, sim_broker *b, uint64_t conn, uint64_t rid, mq_span id, mq_code code,
                        mq_span record, mq_span result)
 {
-    (void)b;
-    if (code == MQ_OK) {
-        SIM_CHECK(s, mq_job_record_read(record, &s->a, NULL) == MQ_OK, "a record is not readable");
+    mq_replica_view view = {0};
+    if (b->core != NULL) {
+        mq_core_replicas(b->core, &view);
+    }
+    bool is_read = code == MQ_OK && mq_job_record_read(record, &s->a, NULL) == MQ_OK;
+    SIM_CHECK(s, is_read || code != MQ_OK, "a record is not readable");
+    if (is_read && (s->a.flags & MQ_REC_REPLICATED) != 0 && !view.is_loaded) {
+        send_error(s, conn, rid, MQ_E_BUSY, "no replica has confirmed it");
+    } else if (is_read) {
         send_state(s, conn, rid, &s->a, result);
     } else if (code == MQ_E_NOT_FOUND) {
         mq_msg_state m = {.rid = rid, .verdict = mq_str("not_found"), .id = id};
@@ -750,6 +766,9 @@ static int64_t deadline(const sim *s, const sim_broker *b)
         return b->own == SIM_OWN_NONE ? b->retry_ms : INT64_MAX;
     }
     int64_t at_ms = b->is_renewing ? INT64_MAX : renew_at(s, b);
+    if (s->has_replica && !b->is_asking_replicas && sim_broker_is_serving(s, b)) {
+        at_ms = mq_min_i64(at_ms, b->replicas_ms);
+    }
     int64_t core_ms = mq_core_deadline(b->core);
     if (sim_broker_is_serving(s, b) && core_ms < INT64_MAX) {
         at_ms = mq_min_i64(at_ms, core_ms - b->offset_ms);

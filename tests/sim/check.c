@@ -150,15 +150,23 @@ static uint64_t counter(const sim *s, const char *name)
     return e == NULL ? 0 : e->extra;
 }
 
+static const struct {
+    const char *name;
+    mq_state state;
+} rows[] = {{"succeeded", MQ_STATE_SUCCEEDED},
+            {"dead", MQ_STATE_DEAD},
+            {"cancelled", MQ_STATE_CANCELLED},
+            {"expired", MQ_STATE_EXPIRED}};
+
+void sim_check_recount(sim *s)
+{
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        s->end_counts[rows[i].state] = counter(s, rows[i].name);
+    }
+}
+
 static void check_counters(sim *s)
 {
-    static const struct {
-        const char *name;
-        mq_state state;
-    } rows[] = {{"succeeded", MQ_STATE_SUCCEEDED},
-                {"dead", MQ_STATE_DEAD},
-                {"cancelled", MQ_STATE_CANCELLED},
-                {"expired", MQ_STATE_EXPIRED}};
     uint64_t submitted = counter(s, "submitted") - counter(s, "dups");
     SIM_CHECK(s, submitted == s->stored, "counters say %llu submitted, %llu are stored",
               (unsigned long long)submitted, (unsigned long long)s->stored);
@@ -292,12 +300,20 @@ void sim_check_job_out(sim *s, sim_broker *b, const mq_output *o)
 
 /* ---- what peers are told ---- */
 
+/* What was on its way to a peer may have been lost by a failover; not of replicated jobs. */
+static bool may_be_lost(const sim *s, const sim_job *j)
+{
+    return s->failovers > 0 && !j->is_replicated;
+}
+
 void sim_check_acked(sim *s, sim_job *j, const char *verdict)
 {
     mq_span record, result;
-    SIM_CHECK(s, j->is_transient || sim_stored(s, mq_str(j->id), &record, &result),
-              "job %s is acknowledged (%s) and not stored", j->id, verdict);
-    j->is_acked = true;
+    bool is_there = j->is_transient || sim_stored(s, mq_str(j->id), &record, &result);
+    SIM_CHECK(s, is_there || may_be_lost(s, j), "job %s is acknowledged (%s) and not stored", j->id,
+              verdict);
+    s->lost_durable += !is_there;
+    j->is_acked = is_there;
 }
 
 void sim_check_verdict(sim *s, const sim_worker *w, const mq_msg_held_verdict *v,
@@ -307,7 +323,7 @@ void sim_check_verdict(sim *s, const sim_worker *w, const mq_msg_held_verdict *v
     const sim_job *j = sim_job_get(s, v->id);
     bool is_taken = mq_span_is(v->verdict, "ok") || mq_span_is(v->verdict, "dup");
     bool is_result = job->state == MQ_WS_ENDED && job->class == MQ_WS_CLASS_OK;
-    if (!is_taken || !is_result || j->is_transient || j->seats_max > 0) {
+    if (!is_taken || !is_result || j->is_transient || j->seats_max > 0 || s->failovers > 0) {
         return;
     }
     SIM_CHECK(s, read_stored(s, j->id, &s->a, &result) && mq_span_is(s->a.state, "succeeded"),
@@ -321,7 +337,7 @@ void sim_check_verdict(sim *s, const sim_worker *w, const mq_msg_held_verdict *v
 void sim_check_told(sim *s, sim_job *j, mq_span state, mq_span result, const char *by)
 {
     mq_span stored;
-    if (j->is_transient) {
+    if (j->is_transient || may_be_lost(s, j)) {
         return;
     }
     SIM_CHECK(s, read_stored(s, j->id, &s->a, &stored), "%s: job %s has ended and is not stored",
@@ -337,7 +353,7 @@ void sim_check_told(sim *s, sim_job *j, mq_span state, mq_span result, const cha
 void sim_check_cancelled(sim *s, sim_job *j)
 {
     mq_span result;
-    if (j->is_transient || j->is_cancel_acked) {
+    if (j->is_transient || j->is_cancel_acked || may_be_lost(s, j)) {
         return;
     }
     SIM_CHECK(s, read_stored(s, j->id, &s->a, &result), "job %s is cancelled and not stored",
@@ -368,8 +384,11 @@ void sim_check_equal(sim *s, sim_broker *b)
     mq_core_stats stats;
     const char *name = "";
     mq_core_stats_read(b->core, &stats);
-    bool is_quiet = !b->is_loading && !b->must_drop && stats.commits_inflight == 0 &&
-                    b->epoch == s->disk->epoch && stats.sequence == s->disk->sequence &&
+    mq_replica_view replicas; /* ends that wait for a replica are stored and still in memory */
+    mq_core_replicas(b->core, &replicas);
+    bool is_quiet = !b->is_loading && replicas.waiting == 0 && !b->must_drop &&
+                    stats.commits_inflight == 0 && b->epoch == s->disk->epoch &&
+                    stats.sequence == s->disk->sequence &&
                     mq_core_deadline(b->core) > s->now_ms + b->offset_ms;
     if (!is_quiet || b->compared == stats.sequence) {
         return;

@@ -34,6 +34,7 @@ static void handle_end(sim *s, sim_client *c, uint32_t slot, mq_code code, mq_sp
               MQ_SPAN_ARG(state));
     if (state.len > 0) {
         j->is_told = true;
+        j->told = mq_state_parse(state);
         sim_check_told(s, j, state, result, "end");
         return;
     }
@@ -147,27 +148,28 @@ static void batch_add(sim *s, sim_client *c, batch *b, const mq_ccore_action *a)
     }
     b->slots[n] = a->slot;
     b->is_solo = a->is_solo;
-    b->jobs[n] =
-        (mq_msg_submit_job){.id = mq_str(j->id),
-                            .kind = mq_str(j->kind),
-                            .queue = mq_str(j->queue),
-                            .tenant = mq_str(j->tenant),
-                            .durability = mq_str(j->is_transient ? "transient" : "durable"),
-                            .priority = j->priority,
-                            .run_at_ms = j->run_at_ms,
-                            .ttl_ms = j->ttl_ms,
-                            .max_run_ms = j->max_run_ms,
-                            .attempts_max = j->attempts_max,
-                            .crashes_max = j->outcome == SIM_POISON ? 3 : 1000,
-                            .seats_min = j->seats_min,
-                            .seats_max = j->seats_max,
-                            .deps = b->deps[n],
-                            .deps_count = j->dep_count,
-                            .is_quiet = j->is_quiet,
-                            .unique = mq_str(j->unique),
-                            .limit_key = mq_str(j->key),
-                            .runs_anyway = j->runs_anyway,
-                            .len = strlen(j->body)};
+    b->jobs[n] = (mq_msg_submit_job){.id = mq_str(j->id),
+                                     .kind = mq_str(j->kind),
+                                     .queue = mq_str(j->queue),
+                                     .tenant = mq_str(j->tenant),
+                                     .durability = mq_str(j->is_transient    ? "transient"
+                                                          : j->is_replicated ? "replicated"
+                                                                             : "durable"),
+                                     .priority = j->priority,
+                                     .run_at_ms = j->run_at_ms,
+                                     .ttl_ms = j->ttl_ms,
+                                     .max_run_ms = j->max_run_ms,
+                                     .attempts_max = j->attempts_max,
+                                     .crashes_max = j->outcome == SIM_POISON ? 3 : 1000,
+                                     .seats_min = j->seats_min,
+                                     .seats_max = j->seats_max,
+                                     .deps = b->deps[n],
+                                     .deps_count = j->dep_count,
+                                     .is_quiet = j->is_quiet,
+                                     .unique = mq_str(j->unique),
+                                     .limit_key = mq_str(j->key),
+                                     .runs_anyway = j->runs_anyway,
+                                     .len = strlen(j->body)};
     mq_buf_add_str(&s->payload, j->body);
 }
 

@@ -374,6 +374,7 @@ void sim_free(sim *s)
     mq_buf_release(&s->header);
     mq_buf_release(&s->payload);
     mq_memory_free(s->disk);
+    mq_memory_free(s->replica);
     free(s);
 }
 
@@ -394,6 +395,7 @@ static void become_calm(sim *s)
         s->conns[i].stall_ms[0] = s->conns[i].stall_ms[1] = 0;
     }
     start_all(s);
+    sim_replica_calm(s);
     sim_jobs_calm(s);
 }
 
@@ -402,6 +404,7 @@ static void live(sim *s)
     draw_faults(s);
     draw_config(s);
     sim_jobs_draw(s);
+    sim_replica_init(s);
     start_all(s);
     sim_at(s, 100, fault_tick, SIM_NONE, 0, NULL);
     while (s->now_ms < s->fault_ms && step(s)) {

@@ -5,6 +5,7 @@
  *     net.c     connections: order kept within one, delay, loss by breaking, stalls, full pipes
  *     store.c   the in-memory store behind a link that is slow, breaks, forgets answers and carries
  *               out late what was sent over a link long gone
+ *     replica.c the store's replica: lags, dies, is promoted (a quarter of the seeds)
  *     broker.c  worker.c  client.c    the shells: what the programs' io/ folders do around a core
  *     jobs.c    the workload      check.c  what must hold after every step
  *
@@ -109,6 +110,7 @@ typedef struct sim_job {
     uint32_t deps[SIM_DEPS], dep_count;
     uint32_t parent;                          /* whose result makes it */
     uint32_t spawns[SIM_SPAWNS], spawn_count; /* children of its result */
+    bool is_replicated;
     bool is_transient, is_quiet, does_publish, has_blob, runs_anyway;
     sim_outcome outcome;
     uint32_t failures; /* clean failures before it succeeds */
@@ -123,6 +125,7 @@ typedef struct sim_job {
     int64_t run_at_ms;                   /* fixed at the first submit */
     uint32_t handles, ends; /* client's handles opened, ended or lost with the client */
     uint32_t commits, versions;
+    mq_state told;             /* when is_told */
     bool is_stored, has_ended; /* once: an operator may have brought it back */
     int64_t stored_ms;         /* when it was stored first */
     mq_state state;            /* as stored */
@@ -147,7 +150,9 @@ typedef struct sim_broker {
     int64_t renewed_ms, renew_sent_ms, retry_ms, offset_ms, wake_ms;
     uint64_t wake;
     bool is_renewing, is_full, is_loading, must_drop;
-    uint32_t moved_to; /* broker that owns the shard, or SIM_NONE */
+    bool is_asking_replicas;
+    int64_t replicas_ms; /* when to ask again */
+    uint32_t moved_to;   /* broker that owns the shard, or SIM_NONE */
     uint32_t waiting_reads;
     uint64_t max_segment, compared;
     bool has_segment;
@@ -229,6 +234,12 @@ struct sim {
     /* store */
     mq_memory *disk;
     int64_t store_clock_ms, store_skew_ms, store_down_ms, store_slow_ms, full_until_ms;
+    /* replica.c */
+    bool has_replica, is_replica_up, is_replica_due;
+    mq_prng replica_prng;
+    mq_memory *replica;
+    int64_t replica_stall_ms;
+    uint64_t failovers, lost_durable;
     sim_op *ops; /* under way, oldest first; also those of links that are gone */
     uint64_t op_numbers;
     uint64_t commits;
@@ -307,6 +318,16 @@ void sim_store_release(sim *s);
 /* What the store holds of a job at this moment, wherever; false when it has nothing. */
 bool sim_stored(const sim *s, mq_span id, mq_span *record, mq_span *result);
 
+/* How many replicas hold what was sent before. */
+void sim_store_replicas(sim *s, sim_broker *b);
+
+/* ---- replica.c ---- */
+
+void sim_replica_init(sim *s);   /* after the jobs are drawn */
+void sim_replica_behind(sim *s); /* the store has changed */
+void sim_replica_calm(sim *s);
+void sim_replica_ask(sim *s, sim_broker *b);
+
 /* ---- broker.c ---- */
 
 void sim_broker_start(sim *s, sim_broker *b);
@@ -314,6 +335,7 @@ void sim_broker_stop(sim *s, sim_broker *b);
 void sim_broker_receive(sim *s, sim_broker *b, sim_message *m); /* takes m */
 void sim_broker_wake(sim *s, sim_broker *b, int64_t at_ms);
 void sim_broker_drop(sim *s, sim_broker *b, const char *why);
+bool sim_broker_step(sim *s, sim_broker *b, mq_input *in); /* false: there is no core any more */
 /* answers of the store */
 void sim_broker_owned(sim *s, sim_broker *b, bool is_takeover, mq_code code,
                       const mq_store_owner *owner);
@@ -326,6 +348,8 @@ void sim_broker_found(sim *s, sim_broker *b, uint64_t generation, uint32_t ask, 
                       mq_span record);
 void sim_broker_looked(sim *s, sim_broker *b, uint64_t conn, uint64_t rid, mq_span id, mq_code code,
                        mq_span record, mq_span result);
+void sim_broker_replicas(sim *s, sim_broker *b, uint64_t generation, uint64_t sequence,
+                         uint32_t count);
 bool sim_broker_is_serving(const sim *s, const sim_broker *b);
 
 /* ---- worker.c, client.c ---- */
@@ -353,6 +377,7 @@ void sim_jobs_calm(sim *s);
 
 /* A commit is about to be carried out; it was, or was refused. */
 void sim_check_before(sim *s, const mq_store_batch *batch);
+void sim_check_recount(sim *s); /* the store is another one: its ends so far are its own */
 void sim_check_applied(sim *s, const mq_store_batch *batch, bool is_applied);
 void sim_check_job_out(sim *s, sim_broker *b, const mq_output *o); /* a lease goes to a worker */
 void sim_check_acked(sim *s, sim_job *job, const char *verdict);

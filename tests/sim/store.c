@@ -4,7 +4,15 @@
  * memory is the model's own. Must not know what records mean. */
 #include "tests/sim/sim.h"
 
-typedef enum op_type { OP_OWN, OP_COMMIT, OP_SEGMENTS, OP_SCAN, OP_BODY, OP_JOB } op_type;
+typedef enum op_type {
+    OP_OWN,
+    OP_COMMIT,
+    OP_SEGMENTS,
+    OP_SCAN,
+    OP_BODY,
+    OP_JOB,
+    OP_REPLICAS
+} op_type;
 
 struct sim_op {
     struct sim_op *next;
@@ -75,6 +83,16 @@ static void on_job(void *arg, mq_code code, mq_span record, mq_span result, cons
     }
 }
 
+static void on_replicas(void *arg, mq_code code, uint64_t sequence, uint32_t count,
+                        const mq_error *err)
+{
+    sim_op *op = arg;
+    (void)err;
+    if (!op->is_orphan) {
+        sim_broker_replicas(op->s, op->b, op->generation, sequence, code == MQ_OK ? count : 0);
+    }
+}
+
 /* ---- the way of a call ---- */
 
 static sim_op *take(sim *s, uint64_t number)
@@ -141,6 +159,7 @@ static mq_code run_commit(sim *s, sim_op *op, mq_error *err)
               op->b->no, is_applied ? "done" : "refused", op->batch.create_count,
               op->batch.put_count, op->batch.finish_count);
     sim_check_applied(s, &op->batch, is_applied);
+    sim_replica_behind(s);
     return code;
 }
 
@@ -160,6 +179,8 @@ static mq_code run_op(sim *s, sim_op *op, mq_error *err)
         return ops->scan(op->handle, op->part, op->segment, on_field, op, err);
     case OP_BODY:
         return ops->bodies(op->handle, &id, 1, on_field, op, err);
+    case OP_REPLICAS:
+        return ops->replicas(op->handle, 1, 1, on_replicas, op, err);
     case OP_JOB:
         break;
     }
@@ -309,6 +330,15 @@ bool sim_store_commit(sim *s, sim_broker *b, const mq_outputs *out)
     return true;
 }
 
+void sim_store_replicas(sim *s, sim_broker *b)
+{
+    sim_op *op = call(s, b, OP_REPLICAS);
+    if (op != NULL) {
+        b->is_asking_replicas = true;
+        b->store_last_ms += (int64_t)sim_draw(s, 20); /* what comes behind it waits as long */
+    }
+}
+
 void sim_store_segments(sim *s, sim_broker *b)
 {
     if (call(s, b, OP_SEGMENTS) == NULL) {
@@ -373,6 +403,8 @@ static void op_fail(sim_op *op)
         on_owner(op, err.code, &owner, &err);
     } else if (op->type == OP_COMMIT) {
         on_commit(op, &reply);
+    } else if (op->type == OP_REPLICAS) {
+        on_replicas(op, err.code, 0, 0, &err);
     } else if (op->type == OP_JOB) {
         on_job(op, err.code, (mq_span){0}, (mq_span){0}, &err);
     } else {
