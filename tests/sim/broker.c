@@ -417,14 +417,10 @@ static bool step(sim *s, sim_broker *b, mq_input *in)
     in->now_ms = s->now_ms + b->offset_ms;
     mq_core_step(b->core, in, s->out);
     const mq_store_batch *batch = s->out->batch;
-    bool wants_replicas = s->out->wants_replicas && s->has_replica;
     act_all(s, b, lost, &lost_count);
     if (batch != NULL && !sim_store_commit(s, b, s->out)) {
         b->must_drop = true;
         sim_broker_wake(s, b, s->now_ms);
-    }
-    if (batch != NULL && wants_replicas && !b->must_drop) {
-        sim_store_replicas(s, b);
     }
     uint64_t generation = b->generation;
     unsent mine[16];
@@ -536,21 +532,16 @@ static void send_state(sim *s, uint64_t conn, uint64_t rid, const mq_job_record 
 void sim_broker_looked(sim *s, sim_broker *b, uint64_t conn, uint64_t rid, mq_span id, mq_code code,
                        mq_span record, mq_span result)
 {
-    mq_replica_view view = {0};
-    if (b->core != NULL) {
-        mq_core_replicas(b->core, &view);
+    if (code == MQ_OK) {
+        SIM_CHECK(s, mq_job_record_read(record, &s->a, NULL) == MQ_OK, "a record is not readable");
     }
-    bool is_read = code == MQ_OK && mq_job_record_read(record, &s->a, NULL) == MQ_OK;
-    SIM_CHECK(s, is_read || code != MQ_OK, "a record is not readable");
-    if (is_read && (s->a.flags & MQ_REC_REPLICATED) != 0 && !view.is_loaded) {
-        send_error(s, conn, rid, MQ_E_BUSY, "no replica has confirmed it");
-    } else if (is_read) {
+    if (code == MQ_OK && sim_replica_is_sure(b, s->a.flags)) {
         send_state(s, conn, rid, &s->a, result);
     } else if (code == MQ_E_NOT_FOUND) {
         mq_msg_state m = {.rid = rid, .verdict = mq_str("not_found"), .id = id};
         (void)sim_send(s, conn, true, MQ_CMD_state, &m, (mq_span){0});
     } else {
-        send_error(s, conn, rid, MQ_E_BUSY, "the store cannot be asked");
+        send_error(s, conn, rid, MQ_E_BUSY, "the store cannot be asked, or no replica is sure");
     }
 }
 

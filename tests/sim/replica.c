@@ -117,6 +117,16 @@ void sim_broker_replicas(sim *s, sim_broker *b, uint64_t generation, uint64_t se
     sim_broker_wake(s, b, view.waiting > 0 ? b->replicas_ms : s->now_ms);
 }
 
+/* What the store says of an ended job of this broker's may be told. */
+bool sim_replica_is_sure(const sim_broker *b, uint64_t flags)
+{
+    mq_replica_view view = {0};
+    if (b->core != NULL) {
+        mq_core_replicas(b->core, &view);
+    }
+    return (flags & MQ_REC_REPLICATED) == 0 || view.is_loaded;
+}
+
 /* ---- the loss of the primary ---- */
 
 static uint32_t versions_of(const sim *s, const sim_job *j)

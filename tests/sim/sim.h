@@ -327,6 +327,7 @@ void sim_replica_init(sim *s);   /* after the jobs are drawn */
 void sim_replica_behind(sim *s); /* the store has changed */
 void sim_replica_calm(sim *s);
 void sim_replica_ask(sim *s, sim_broker *b);
+bool sim_replica_is_sure(const sim_broker *b, uint64_t flags);
 
 /* ---- broker.c ---- */
 

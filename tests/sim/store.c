@@ -327,6 +327,9 @@ bool sim_store_commit(sim *s, sim_broker *b, const mq_outputs *out)
     copy_batch(op, out->batch);
     add_counters(op, &out->tally);
     s->commits++;
+    if (out->wants_replicas && s->has_replica) {
+        sim_store_replicas(s, b);
+    }
     return true;
 }
 
