@@ -152,6 +152,9 @@ mq_code mq_slot_process_start(mq_slot_process *p, const mq_slot_settings *settin
     p->state = MQ_SLOT_STARTING;
     p->start_ms = now_ms;
     p->is_running = p->is_unsent = false;
+    p->ring_head = p->frames_handled = 0;
+    atomic_store(&p->claims->ring.head, 0);
+    atomic_store(&p->claims->ring.tail, 0);
     return send_start(p, settings, err);
 }
 

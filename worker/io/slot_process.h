@@ -30,7 +30,9 @@ typedef struct mq_slot_process {
     int page_fd;
     mq_claims_page *claims; /* the same */
     int claims_fd;
-    uint64_t run; /* number of the run given last; grows */
+    uint64_t ring_head;      /* of claims->ring: read up to here */
+    uint64_t frames_handled; /* of this process */
+    uint64_t run;            /* number of the run given last; grows */
     bool is_running;
     bool is_unsent;   /* frames wait to go out together at the end of the turn's work */
     int64_t start_ms; /* when to start, or when it was started */

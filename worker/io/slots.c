@@ -351,7 +351,7 @@ static mq_code handle_job_frame(mq_supervisor *sv, uint32_t slot, mq_frame *f, c
 static mq_code handle(mq_supervisor *sv, uint32_t slot, mq_frame *f, int64_t now_ms, mq_error *err)
 {
     any_frame m;
-    if (f->type < MQ_FRAME_hello || f->type > MQ_FRAME_unfit) {
+    if (f->type < MQ_FRAME_hello || f->type > MQ_FRAME_news) {
         return mq_fail(err, MQ_E_FORMAT, "frame %u is not a slot's", f->type);
     }
     mq_code code = mq_frame_decode(f->type, f->body, &m, err);
@@ -369,8 +369,33 @@ static mq_code handle(mq_supervisor *sv, uint32_t slot, mq_frame *f, int64_t now
         return on_done(sv, slot, &m.done, now_ms, err);
     case MQ_FRAME_fail:
         return on_fail(sv, slot, &m.fail, now_ms, err);
+    case MQ_FRAME_news: /* the ring is looked at before and after each frame */
+        return MQ_OK;
     default:
         return handle_job_frame(sv, slot, f, &m, now_ms, err);
+    }
+}
+
+/* Results in the ring, as far as the frames before them have been handled. */
+static mq_code read_ring(mq_supervisor *sv, uint32_t slot, int64_t now_ms, mq_error *err)
+{
+    mq_slot_process *p = &sv->slots[slot];
+    uint8_t result[MQ_RING_RESULT_MAX];
+    for (;;) {
+        mq_ring_record r;
+        mq_code code = mq_ring_peek(&p->claims->ring, p->ring_head, &r, result, err);
+        if (code == MQ_E_BUSY || (code == MQ_OK && r.after > p->frames_handled)) {
+            return MQ_OK;
+        }
+        if (code == MQ_OK) {
+            mq_slot_done m = {
+                .run = r.run, .run_us = r.run_us, .bytes = mq_span_of(result, (size_t)r.bytes)};
+            mq_ring_took(&p->claims->ring, &p->ring_head, &r);
+            code = on_done(sv, slot, &m, now_ms, err);
+        }
+        if (code != MQ_OK) {
+            return code;
+        }
     }
 }
 
@@ -386,7 +411,11 @@ static mq_code read_frames(mq_supervisor *sv, uint32_t slot, int reads, int64_t 
             mq_frame frame;
             code = mq_stream_next(&p->stream, &frame, err);
             if (code == MQ_OK) {
-                code = handle(sv, slot, &frame, now_ms, err);
+                code = read_ring(sv, slot, now_ms, err);
+                if (code == MQ_OK) {
+                    code = handle(sv, slot, &frame, now_ms, err);
+                    p->frames_handled++;
+                }
                 if (frame.fd >= 0) {
                     close(frame.fd);
                 }
@@ -399,7 +428,21 @@ static mq_code read_frames(mq_supervisor *sv, uint32_t slot, int reads, int64_t 
             }
         }
     }
+    if (code == MQ_OK || code == MQ_E_BUSY || code == MQ_E_IO) {
+        mq_code ring = read_ring(sv, slot, now_ms, err);
+        code = ring == MQ_OK ? code : ring;
+    }
     return code;
+}
+
+void mq_sv_rings_read(mq_supervisor *sv, int64_t now_ms)
+{
+    for (uint32_t i = 0; i < sv->slot_count; i++) {
+        mq_error err;
+        if (sv->slots[i].state == MQ_SLOT_UP && read_ring(sv, i, now_ms, &err) != MQ_OK) {
+            kill_for(sv, i, err.text);
+        }
+    }
 }
 
 void mq_sv_slot_read(mq_supervisor *sv, uint32_t slot, int64_t now_ms)

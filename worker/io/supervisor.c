@@ -20,6 +20,7 @@ enum {
     POLL_MAX = 2 + 2 * MQ_WS_TALKS_MAX + MQ_WS_SLOTS_MAX + MQ_GANG_POLL_MAX,
     BYE_LINGER_MS = 500,
     LONGEST_WAIT_MS = 1000,
+    NEWS_MS = 1,
 };
 _Static_assert((int)POLL_MAX <= (int)MQ_POLL_MAX, "the worker's poll items");
 
@@ -308,6 +309,7 @@ static void turn(mq_supervisor *sv, const mq_poll_item *items, uint32_t gang_cou
             mq_sv_slot_read(sv, i, now_ms);
         }
     }
+    mq_sv_rings_read(sv, now_ms);
     mq_gang_process(sv->gang, items + gang_at, gang_count, now_ms);
     on_link_events(sv, items + gang_at + gang_count, now_ms);
     *has_more = mq_sv_receive(sv, now_ms);
@@ -331,6 +333,9 @@ static void loop(mq_supervisor *sv)
         at_ms = mq_sv_asks_due(sv, now_ms, at_ms);
         if (sv->is_session_on) {
             at_ms = mq_min_i64(at_ms, mq_ws_deadline(&sv->session, now_ms));
+        }
+        if (sv->session.handed_count > 0) { /* a slot with more to do may keep its news back */
+            at_ms = mq_min_i64(at_ms, now_ms + NEWS_MS);
         }
         uint32_t gang_count = 0;
         uint32_t count = poll_fill(sv, items, &gang_count);

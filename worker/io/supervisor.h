@@ -150,6 +150,8 @@ bool mq_sv_receive(mq_supervisor *sv, int64_t now_ms);
 /* Slots (slots.c): starts those that are due, reads their frames, notices deaths. */
 void mq_sv_slots_start(mq_supervisor *sv, int64_t now_ms);
 void mq_sv_slot_read(mq_supervisor *sv, uint32_t slot, int64_t now_ms);
+/* Results that slots have put in their rings. */
+void mq_sv_rings_read(mq_supervisor *sv, int64_t now_ms);
 void mq_sv_slots_reap(mq_supervisor *sv, int64_t now_ms);
 int64_t mq_sv_slots_deadline(const mq_supervisor *sv, int64_t at_ms);
 /* Sends a frame to a slot; a slot that takes none any more is killed. */

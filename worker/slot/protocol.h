@@ -31,6 +31,7 @@
 
 #include "shared/base/buf.h"
 #include "shared/base/error.h"
+#include "worker/slot/ring.h"
 
 enum {
     MQ_FRAME_HEAD_BYTES = 8,
@@ -43,9 +44,11 @@ enum {
 };
 
 /* Mapped by both for writing; what a slot writes there is not trusted: a lie costs its own jobs.
- * at[run % MQ_SLOT_RUNS_MAX] = mq_slot_claim(run, phase). */
+ * at[run % MQ_SLOT_RUNS_MAX] = mq_slot_claim(run, phase). Short results come by the ring instead of
+ * `done` frames; `news` says that there are some. */
 typedef struct mq_claims_page {
     _Atomic uint64_t at[MQ_SLOT_RUNS_MAX];
+    mq_ring ring;
 } mq_claims_page;
 
 typedef enum mq_slot_phase { MQ_RUN_OFFERED, MQ_RUN_BEGUN, MQ_RUN_RECALLED } mq_slot_phase;

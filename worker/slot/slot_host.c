@@ -16,6 +16,9 @@ enum {
     UNSENT_BYTES = 1 << 20,
     LATER_BYTES_MAX = 64 << 20, /* run frames given ahead: a slot that gets more stops */
     LATER_KEEP_BYTES = 1 << 20,
+    QUICK_US = 20,   /* of a job whose end need not be told at once while there are more */
+    UNTOLD_US = 200, /* of all of them together */
+    UNTOLD_MAX = 64,
 };
 
 static mq_slot_host *slot_of(mq_host *host)
@@ -279,6 +282,7 @@ mq_code mq_slot_send_frame(mq_slot_host *sh, mq_frame_type type, const void *mes
                            mq_error *err)
 {
     mq_code code = mq_stream_send(&sh->stream, type, message, fd, err);
+    sh->frames_sent++;
     return code != MQ_OK ? code : drain_out(sh, UNSENT_BYTES, err);
 }
 
@@ -340,11 +344,27 @@ static mq_code take_later(mq_slot_host *sh, mq_error *err)
     return code;
 }
 
+/* Says that there is something in the ring, unless the supervisor is about to look anyway. */
+static mq_code tell(mq_slot_host *sh, mq_error *err)
+{
+    const mq_slot_news news = {.results = sh->untold};
+    sh->untold = 0;
+    sh->untold_us = 0;
+    if (mq_ring_is_behind(&sh->claims->ring, sh->told_at)) {
+        return MQ_OK;
+    }
+    sh->told_at = atomic_load(&sh->claims->ring.tail);
+    return mq_slot_send_frame(sh, MQ_FRAME_news, &news, -1, err);
+}
+
 mq_code mq_slot_host_next(mq_slot_host *sh, mq_error *err)
 {
     while (sh->run == 0 || sh->roster.epoch < sh->gang_epoch) {
-        mq_code code = sh->run == 0 && sh->later.len > 0 ? take_later(sh, err)
-                                                         : mq_slot_pump(sh, 3600000, err);
+        bool has_later = sh->run == 0 && sh->later.len > 0;
+        mq_code code = !has_later && sh->untold > 0 ? tell(sh, err) : MQ_OK;
+        if (code == MQ_OK) {
+            code = has_later ? take_later(sh, err) : mq_slot_pump(sh, 3600000, err);
+        }
         if (code != MQ_OK) {
             return code;
         }
@@ -377,6 +397,22 @@ static mq_code send_publish(mq_slot_host *sh, const mq_publish *p, mq_error *err
     return code;
 }
 
+/* A short result goes by the ring. While there is more to do, news of quick ones are kept back for
+ * a moment; the supervisor looks by itself every millisecond then. */
+static mq_code send_done(mq_slot_host *sh, uint64_t run_us, mq_span result, mq_error *err)
+{
+    if (sh->claims == NULL ||
+        !mq_ring_put(&sh->claims->ring, sh->frames_sent, sh->run, run_us, result)) {
+        mq_slot_done done = {.run = sh->run, .run_us = run_us, .bytes = result};
+        return mq_slot_send_frame(sh, MQ_FRAME_done, &done, -1, err);
+    }
+    sh->untold++;
+    sh->untold_us += run_us;
+    bool may_wait = sh->later.len > 0 && run_us <= QUICK_US && sh->untold < UNTOLD_MAX &&
+                    sh->untold_us < UNTOLD_US;
+    return may_wait ? MQ_OK : tell(sh, err);
+}
+
 static mq_code send_outcome(mq_slot_host *sh, uint64_t run_us, mq_error *err)
 {
     const mq_outcome *o = &sh->outcome;
@@ -390,8 +426,7 @@ static mq_code send_outcome(mq_slot_host *sh, uint64_t run_us, mq_error *err)
                            .body = o->spawn[i].body};
         code = mq_slot_send_frame(sh, MQ_FRAME_spawn, &m, -1, err);
     }
-    mq_slot_done done = {.run = sh->run, .run_us = run_us, .bytes = mq_buf_span(&o->result)};
-    return code != MQ_OK ? code : mq_slot_send_frame(sh, MQ_FRAME_done, &done, -1, err);
+    return code != MQ_OK ? code : send_done(sh, run_us, mq_buf_span(&o->result), err);
 }
 
 mq_code mq_slot_host_end(mq_slot_host *sh, mq_code code, uint64_t run_us, const mq_error *failure,

@@ -37,7 +37,11 @@ typedef struct mq_slot_host {
     size_t later_at;          /* bytes of it that were taken */
     size_t memory_bytes_max;
     bool want_fingerprint;
-    mq_arena strings; /* of the current job */
+    mq_arena strings;     /* of the current job */
+    uint64_t frames_sent; /* to the supervisor */
+    uint32_t untold;      /* results put in the ring since the last news */
+    uint64_t untold_us;   /* run time of these jobs */
+    uint64_t told_at;     /* the ring's tail at the last news */
     mq_outcome outcome;
     uint64_t run;        /* number of the current or pending run; 0 = none */
     uint64_t gang_epoch; /* of the run: it begins once this roster is here */
