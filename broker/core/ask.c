@@ -59,6 +59,7 @@ void mq_recent_add(mq_core *core, const mq_job *job)
                      .submitted_ms = job->submitted_ms,
                      .ended_ms = job->ended_ms};
     memcpy(r->id, job->id, sizeof r->id);
+    r->id_hash = job->id_hash;
     memcpy(r->why, job->why, sizeof r->why);
     memcpy(r->holder, job->holder, sizeof r->holder);
     mq_name_hold(core, r->kind);

@@ -31,6 +31,7 @@ mq_job *mq_job_new(mq_core *core, mq_span id)
     mq_job *job = &core->jobs[no];
     memset(job, 0, sizeof *job);
     memcpy(job->id, id.data, MQ_ULID_LEN);
+    job->id_hash = mq_id_hash(id);
     job->is_used = true;
     job->state = MQ_STATE_NONE;
     job->before = MQ_STATE_NONE;

@@ -199,9 +199,11 @@ static void clear_for_load(mq_core *core, mq_job *job, mq_outputs *out)
     mq_name_drop(core, job->key);
     mq_name_drop(core, job->needs);
     mq_bytes_release(core, job->body, out);
+    mq_keep_drop(core, job);
     mq_job keep = *job;
     memset(job, 0, sizeof *job);
     memcpy(job->id, keep.id, sizeof job->id);
+    job->id_hash = keep.id_hash;
     job->is_used = true;
     job->is_dirty = keep.is_dirty;
     job->next_dirty = keep.next_dirty;

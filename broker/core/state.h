@@ -47,6 +47,7 @@ typedef enum mq_create {
 
 typedef struct mq_job {
     char id[MQ_ULID_SIZE];
+    uint32_t id_hash;             /* mq_id_hash of it */
     char holder[MQ_UUID_LEN + 1]; /* UUID of the last worker it was granted to */
     char why[40];
     bool is_used;
@@ -328,6 +329,7 @@ typedef struct mq_blob {
 
 typedef struct mq_recent {
     char id[MQ_ULID_SIZE];
+    uint32_t id_hash;
     uint8_t state;
     bool is_gang;
     char why[40];

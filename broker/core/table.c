@@ -81,12 +81,12 @@ uint32_t mq_id_hash(mq_span id)
 
 static uint32_t job_hash(const mq_core *core, uint32_t value)
 {
-    return mq_id_hash(mq_span_of(core->jobs[value].id, MQ_ULID_LEN));
+    return core->jobs[value].id_hash;
 }
 
 static uint32_t recent_hash(const mq_core *core, uint32_t value)
 {
-    return mq_id_hash(mq_span_of(core->recents[value].id, MQ_ULID_LEN));
+    return core->recents[value].id_hash;
 }
 
 static uint32_t worker_hash(const mq_core *core, uint32_t value)

@@ -108,12 +108,20 @@ static bool is_held(const mq_incoming *m, const mq_msg_result *result, uint32_t 
            mq_core_holds(m->b->core, item->id, item->epoch, item->grant, result->worker);
 }
 
+static bool names_blobs(const mq_msg_result_item *item)
+{
+    return item->blobs_count > 0 || item->publish_count > 0;
+}
+
 /* Hashes that are to be pinned, from the arena; *count 0 when none; NULL when there is no memory.
  */
 static mq_span *blobs_of(const mq_incoming *m, const mq_msg_result *result, uint32_t *count)
 {
     size_t total = 0;
     for (uint32_t i = 0; i < result->jobs_count; i++) {
+        if (!names_blobs(&result->jobs[i])) {
+            continue;
+        }
         total += is_held(m, result, i) ? result->jobs[i].blobs_count : 0;
         for (uint32_t k = 0; k < result->jobs[i].publish_count && is_held(m, result, i); k++) {
             total += result->jobs[i].publish[k].blobs_count;
@@ -123,7 +131,7 @@ static mq_span *blobs_of(const mq_incoming *m, const mq_msg_result *result, uint
     *count = 0;
     for (uint32_t i = 0; all != NULL && i < result->jobs_count; i++) {
         const mq_msg_result_item *item = &result->jobs[i];
-        if (!is_held(m, result, i)) {
+        if (!names_blobs(item) || !is_held(m, result, i)) {
             continue;
         }
         for (uint32_t n = 0; n < item->blobs_count; n++) {

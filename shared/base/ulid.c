@@ -48,17 +48,16 @@ int64_t mq_ulid_ms(mq_span s)
     if (s.len != MQ_ULID_LEN || s.data[0] > '7') {
         return -1;
     }
-    uint64_t ms = 0;
-    for (size_t i = 0; i < MQ_ULID_LEN; i++) {
-        uint8_t value = values[s.data[i]];
-        if (value == 0) {
-            return -1;
-        }
-        if (i < 10) {
-            ms = ms << 5 | (uint64_t)(value - 1);
-        }
+    uint64_t ms = 0, bad = 0; /* bit 63 of bad: some letter is none; looked at once, at the end */
+    for (size_t i = 0; i < 10; i++) {
+        uint64_t value = (uint64_t)values[s.data[i]] - 1;
+        bad |= value;
+        ms = ms << 5 | (value & 31);
     }
-    return (int64_t)ms;
+    for (size_t i = 10; i < MQ_ULID_LEN; i++) {
+        bad |= (uint64_t)values[s.data[i]] - 1;
+    }
+    return bad >> 63 != 0 ? -1 : (int64_t)ms;
 }
 
 /* Value of a letter, or -1. */
