@@ -6,7 +6,7 @@ set -eu
 umask 077
 DIR=${1:?usage: secrets.sh DIRECTORY}
 mkdir -p "$DIR"
-for user in broker dashboard deploy worker; do
+for user in broker dashboard deploy replica worker; do
     file=$DIR/$user.secret
     if [ -s "$file" ]; then
         echo "secrets: $file is there already"

@@ -36,7 +36,7 @@ typedef struct server {
     const char *conf, *acl;
     struct {
         const char *word, *user;
-    } users[3];
+    } users[4];
     int memory_percent; /* of the machine */
 } server;
 
@@ -44,7 +44,10 @@ static const server servers[] = {
     {"state",
      state_conf,
      state_acl,
-     {{"@BROKER@", "broker"}, {"@DASHBOARD@", "dashboard"}, {"@DEPLOY@", "deploy"}},
+     {{"@BROKER@", "broker"},
+      {"@DASHBOARD@", "dashboard"},
+      {"@DEPLOY@", "deploy"},
+      {"@REPLICA@", "replica"}},
      20},
     {"blobs", blobs_conf, blobs_acl, {{"@WORKER@", "worker"}, {"@BROKER@", "broker"}}, 35},
 };
@@ -97,11 +100,11 @@ static mq_code fill(const char *text, const word *words, int count, const char *
 
 static mq_code write_acl(const server *s, const char *dir, mq_error *err)
 {
-    word words[3];
+    word words[4];
     int count = 0;
     mq_code code = MQ_OK;
     char path[VALUE_MAX];
-    for (int i = 0; code == MQ_OK && i < 3 && s->users[i].word != NULL; i++) {
+    for (int i = 0; code == MQ_OK && i < 4 && s->users[i].word != NULL; i++) {
         char password[MQ_SHA256_HEX];
         words[count].name = s->users[i].word;
         (void)snprintf(path, sizeof path, "%s/secret/%s-%s", dir, s->name, s->users[i].user);

@@ -15,7 +15,7 @@ umask 077
 WHICH=${1:?usage: redis.sh state|blobs}
 shift
 case $WHICH in
-state) USERS="broker dashboard deploy" ;;
+state) USERS="broker dashboard deploy replica" ;;
 blobs) USERS="worker broker" ;;
 *)
     echo "redis.sh: $WHICH: must be state or blobs" >&2
@@ -29,6 +29,11 @@ DATA=${MAASQ_DATA:-/var/lib/maasq-$WHICH}
 
 FILL="s|@SOCKET@|$RUN/redis.sock|; s|@DIR@|$DATA|; s|@ACL@|$RUN/users.acl|; s|@MAXMEMORY@|${MAASQ_MAXMEMORY:-0}|"
 for user in $USERS; do
+    # A deployment without replicas needs no password for them: nobody knows this one.
+    [ "$user" != replica ] || [ -r "$SECRETS/replica.secret" ] || {
+        FILL="$FILL; s|@REPLICA@|$(od -An -v -tx1 -N 32 /dev/urandom | tr -d ' \n')|"
+        continue
+    }
     password=$(head -n 1 "$SECRETS/$user.secret") || exit 1
     [ -n "$password" ] || {
         echo "redis.sh: $SECRETS/$user.secret: the first line must hold a password" >&2

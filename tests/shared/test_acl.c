@@ -76,21 +76,19 @@ static void write_file(const char *dir, const char *name, const char *text, char
 /* Every user's password is "<user>-password", kept in <dir>/<user>. */
 static void start(mq_test_redis *redis, const char *conf, const char *acl)
 {
-    static const char *const users[] = {"broker", "dashboard", "deploy", "worker"};
-    char hashes[4][MQ_SHA256_HEX];
+    static const char *const users[] = {"broker", "dashboard", "deploy", "worker", "replica"};
+    char hashes[5][MQ_SHA256_HEX];
     char path[128];
     mq_test_redis_init(redis);
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 5; i++) {
         char password[32];
         snprintf(password, sizeof password, "%s-password", users[i]);
         hash_of(password, hashes[i]);
         write_file(redis->dir, users[i], password, path);
     }
-    const word acl_words[] = {{"@BROKER@", hashes[0]},
-                              {"@DASHBOARD@", hashes[1]},
-                              {"@DEPLOY@", hashes[2]},
-                              {"@WORKER@", hashes[3]},
-                              {NULL, NULL}};
+    const word acl_words[] = {{"@BROKER@", hashes[0]},  {"@DASHBOARD@", hashes[1]},
+                              {"@DEPLOY@", hashes[2]},  {"@WORKER@", hashes[3]},
+                              {"@REPLICA@", hashes[4]}, {NULL, NULL}};
     mq_buf text;
     mq_buf_init(&text, TEXT_MAX);
     fill(acl, acl_words, &text);
@@ -446,6 +444,21 @@ static void the_deploy_user_reads_and_writes_no_key(void **state)
     redisFree(c);
 }
 
+static void the_replicas_user_replicates_and_nothing_else(void **state)
+{
+    world *w = *state;
+    redisContext *c = log_in(&w->state, "replica");
+    static const char *const may[] = {"PING", "REPLCONF listening-port 7", NULL};
+    static const char *const may_not[] = {
+        "GET mq:instance", "INFO",          "SET x y",        "FCALL mq1_version 0",
+        "KEYS *",          "REPLICAOF a 1", "WAIT 0 1",       "CONFIG GET *",
+        "FUNCTION LIST",   "ACL LIST",      "SUBSCRIBE news", NULL,
+    };
+    allowed(c, may);
+    refused(c, may_not);
+    redisFree(c);
+}
+
 static void workers_and_strangers_have_no_way_into_the_state(void **state)
 {
     world *w = *state;
@@ -532,6 +545,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(the_dashboard_reads_records_and_counters_and_no_payloads,
                                         setup, teardown),
         cmocka_unit_test_setup_teardown(the_deploy_user_reads_and_writes_no_key, setup, teardown),
+        cmocka_unit_test_setup_teardown(the_replicas_user_replicates_and_nothing_else, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(workers_and_strangers_have_no_way_into_the_state, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(workers_store_blobs_and_the_broker_pins_them, setup,
