@@ -27,6 +27,7 @@ OPT_debug := -O0 -g3
 OPT_asan := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 OPT_tsan := -O1 -g -fsanitize=thread -fno-omit-frame-pointer
 OPT_cov := -O0 -g --coverage
+OPT_fuzz := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 # Training promises equal bits: no contraction into FMA outside kernels that ask for it by name.
 NUMERIC := -ffp-contract=off -fno-fast-math
 CFLAGS_ALL := -std=c11 -D_GNU_SOURCE -I. -I$(B)/gen -DMQ_VERSION='"$(VERSION)"' \
@@ -184,6 +185,18 @@ $(B)/tests/conformance/conformance: $(B)/tests/conformance/conformance.o $(B)/te
 conformance: $(B)/tests/conformance/conformance ## run the ONNX suite; DIR=folder of vectors, LIST=file of names, JSON=1
 	$(Q)$(if $(DIR),$< $(if $(LIST),--list '$(LIST)') $(if $(JSON),--json) '$(DIR)', \
 	  tests/conformance/run.sh $(B) $(if $(LIST),--list '$(LIST)') $(if $(JSON),--json))
+
+# Fuzzing needs clang; this make calls itself with it.
+.PHONY: fuzz fuzz-run
+fuzz: ## fuzz the reader and runner of models; SECONDS=60 (needs clang)
+	$(Q)+$(MAKE) --no-print-directory V=fuzz CC=clang fuzz-run
+$(B)/tests/fuzz/fuzz_onnx: $(B)/tests/fuzz/fuzz_onnx.o $(B)/worker.a $(B)/shared.a
+	$(call say,LINK)
+	$(Q)$(CC) $(LDFLAGS_ALL) -fsanitize=fuzzer -o $@ $^ $(LIBS_worker)
+fuzz-run: $(B)/tests/fuzz/fuzz_onnx
+	@mkdir -p $(B)/corpus
+	cd $(B) && nice ./tests/fuzz/fuzz_onnx -max_total_time=$(or $(SECONDS),60) -timeout=20 -rss_limit_mb=1024 \
+	  -max_len=16384 -print_final_stats=1 corpus '$(CURDIR)/tests/fuzz/corpus/onnx'
 
 .PHONY: deps demo test check tests asan tsan
 deps: ## install the Debian packages that are missing (deploy/bootstrap.sh)

@@ -250,6 +250,18 @@ static mq_code plan_for(mq_session *s, const mq_tensor *inputs, size_t input_cou
     return MQ_OK;
 }
 
+static mq_code check_results(const mq_session *s, mq_error *err)
+{
+    for (uint32_t i = 0; i < s->program.output_count; i++) {
+        if (s->results[i].dtype == MQ_DT_SEQUENCE || s->results[i].dtype == MQ_DT_EMPTY) {
+            return mq_fail(err, MQ_E_UNSUPPORTED,
+                           "output '%s' is no tensor: sequences and optionals stay inside a model",
+                           s->outputs[i].name);
+        }
+    }
+    return MQ_OK;
+}
+
 mq_code mq_session_run(mq_session *s, const mq_tensor *inputs, size_t input_count,
                        const mq_tensor **outputs, mq_error *err)
 {
@@ -265,7 +277,7 @@ mq_code mq_session_run(mq_session *s, const mq_tensor *inputs, size_t input_coun
     }
     mq_plan_outputs(s->plans[0], s->results);
     *outputs = s->results;
-    return MQ_OK;
+    return check_results(s, err);
 }
 
 mq_code mq_session_shapes(mq_session *s, const mq_tensor *inputs, size_t input_count,

@@ -54,11 +54,10 @@ static bool read_lists(mq_pb *pb, mq_pb again, mq_loader *l, mq_attr *attr, cons
 {
     mq_arena *arena = &l->model->arena;
     size_t offset = (size_t)(again.at - again.base), done[3] = {0};
-    float *floats = counts[0] == 0 ? NULL : mq_arena_new(arena, float, counts[0]);
-    int64_t *ints = counts[1] == 0 ? NULL : mq_arena_new(arena, int64_t, counts[1]);
-    mq_span *strings = counts[2] == 0 ? NULL : mq_arena_new(arena, mq_span, counts[2]);
-    if ((counts[0] > 0 && floats == NULL) || (counts[1] > 0 && ints == NULL) ||
-        (counts[2] > 0 && strings == NULL)) {
+    float *floats = mq_arena_new(arena, float, counts[0] + 1); /* an empty list is a place too */
+    int64_t *ints = mq_arena_new(arena, int64_t, counts[1] + 1);
+    mq_span *strings = mq_arena_new(arena, mq_span, counts[2] + 1);
+    if (floats == NULL || ints == NULL || strings == NULL) {
         return mq_read_full(pb, offset);
     }
     mq_pb_field f;

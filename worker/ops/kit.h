@@ -94,7 +94,7 @@ static inline uint32_t mq_bits_float(float f)
  * it is 0 (no denormals), above 88.72 infinity. Branchless, so that compilers vectorize it. */
 static inline float mq_expf(float x)
 {
-    float c = x < -87.0f ? -87.0f : x;
+    float c = x > -87.0f ? x : -87.0f; /* NaN too, and comes back at the end */
     c = c > 88.72283f ? 88.72283f : c;
     float n = (c * 1.44269504f + 12582912.0f) - 12582912.0f;
     float r = (c - n * 0.693359375f) + n * 2.12194440e-4f;

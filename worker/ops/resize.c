@@ -19,6 +19,9 @@ typedef struct axis_plan {
     double roi_start, roi_end;
 } axis_plan;
 
+#define SCALE_MIN (1.0 / 65536.0)
+#define ROI_MAX   1e6
+
 typedef struct resize_plan {
     axis_plan axis[MQ_RANK_MAX];
 } resize_plan;
@@ -61,7 +64,7 @@ static mq_code plan_scales(const mq_op_call *call, const int32_t *axes, size_t c
         axis_plan *x = &p->axis[axes[i]];
         x->scale = mq_element(scales, i);
         x->wanted = (double)x->in * x->scale * (is_crop ? x->roi_end - x->roi_start : 1.0);
-        if (!(x->scale > 0.0) || !(x->wanted <= (double)MQ_DIM_MAX)) {
+        if (!(x->scale > 0.0) || !(x->wanted >= 0.0 && x->wanted <= (double)MQ_DIM_MAX)) {
             return mq_fail(err, MQ_E_ARG, "scales[%zu] is %g", i, x->scale);
         }
         x->out = (int64_t)floor(x->wanted);
@@ -100,6 +103,23 @@ static mq_code plan_sizes(const mq_op_call *call, const mq_tensor *sizes, const 
     return MQ_OK;
 }
 
+/* What no picture needs and arithmetic does not bear. */
+static mq_code check_plan(resize_plan *p, int32_t rank, mq_error *err)
+{
+    for (int32_t i = 0; i < rank; i++) {
+        axis_plan *x = &p->axis[i];
+        x->scale = x->out == 0 ? 1.0 : x->scale; /* nothing is computed */
+        if (!(x->scale >= SCALE_MIN && x->scale <= 1.0 / SCALE_MIN)) {
+            return mq_fail(err, MQ_E_LIMIT, "axis %d is scaled by %g", i, x->scale);
+        }
+        if (!(fabs(x->roi_start) <= ROI_MAX && fabs(x->roi_end) <= ROI_MAX)) {
+            return mq_fail(err, MQ_E_ARG, "roi of axis %d is %g to %g", i, x->roi_start,
+                           x->roi_end);
+        }
+    }
+    return MQ_OK;
+}
+
 static mq_code plan_of(const mq_op_call *call, resize_plan *p, mq_error *err)
 {
     const resize_attrs *a = call->attrs;
@@ -122,7 +142,7 @@ static mq_code plan_of(const mq_op_call *call, resize_plan *p, mq_error *err)
         code = sizes != NULL ? plan_sizes(call, sizes, axes, count, p, err)
                              : plan_scales(call, axes, count, p, err);
     }
-    return code;
+    return code == MQ_OK ? check_plan(p, x->rank, err) : code;
 }
 
 static mq_code shape(const mq_op_call *call, mq_error *err)
