@@ -213,7 +213,7 @@ REFERENCE(mean, 3)
         .cases = cases_,                                                                           \
     }
 #define FLOATS "| f32[A,B] f32[A,B]; | f32[A,1] f32[B] f32[A,B]; | f64[A] f64[]; | f32[A]"
-OP(min, "Min", 6, MQ_T_NUMBERS, grad_pick, FLOATS "; | i32[A,B] i32[B]");
-OP(max, "Max", 6, MQ_T_NUMBERS, grad_pick, FLOATS "; | i32[A,B] i32[B]");
-OP(sum, "Sum", 6, MQ_T_FLOATS, grad_sum, FLOATS);
-OP(mean, "Mean", 6, MQ_T_FLOATS, grad_mean, FLOATS);
+OP(min, "Min", 1, MQ_T_NUMBERS, grad_pick, FLOATS "; | i32[A,B] i32[B]");
+OP(max, "Max", 1, MQ_T_NUMBERS, grad_pick, FLOATS "; | i32[A,B] i32[B]");
+OP(sum, "Sum", 1, MQ_T_FLOATS, grad_sum, FLOATS);
+OP(mean, "Mean", 1, MQ_T_FLOATS, grad_mean, FLOATS);

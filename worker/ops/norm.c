@@ -1,4 +1,4 @@
-/* BatchNormalization as inference sees it, and LayerNormalization. */
+/* BatchNormalization and LayerNormalization. */
 #include "worker/ops/kit.h"
 
 typedef struct norm_attrs {
@@ -14,12 +14,11 @@ typedef struct norm_attrs {
 static mq_code batch_parse(const mq_node *node, int64_t opset, void *attrs, mq_error *err)
 {
     (void)node;
-    (void)opset;
     const norm_attrs *a = attrs;
-    if (a->training_mode != 0 || a->spatial == 0) {
+    if ((a->training_mode != 0 && opset < 14) || a->spatial == 0) {
         return mq_fail(err, MQ_E_UNSUPPORTED, "%s",
                        a->spatial == 0 ? "spatial 0 is not supported"
-                                       : "training_mode 1: export the model for inference");
+                                       : "training_mode belongs to opset 14 and above");
     }
     return MQ_OK;
 }
@@ -33,6 +32,13 @@ static mq_code batch_shape(const mq_op_call *call, mq_error *err)
         if (s->rank != 1 || s->dims[0] != channels) {
             return mq_fail(err, MQ_E_ARG, "input %u must have shape [%lld]", i,
                            (long long)channels);
+        }
+    }
+    for (uint32_t i = 1; i < 3; i++) { /* running mean and variance */
+        mq_tensor *running = mq_call_output(call, i);
+        if (running != NULL) {
+            running->dtype = call->inputs[3]->dtype;
+            running->shape = call->inputs[3]->shape;
         }
     }
     return mq_shape_same(call, err);
@@ -53,6 +59,49 @@ static void batch_factors(const mq_op_call *call, float *factor, float *shift)
     }
 }
 
+/* training_mode: mean and variance are those of the batch; the running ones move towards them. */
+static void batch_moments(const mq_op_call *call, size_t c, size_t inner, double *mean,
+                          double *variance)
+{
+    const mq_tensor *x = call->inputs[0];
+    size_t channels = mq_elements(call->inputs[1]), total = mq_elements(x) / channels;
+    double sum = 0.0, square = 0.0;
+    for (size_t i = 0; i < total; i++) {
+        sum += (double)F32(x)[(i / inner * channels + c) * inner + i % inner];
+    }
+    *mean = sum / (double)total;
+    for (size_t i = 0; i < total; i++) {
+        double away = (double)F32(x)[(i / inner * channels + c) * inner + i % inner] - *mean;
+        square += away * away;
+    }
+    *variance = square / (double)total;
+}
+
+/* Fills the running outputs, and the factors when they are those of the batch. */
+static void batch_running(const mq_op_call *call, size_t inner, float *factor, float *shift)
+{
+    const norm_attrs *a = call->attrs;
+    bool is_training = a->training_mode != 0 && mq_elements(call->inputs[0]) > 0;
+    double keep = is_training ? (double)a->momentum : 1.0;
+    for (size_t c = 0, n = mq_elements(call->inputs[1]); c < n; c++) {
+        double moments[2] = {0.0, 0.0};
+        if (is_training) {
+            batch_moments(call, c, inner, &moments[0], &moments[1]);
+            double scale = (double)F32(call->inputs[1])[c];
+            double f = scale / sqrt(moments[1] + (double)a->epsilon);
+            factor[c] = (float)f;
+            shift[c] = (float)((double)F32(call->inputs[2])[c] - moments[0] * f);
+        }
+        for (uint32_t i = 0; i < 2; i++) {
+            mq_tensor *running = mq_call_output(call, i + 1);
+            if (running != NULL) {
+                double was = (double)F32(call->inputs[3 + i])[c];
+                ((float *)running->data)[c] = (float)(was * keep + moments[i] * (1.0 - keep));
+            }
+        }
+    }
+}
+
 static mq_code batch_run(const mq_op_call *call, mq_error *err)
 {
     (void)err;
@@ -62,6 +111,7 @@ static mq_code batch_run(const mq_op_call *call, mq_error *err)
     size_t outer = s->rank < 1 ? 1 : (size_t)s->dims[0];
     float *factor = call->scratch, *shift = factor + channels;
     batch_factors(call, factor, shift);
+    batch_running(call, inner, factor, shift);
     const float *x = call->inputs[0]->data;
     float *y = call->outputs[0]->data;
     for (size_t row = 0; row < outer * channels; row++) {
@@ -73,6 +123,37 @@ static mq_code batch_run(const mq_op_call *call, mq_error *err)
     return MQ_OK;
 }
 
+/* With the batch's own moments, which depend on x too: one channel.
+ * dx = scale / deviation (dy - mean(dy) - n mean(dy n)), n the normalized x (Ioffe, Szegedy 2015).
+ */
+static void batch_grad_channel(const mq_op_grad *g, size_t c, size_t inner)
+{
+    const mq_op_call *call = &g->call;
+    const norm_attrs *a = call->attrs;
+    size_t channels = mq_elements(call->inputs[1]), total = mq_elements(call->inputs[0]) / channels;
+    double mean, variance, sum = 0.0, product = 0.0;
+    batch_moments(call, c, inner, &mean, &variance);
+    double inverse = 1.0 / sqrt(variance + (double)a->epsilon);
+    for (size_t i = 0; i < total; i++) {
+        size_t k = (i / inner * channels + c) * inner + i % inner;
+        sum += (double)g->dy[0][k];
+        product += (double)g->dy[0][k] * ((double)F32(call->inputs[0])[k] - mean) * inverse;
+    }
+    for (size_t i = 0; i < total && g->dx[0] != NULL; i++) {
+        size_t k = (i / inner * channels + c) * inner + i % inner;
+        double n = ((double)F32(call->inputs[0])[k] - mean) * inverse;
+        double d = (double)F32(call->inputs[1])[c] * inverse *
+                   ((double)g->dy[0][k] - (sum + n * product) / (double)total);
+        g->dx[0][k] = (float)(d + (g->add[0] ? (double)g->dx[0][k] : 0.0));
+    }
+    for (uint32_t i = 1; i < 3; i++) {
+        if (g->dx[i] != NULL) {
+            double d = i == 1 ? product : sum;
+            g->dx[i][c] = (float)(d + (g->add[i] ? (double)g->dx[i][c] : 0.0));
+        }
+    }
+}
+
 /* The statistics stay as they are; scale and bias are trained. */
 static void batch_grad(const mq_op_grad *g)
 {
@@ -81,6 +162,12 @@ static void batch_grad(const mq_op_grad *g)
     const mq_shape *s = &call->inputs[0]->shape;
     size_t channels = mq_elements(call->inputs[1]);
     size_t inner = s->rank < 2 ? 1 : mq_dims_product(s, 2, s->rank);
+    for (size_t c = 0; a->training_mode != 0 && c < channels; c++) {
+        batch_grad_channel(g, c, inner);
+    }
+    if (a->training_mode != 0) {
+        return;
+    }
     for (uint32_t i = 1; i < 3; i++) {
         if (g->dx[i] != NULL && !g->add[i]) {
             memset(g->dx[i], 0, channels * sizeof(float));
@@ -111,8 +198,11 @@ static mq_code batch_reference(const mq_op_call *call, mq_error *err)
     size_t inner = s->rank < 2 ? 1 : mq_dims_product(s, 2, s->rank);
     for (size_t k = 0, n = mq_elements(call->inputs[0]); k < n; k++) {
         size_t c = k / inner % channels;
-        double x = (double)F32(call->inputs[0])[k] - (double)F32(call->inputs[3])[c];
-        x /= sqrt((double)F32(call->inputs[4])[c] + (double)a->epsilon);
+        double mean = (double)F32(call->inputs[3])[c], variance = (double)F32(call->inputs[4])[c];
+        if (a->training_mode != 0) {
+            batch_moments(call, c, inner, &mean, &variance);
+        }
+        double x = ((double)F32(call->inputs[0])[k] - mean) / sqrt(variance + (double)a->epsilon);
         ((float *)call->outputs[0]->data)[k] =
             (float)(x * (double)F32(call->inputs[1])[c] + (double)F32(call->inputs[2])[c]);
     }
@@ -134,27 +224,34 @@ static const mq_attr_spec batch_specs[] = {
     {.name = NULL},
 };
 
-const mq_op mq_op_batch_normalization = {
-    .name = "BatchNormalization",
-    .domain = "",
-    .since = 1,
-    .in = {5, 5},
-    .out = {1, 1},
-    .args = {{'T', MQ_T(MQ_DT_F32)}},
-    .params = 6,
-    .no_grad = 24,
-    .grad_keeps = MQ_GRAD_INPUTS,
-    .attrs_bytes = sizeof(norm_attrs),
-    .specs = batch_specs,
-    .parse = batch_parse,
-    .shape = batch_shape,
-    .scratch = batch_scratch,
-    .run = batch_run,
-    .grad = batch_grad,
-    .reference = batch_reference,
-    .cases = "| f32[N,C,H] f32[C] f32[C] f32[C] f32[C]+;"
-             "epsilon=0.01 | f32[N,C] f32[C] f32[C] f32[C] f32[C]+",
-};
+#define BATCH(symbol, since_, cases_)                                                              \
+    const mq_op mq_op_##symbol = {                                                                 \
+        .name = "BatchNormalization",                                                              \
+        .domain = "",                                                                              \
+        .since = (since_),                                                                         \
+        .in = {5, 5},                                                                              \
+        .out = {1, (since_) < 14 ? 1 : 3},                                                         \
+        .args = {{'T', MQ_T(MQ_DT_F32)}},                                                          \
+        .params = 6,                                                                               \
+        .no_grad = 24,                                                                             \
+        .grad_keeps = MQ_GRAD_INPUTS,                                                              \
+        .attrs_bytes = sizeof(norm_attrs),                                                         \
+        .specs = batch_specs,                                                                      \
+        .parse = batch_parse,                                                                      \
+        .shape = batch_shape,                                                                      \
+        .scratch = batch_scratch,                                                                  \
+        .run = batch_run,                                                                          \
+        .grad = batch_grad,                                                                        \
+        .reference = batch_reference,                                                              \
+        .cases = (cases_),                                                                         \
+    }
+#define BATCH_CASES                                                                                \
+    "| f32[N,C,H] f32[C] f32[C] f32[C] f32[C]+;"                                                   \
+    "epsilon=0.01 | f32[N,C] f32[C] f32[C] f32[C] f32[C]+"
+BATCH(batch_normalization, 1, BATCH_CASES);
+BATCH(batch_normalization_14, 14,
+      BATCH_CASES "; training_mode=1 epsilon=0.5 momentum=0.75 | f32[3,C,H] f32[C] f32[C] f32[C] "
+                  "f32[C]+");
 
 /* --- LayerNormalization: over dimensions axis.. --- */
 

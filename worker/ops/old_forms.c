@@ -1,5 +1,5 @@
-/* Pow before opset 7 and PRelu before opset 7: the second operand is aligned, not broadcast as by
- * NumPy. Both hand an aligned view of it to the present row. */
+/* Pow, PRelu, comparisons and logical operators before opset 7: the second operand is aligned, not
+ * broadcast as by NumPy. All hand an aligned view of it to the present row. */
 #include "worker/ops/kit.h"
 
 typedef struct old_attrs {
@@ -36,9 +36,9 @@ static const mq_op_call *view_of(const mq_op_call *call, const mq_op *op, const 
     return &v->call;
 }
 
-/* --- Pow: with broadcast, b's axes lie on a's from `axis` on, or on its last ones --- */
+/* --- pairs: with broadcast, b's axes lie on a's from `axis` on, or on its last ones --- */
 
-static mq_code pow_aligned(const mq_op_call *call, mq_shape *out, mq_error *err)
+static mq_code pair_aligned(const mq_op_call *call, mq_shape *out, mq_error *err)
 {
     const old_attrs *a = call->attrs;
     const mq_shape *x = &call->inputs[0]->shape, *b = &call->inputs[1]->shape;
@@ -49,7 +49,7 @@ static mq_code pow_aligned(const mq_op_call *call, mq_shape *out, mq_error *err)
     }
     int64_t axis = !a->has_axis ? x->rank - b->rank : a->axis < 0 ? a->axis + x->rank : a->axis;
     if (axis < 0 || axis + b->rank > x->rank) {
-        return mq_fail(err, MQ_E_ARG, "axis %lld of rank %d and an exponent of rank %d",
+        return mq_fail(err, MQ_E_ARG, "axis %lld of rank %d and an operand of rank %d",
                        (long long)axis, x->rank, b->rank);
     }
     out->rank = x->rank - (int32_t)axis;
@@ -59,43 +59,60 @@ static mq_code pow_aligned(const mq_op_call *call, mq_shape *out, mq_error *err)
     return MQ_OK;
 }
 
-static mq_code pow_shape(const mq_op_call *call, mq_error *err)
-{
-    mq_shape aligned = {.rank = 0};
-    view v;
-    mq_code code = pow_aligned(call, &aligned, err);
-    return code == MQ_OK ? mq_op_pow.shape(view_of(call, &mq_op_pow, &aligned, &v), err) : code;
-}
+#define PAIR_FUNCTIONS(symbol)                                                                     \
+    static mq_code symbol##_shape(const mq_op_call *call, mq_error *err)                           \
+    {                                                                                              \
+        mq_shape aligned = {.rank = 0};                                                            \
+        view v;                                                                                    \
+        mq_code code = pair_aligned(call, &aligned, err);                                          \
+        return code != MQ_OK                                                                       \
+                   ? code                                                                          \
+                   : mq_op_##symbol.shape(view_of(call, &mq_op_##symbol, &aligned, &v), err);      \
+    }                                                                                              \
+    static mq_code symbol##_run(const mq_op_call *call, mq_error *err)                             \
+    {                                                                                              \
+        mq_shape aligned = {.rank = 0};                                                            \
+        view v;                                                                                    \
+        mq_code code = pair_aligned(call, &aligned, err);                                          \
+        return code != MQ_OK                                                                       \
+                   ? code                                                                          \
+                   : mq_op_##symbol.run(view_of(call, &mq_op_##symbol, &aligned, &v), err);        \
+    }
 
-static mq_code pow_run(const mq_op_call *call, mq_error *err)
-{
-    mq_shape aligned = {.rank = 0};
-    view v;
-    mq_code code = pow_aligned(call, &aligned, err);
-    return code == MQ_OK ? mq_op_pow.run(view_of(call, &mq_op_pow, &aligned, &v), err) : code;
-}
-
-static const mq_attr_spec pow_specs[] = {
+static const mq_attr_spec pair_specs[] = {
     {.name = "axis", .type = MQ_ATTR_INT, .offset = offsetof(old_attrs, axis)},
     {.name = "broadcast", .type = MQ_ATTR_INT, .offset = offsetof(old_attrs, broadcast)},
     {.name = NULL},
 };
 
-const mq_op mq_op_pow_1 = {
-    .name = "Pow",
-    .domain = "",
-    .since = 1,
-    .in = {2, 2},
-    .out = {1, 1},
-    .args = {{'T', MQ_T_FLOATS}, {'T', MQ_T_FLOATS}},
-    .attrs_bytes = sizeof(old_attrs),
-    .specs = pow_specs,
-    .parse = parse,
-    .shape = pow_shape,
-    .run = pow_run,
-    .cases = "| f32[A,B]+ f32[A,B]; broadcast=1 axis=1 | f32[A,B,C]+ f32[B]; broadcast=1 | "
-             "f64[A,B]+ f64[]",
-};
+#define PAIR(symbol, name_, types_, cases_)                                                        \
+    PAIR_FUNCTIONS(symbol)                                                                         \
+    const mq_op mq_op_##symbol##_1 = {                                                             \
+        .name = (name_),                                                                           \
+        .domain = "",                                                                              \
+        .since = 1,                                                                                \
+        .in = {2, 2},                                                                              \
+        .out = {1, 1},                                                                             \
+        .args = {{'T', (types_)}, {'T', (types_)}},                                                \
+        .attrs_bytes = sizeof(old_attrs),                                                          \
+        .specs = pair_specs,                                                                       \
+        .parse = parse,                                                                            \
+        .shape = symbol##_shape,                                                                   \
+        .run = symbol##_run,                                                                       \
+        .cases = (cases_),                                                                         \
+    }
+#define LOGICAL "| bool[A,B] bool[A,B]; broadcast=1 | bool[A,B,C] bool[B,C]"
+#define ORDERED "| f32[A,B] f32[A,B]; broadcast=1 axis=1 | f64[A,B,C] f64[B]"
+
+PAIR(
+    pow, "Pow", MQ_T_FLOATS,
+    "| f32[A,B]+ f32[A,B]; broadcast=1 axis=1 | f32[A,B,C]+ f32[B]; broadcast=1 | f64[A,B]+ f64[]");
+PAIR(and, "And", MQ_T_BOOL, LOGICAL);
+PAIR(or, "Or", MQ_T_BOOL, LOGICAL);
+PAIR(xor, "Xor", MQ_T_BOOL, LOGICAL);
+PAIR(equal, "Equal", MQ_T_BOOL | MQ_T_INDEX, "| i32[A,B] i32[A,B]; broadcast=1 | i64[A,B] i64[B]");
+PAIR(greater, "Greater", MQ_T_FLOATS, ORDERED);
+PAIR(less, "Less", MQ_T_FLOATS, ORDERED);
 
 /* --- PRelu: one slope, or one a channel --- */
 

@@ -146,7 +146,8 @@ static mq_code fill_attrs(const mq_node *node, const mq_op *op, uint8_t *out, mq
         while (spec != NULL && spec->name != NULL && strcmp(spec->name, node->attrs[i].name) != 0) {
             spec++;
         }
-        if (spec == NULL || spec->name == NULL) {
+        bool is_hint = strcmp(node->attrs[i].name, "consumed_inputs") == 0; /* opset 1; no effect */
+        if ((spec == NULL || spec->name == NULL) && !is_hint) {
             return mq_fail(err, MQ_E_UNSUPPORTED, "attribute '%s' is not known at this version",
                            node->attrs[i].name);
         }

@@ -82,6 +82,6 @@ GRAD(sign, 0.0f)
         .grad = grad_##symbol,                                                                     \
         .cases = cases_,                                                                           \
     }
-OP(neg, "Neg", 6, MQ_T_FLOATS | MQ_T_SIGNED, "| f32[A,B]; | i32[A]; | f64[]");
-OP(abs, "Abs", 6, MQ_T_NUMBERS, "| f32[A,B]; | i64[A]; | u8[A]");
+OP(neg, "Neg", 1, MQ_T_FLOATS | MQ_T_SIGNED, "| f32[A,B]; | i32[A]; | f64[]");
+OP(abs, "Abs", 1, MQ_T_NUMBERS, "| f32[A,B]; | i64[A]; | u8[A]");
 OP(sign, "Sign", 9, MQ_T_NUMBERS, "| f32[A,B]; | i8[A]; | u8[A]");

@@ -116,7 +116,7 @@ static inline double hard_swish_f64(double x)
     const mq_op mq_op_##symbol = {                                                                 \
         .name = name_,                                                                             \
         .domain = "",                                                                              \
-        .since = 6,                                                                                \
+        .since = 1,                                                                                \
         .in = {1, 1},                                                                              \
         .out = {1, 1},                                                                             \
         .args = {{'T', MQ_T_FLOATS}},                                                              \
