@@ -16,8 +16,8 @@ static mq_shape aligned(const mq_op_call *call)
     const arith_attrs *at = call->attrs;
     mq_shape b = call->inputs[1]->shape;
     const mq_shape *a = &call->inputs[0]->shape;
-    if (at == NULL || !at->has_axis) {
-        return b;
+    if (at == NULL || !at->has_axis || at->axis < -a->rank || at->axis > a->rank) {
+        return b; /* shape_old refuses an axis out of range */
     }
     int64_t axis = at->axis < 0 ? at->axis + a->rank : at->axis;
     while (b.rank < a->rank - axis && b.rank < MQ_RANK_MAX) {

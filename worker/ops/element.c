@@ -1,19 +1,36 @@
-/* Single elements by type; see element.h. */
+/* Single elements by type; see element.h. Loads are by memcpy: tensors that are attributes lie
+ * anywhere in the file. */
 #include "worker/ops/element.h"
+
+#define LOAD(type)                                                                                 \
+    static inline type load_##type(const void *data, size_t i)                                     \
+    {                                                                                              \
+        type v;                                                                                    \
+        memcpy(&v, (const uint8_t *)data + i * sizeof v, sizeof v);                                \
+        return v;                                                                                  \
+    }
+LOAD(float)
+LOAD(double)
+LOAD(uint16_t)
+LOAD(uint32_t)
+LOAD(uint64_t)
+LOAD(int16_t)
+LOAD(int32_t)
+LOAD(int64_t)
 
 double mq_element(const mq_tensor *t, size_t i)
 {
     switch ((int)t->dtype) {
     case MQ_DT_F32:
-        return (double)((const float *)t->data)[i];
+        return (double)load_float(t->data, i);
     case MQ_DT_F64:
-        return ((const double *)t->data)[i];
+        return load_double(t->data, i);
     case MQ_DT_F16:
-        return (double)mq_half_to_float(((const uint16_t *)t->data)[i]);
+        return (double)mq_half_to_float(load_uint16_t(t->data, i));
     case MQ_DT_BF16:
-        return (double)mq_bfloat_to_float(((const uint16_t *)t->data)[i]);
+        return (double)mq_bfloat_to_float(load_uint16_t(t->data, i));
     case MQ_DT_U64:
-        return (double)((const uint64_t *)t->data)[i];
+        return (double)load_uint64_t(t->data, i);
     default:
         return (double)mq_element_int(t, i);
     }
@@ -47,16 +64,16 @@ int64_t mq_element_int(const mq_tensor *t, size_t i)
     case MQ_DT_I4:
         return ((const int8_t *)t->data)[i];
     case MQ_DT_I16:
-        return ((const int16_t *)t->data)[i];
+        return load_int16_t(t->data, i);
     case MQ_DT_I32:
-        return ((const int32_t *)t->data)[i];
+        return load_int32_t(t->data, i);
     case MQ_DT_U16:
-        return ((const uint16_t *)t->data)[i];
+        return load_uint16_t(t->data, i);
     case MQ_DT_U32:
-        return ((const uint32_t *)t->data)[i];
+        return load_uint32_t(t->data, i);
     case MQ_DT_I64:
     case MQ_DT_U64:
-        return ((const int64_t *)t->data)[i];
+        return load_int64_t(t->data, i);
     default:
         return ((const uint8_t *)t->data)[i];
     }

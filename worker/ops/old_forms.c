@@ -48,7 +48,7 @@ static mq_code pair_aligned(const mq_op_call *call, mq_shape *out, mq_error *err
                                  : mq_fail(err, MQ_E_ARG, "the shapes differ and broadcast is 0");
     }
     int64_t axis = !a->has_axis ? x->rank - b->rank : a->axis < 0 ? a->axis + x->rank : a->axis;
-    if (axis < 0 || axis + b->rank > x->rank) {
+    if (axis < 0 || axis > x->rank - b->rank) {
         return mq_fail(err, MQ_E_ARG, "axis %lld of rank %d and an operand of rank %d",
                        (long long)axis, x->rank, b->rank);
     }

@@ -197,6 +197,9 @@ static mq_code hardmax_run(const mq_op_call *call, mq_error *err)
     const scale_attrs *a = call->attrs;
     const mq_tensor *x = call->inputs[0];
     lines l = lines_of(&x->shape, a->axis);
+    if (mq_elements(x) == 0) {
+        return MQ_OK;
+    }
     if (a->is_per_group) {
         l = (lines){l.count / l.step, l.n * l.step, 1};
     }
