@@ -225,7 +225,7 @@ asan: ## the tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(Q)+$(AGAIN) V=asan check
 tsan: export TSAN_OPTIONS = suppressions=$(CURDIR)/tests/tsan.supp
 tsan: ## the tests of the threaded parts under ThreadSanitizer
-	$(Q)+$(AGAIN) V=tsan check ONLY="client/ gateway/ shared/test_blob broker/test_pin worker/test_asks e2e/test_chaos e2e/test_hostile"
+	$(Q)+$(AGAIN) V=tsan check ONLY="client/ gateway/ shared/test_blob broker/test_pin worker/test_asks e2e/test_chaos e2e/test_takeover e2e/test_hostile"
 
 # Rules are programs (tests/check/ runs as part of the tests); these need the packages of --dev.
 SOURCES_C := $(shell find shared broker worker client tests -name '*.c' 2>/dev/null | sort)
