@@ -173,7 +173,7 @@ const mq_flow *mq_lane_flow(mq_core *core, mq_lane *lane); /* the first, NULL: n
 /* ---- fair.c ---- */
 
 /* A tenant starts so many jobs (of a gang: members) now. Before the job leaves its lane. */
-void mq_fair_charge(mq_core *core, uint32_t tenant, uint32_t starts);
+void mq_fair_charge(mq_core *core, const mq_job *job, uint32_t starts);
 uint32_t mq_tenant_quota(const mq_core *core, uint32_t tenant);
 void mq_tenant_set(mq_core *core, mq_span name, uint32_t weight, uint32_t quota);
 

@@ -98,7 +98,7 @@ static mq_lane *best_lane(mq_core *core)
 void mq_start_count(mq_core *core, mq_job *job, uint32_t starts)
 {
     const mq_strand *strand = &core->strands[job->strand];
-    mq_fair_charge(core, job->tenant, starts);
+    mq_fair_charge(core, job, starts);
     if (strand->limit != 0 || mq_lane_of(core, strand)->is_limited) {
         mq_limits_take(core, job);
     }

@@ -1,21 +1,26 @@
 /* Fairness between tenants: start-time fair queueing (P. Goyal, H. Vin, H. Cheng, "Start-time Fair
- * Queueing", SIGCOMM 1996) over starts of jobs. A tenant's tag is the virtual time at which its
- * last start ends, 1/weight after its beginning; inside a priority the tenant with the lowest tag
- * goes first, whatever it has waiting. The virtual now is the beginning of what was started last,
- * so nobody saves up credit while it has nothing to do or nobody to do it. Tags are not stored:
- * after a takeover all tenants begin as equals. It must not know lanes. */
+ * Queueing", SIGCOMM 1996) over starts of jobs, each priority by itself. A tenant's tag is the
+ * virtual time at which its last start ends, 1/weight after its beginning; inside a priority the
+ * tenant with the lowest tag goes first, whatever it has waiting. The virtual now is the beginning
+ * of what was started last at this priority, so nobody saves up credit while it has nothing to do
+ * or nobody to do it. (One virtual time for all priorities would jump with each start of a higher
+ * one, and what tenants below are owed would be forgotten: the simulator has seen 2 to 1 between
+ * equals.) Tags are not stored: after a takeover all tenants begin as equals. It must not know
+ * lanes. */
 #include "broker/core/state.h"
 
 enum { ONE_START_BITS = 20 };
 
-void mq_fair_charge(mq_core *core, uint32_t tenant, uint32_t starts)
+void mq_fair_charge(mq_core *core, const mq_job *job, uint32_t starts)
 {
-    mq_name *t = &core->names[tenant];
+    mq_name *t = &core->names[job->tenant];
+    uint32_t rank = 9U - job->priority;
     uint32_t weight = t->weight == 0 ? 1 : t->weight;
-    uint64_t from = t->finish > core->virtual_now ? t->finish : core->virtual_now;
+    uint64_t now = core->virtual_now[rank];
+    uint64_t from = t->finish[rank] > now ? t->finish[rank] : now;
     MQ_ASSERT(weight <= MQ_WEIGHT_MAX && starts > 0);
-    core->virtual_now = from;
-    t->finish = from + ((uint64_t)starts << ONE_START_BITS) / weight;
+    core->virtual_now[rank] = from;
+    t->finish[rank] = from + ((uint64_t)starts << ONE_START_BITS) / weight;
 }
 
 uint32_t mq_tenant_quota(const mq_core *core, uint32_t tenant)

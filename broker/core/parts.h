@@ -43,7 +43,7 @@ typedef struct mq_node {
     uint64_t age; /* mq_lane_key of the first job: priority, then submission number */
 } mq_node;
 
-enum { MQ_AGE_BITS = 56 };
+enum { MQ_AGE_BITS = 56, MQ_RANKS = 10 }; /* rank 0: priority 9 */
 
 /* Heap elements: base is the mq_node of element 0. */
 typedef struct mq_tree {
@@ -63,7 +63,7 @@ typedef struct mq_name {
     uint32_t crash_row;              /* of the kind: jobs in a row that crashed their slot */
     uint32_t keep_misses;            /* of the kind: keep.c */
     uint32_t run_us;                 /* of the kind: its longer runs of late; 0 = none yet */
-    uint64_t finish;                 /* of the tenant: virtual time at which its last start ends */
+    uint64_t finish[MQ_RANKS]; /* of the tenant, by rank: virtual time when its last start ends */
 } mq_name;
 
 #endif

@@ -448,11 +448,11 @@ struct mq_core {
 
     mq_index job_index, name_index, lane_index, flow_index, strand_index, worker_index,
         object_index, blob_index, recent_index, unique_index;
-    mq_heap timers;       /* per job */
-    mq_heap limit_timers; /* per limit: when to look at it again */
-    mq_limit every_key;   /* "key=*": what each key gets that has no limit of its own */
-    bool has_draining;    /* some queue takes no new jobs */
-    uint64_t virtual_now; /* fairness: start of the job that was granted last (fair.c) */
+    mq_heap timers;                 /* per job */
+    mq_heap limit_timers;           /* per limit: when to look at it again */
+    mq_limit every_key;             /* "key=*": what each key gets that has no limit of its own */
+    bool has_draining;              /* some queue takes no new jobs */
+    uint64_t virtual_now[MQ_RANKS]; /* fairness: start of what was granted last (fair.c) */
     mq_pool pool;
 
     uint32_t dirty_head, dirty_tail;

@@ -255,16 +255,23 @@ mq_lane *mq_lane_of(mq_core *core, const mq_strand *strand)
     return &core->lanes[core->flows[strand->flow].lane];
 }
 
+static uint32_t rank_of(uint64_t age)
+{
+    return (uint32_t)(age >> MQ_AGE_BITS);
+}
+
 /* The flow's place in its lane follows its first ready strand and its tenant's start tag: when the
- * last start ends, or now for a flow that has just got something to do. */
+ * last start of this priority ends, or now for a flow that has just got something to do there. */
 static void place_flow(mq_core *core, uint32_t no)
 {
     mq_flow *flow = &core->flows[no];
     mq_lane *lane = &core->lanes[flow->lane];
-    uint64_t tag = flow->node.is_in ? flow->node.tag : core->virtual_now;
     uint64_t age = flow->root == MQ_NONE ? 0 : core->strands[flow->root].node.age;
-    if (tag < core->names[flow->tenant].finish) {
-        tag = core->names[flow->tenant].finish;
+    uint32_t rank = rank_of(age);
+    bool has_tag = flow->node.is_in && rank_of(flow->node.age) == rank;
+    uint64_t tag = has_tag ? flow->node.tag : core->virtual_now[rank];
+    if (tag < core->names[flow->tenant].finish[rank]) {
+        tag = core->names[flow->tenant].finish[rank];
     }
     if (flow->node.is_in) {
         if (flow->root != MQ_NONE && flow->node.tag == tag && flow->node.age == age) {
@@ -318,8 +325,9 @@ const mq_flow *mq_lane_flow(mq_core *core, mq_lane *lane)
 {
     while (lane->root != MQ_NONE) {
         uint32_t no = lane->root;
-        if (core->flows[no].node.tag >= core->names[core->flows[no].tenant].finish) {
-            return &core->flows[no];
+        const mq_flow *flow = &core->flows[no];
+        if (flow->node.tag >= core->names[flow->tenant].finish[rank_of(flow->node.age)]) {
+            return flow;
         }
         place_flow(core, no);
     }

@@ -42,8 +42,10 @@ static void resume_kinds(sim *s, sim_event *e)
 
 static void set_limits(sim *s, sim_event *e)
 {
-    static const char *const limits[] = {"queue=q1 1 0 0 0", "kind=echo 2 0 0 0", "key=* 1 0 0 0",
-                                         "key=k1 0 5 1000 2", "queue=q1 0 0 0 0"};
+    static const char *const limits[] = {"queue=q1 1 0 0 0",     "kind=echo 2 0 0 0",
+                                         "key=* 1 0 0 0",        "key=k1 0 5 1000 2",
+                                         "queue=q1 0 0 0 0",     "queue=default 0 20 1000 3",
+                                         "queue=default 2 0 0 0"};
     sim_client_command(s, &s->clients[0], "limit", limits[e->a]);
 }
 
@@ -165,23 +167,49 @@ static void draw_wishes(sim *s, uint32_t no)
     }
 }
 
+/* Plain jobs of a few priorities that all come at once: what is started next is decided by policy
+ * alone. */
+static void make_rush(sim *s, sim_job *j)
+{
+    j->is_transient = j->runs_anyway = j->does_publish = j->has_blob = false;
+    j->seats_min = j->seats_max = j->delay_ms = j->ttl_ms = j->max_run_ms = 0;
+    j->dep_count = j->spawn_count = j->failures = 0;
+    j->attempts_max = 5;
+    j->outcome = SIM_OK;
+    j->key[0] = j->unique[0] = '\0';
+    j->priority = one_in(s, 4) ? 6 : 5;
+    (void)snprintf(j->kind, sizeof j->kind, "echo");
+    (void)snprintf(j->queue, sizeof j->queue, "default");
+}
+
+static void set_weights(sim *s, sim_event *e)
+{
+    static const char *const weights[] = {"t0 3 0", "t1 2 0", "t0 1 0", "t2 5 0"};
+    sim_client_command(s, &s->clients[0], "tenant", weights[e->a]);
+}
+
 void sim_jobs_draw(sim *s)
 {
     s->submit_count = 4 + (uint32_t)sim_draw(s, one_in(s, 4) ? SIM_JOBS - 4 : 28);
+    s->submit_count = s->is_rush ? SIM_JOBS - (uint32_t)sim_draw(s, 20) : s->submit_count;
     int64_t at_ms = 0;
-    bool is_burst = one_in(s, 3);
+    bool is_burst = one_in(s, 3) || s->is_rush;
     int64_t gap_ms = s->fault_ms * 8 / 10 / (int64_t)s->submit_count;
     s->job_count = s->submit_count;
     for (uint32_t i = 0; i < s->submit_count; i++) {
         sim_job *j = &s->jobs[i];
-        at_ms += is_burst && !one_in(s, 10) ? (int64_t)sim_draw(s, 3)
-                                            : (int64_t)sim_draw(s, (uint64_t)gap_ms * 2 + 1);
+        at_ms += is_burst && !one_in(s, s->is_rush ? 60 : 10)
+                     ? (int64_t)sim_draw(s, 3)
+                     : (int64_t)sim_draw(s, (uint64_t)gap_ms * 2 + 1);
         *j = (sim_job){.client = (uint32_t)sim_draw(s, s->client_count), .parent = SIM_NONE};
         j->submit_ms = at_ms;
         name(s, j,
              at_ms + (sim_fault_now(s, SIM_F_SKEW) ? (int64_t)sim_draw(s, 500000) - 250000 : 0));
         draw_what(s, j);
         draw_ties(s, j, i);
+        if (s->is_rush) {
+            make_rush(s, j);
+        }
         draw_children(s, i, at_ms);
         draw_wishes(s, i);
     }
@@ -189,6 +217,12 @@ void sim_jobs_draw(sim *s)
     for (uint64_t n = one_in(s, 3) ? 1 + sim_draw(s, 3) : 0; n > 0; n--) {
         sim_at(s, (int64_t)sim_draw(s, (uint64_t)s->fault_ms), set_limits, SIM_NONE, sim_draw(s, 5),
                NULL);
+    }
+    for (uint64_t n = s->is_rush ? sim_draw(s, 3) : 0; n > 0; n--) {
+        sim_at(s, (int64_t)sim_draw(s, 200), set_weights, SIM_NONE, sim_draw(s, 4), NULL);
+    }
+    if (s->is_rush && one_in(s, 3)) {
+        sim_at(s, (int64_t)sim_draw(s, 200), set_limits, SIM_NONE, 5 + sim_draw(s, 2), NULL);
     }
     for (int i = (int)sim_draw(s, 4) - 1; i > 0; i--) {
         int64_t ms = (int64_t)sim_draw(s, (uint64_t)s->fault_ms);

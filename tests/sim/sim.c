@@ -245,7 +245,7 @@ static void draw_faults(sim *s)
         [SIM_F_REPEAT] = 10,       [SIM_F_STORE_BREAK] = 80,  [SIM_F_STORE_RESTART] = 150,
         [SIM_F_STORE_SLOW] = 80,   [SIM_F_STORE_LATE] = 2,    [SIM_F_STORE_FULL] = 100,
         [SIM_F_CLOCK] = 200,       [SIM_F_SKEW] = 4,          [SIM_F_MISSING] = 4,
-        [SIM_F_DRAIN] = 200,
+        [SIM_F_DRAIN] = 200,       [SIM_F_STALE] = 6,
     };
     bool is_quiet = sim_draw(s, 12) == 0; /* some lives have no faults at all */
     for (int i = 0; i < SIM_FAULTS; i++) {
@@ -364,6 +364,7 @@ void sim_free(sim *s)
         }
     }
     sim_store_release(s);
+    sim_policy_free(s);
     for (sim_event *e = pop(s); e != NULL; e = pop(s)) {
         free(e->data);
         free(e);
@@ -403,6 +404,7 @@ static void live(sim *s)
 {
     draw_faults(s);
     draw_config(s);
+    s->is_rush = s->seed % 6 == 3;
     sim_jobs_draw(s);
     sim_replica_init(s);
     start_all(s);

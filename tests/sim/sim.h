@@ -8,6 +8,7 @@
  *     replica.c the store's replica: lags, dies, is promoted (a quarter of the seeds)
  *     broker.c  worker.c  client.c    the shells: what the programs' io/ folders do around a core
  *     jobs.c    the workload      check.c  what must hold after every step
+ *     policy.c  what the order of starts must keep to
  *
  * Everything random is drawn from the seed's one generator, nothing is read from the machine: equal
  * seeds give equal traces. Nothing here decides what a core should do. */
@@ -38,6 +39,8 @@ enum {
     SIM_SLOTS = 4,
     SIM_SPAWNS = 2,
     SIM_DEPS = 3,
+    SIM_RULES_MAX = 16,   /* limits in force */
+    SIM_STARTS_MAX = 512, /* remembered of a limit with a rate */
     SIM_TRACE_LINES = 50,
     SIM_LINE = 192,
     SIM_FAULT_MS = 60000,      /* the time of faults, simulated */
@@ -138,7 +141,8 @@ typedef struct sim_job {
 
 typedef enum sim_own { SIM_OWN_NONE, SIM_OWN_ASKED, SIM_OWN_READING, SIM_OWN_SERVING } sim_own;
 
-typedef struct sim_op sim_op; /* a call to the store, store.c */
+typedef struct sim_op sim_op;         /* a call to the store, store.c */
+typedef struct sim_policy sim_policy; /* what policy.c remembers */
 
 typedef struct sim_broker {
     uint32_t no;
@@ -148,6 +152,7 @@ typedef struct sim_broker {
     uint64_t generation, epoch, sequence, used_bytes, max_bytes;
     uint32_t bytes_alive;
     int64_t renewed_ms, renew_sent_ms, retry_ms, offset_ms, wake_ms;
+    int64_t core_ms; /* the core's time: it does not go back */
     uint64_t wake;
     bool is_renewing, is_full, is_loading, must_drop;
     bool is_asking_replicas;
@@ -260,6 +265,9 @@ struct sim {
     mq_job_record a, b;
     uint64_t stored, dups, end_counts[MQ_STATE_COUNT];
     int64_t submits_end_ms;
+    sim_policy *policy; /* owned */
+    uint64_t shares;    /* times that fair shares were compared */
+    bool is_rush;       /* much waits at once, of several tenants */
 };
 
 /* ---- sim.c ---- */
@@ -373,6 +381,12 @@ void sim_jobs_draw(sim *s);
 uint32_t sim_job_find(const sim *s, mq_span id); /* SIM_NONE when there is none */
 sim_job *sim_job_get(sim *s, mq_span id);
 void sim_jobs_calm(sim *s);
+
+/* ---- policy.c ---- */
+
+/* A core has made a turn: caps, rates, order and shares hold. */
+void sim_policy_turn(sim *s, sim_broker *b);
+void sim_policy_free(sim *s);
 
 /* ---- check.c ---- */
 

@@ -90,6 +90,7 @@ static void send_result(sim *s, sim_worker *w, uint32_t index, int64_t now_ms)
                                .code = mq_str(mq_code_name(job->error.code)),
                                .error = mq_str(job->error.text),
                                .run_us = job->run_us};
+    const char *older = "of an older owner";
     mq_span payload = {0};
     if (job->class == MQ_WS_CLASS_OK && !kept->is_empty) {
         payload = mq_str(kept->result);
@@ -99,6 +100,14 @@ static void send_result(sim *s, sim_worker *w, uint32_t index, int64_t now_ms)
         }
     }
     mq_msg_result m = {.worker = mq_str(w->uuid), .jobs = &item, .jobs_count = 1};
+    if (payload.len > 0 && job->epoch > 1 && !kept->is_gang && !job->is_transient &&
+        sim_fault_now(s, SIM_F_STALE)) { /* each owner counts its grants anew, so numbers meet */
+        item.epoch--;
+        item.len = strlen(older);
+        (void)send(s, w, MQ_CMD_result, &m, mq_str(older));
+        item.epoch++;
+        item.len = payload.len;
+    }
     sim_trace(s, "worker %u sends result %s of %s %llu.%llu", w->no, mq_ws_class_name(job->class),
               job->id, (unsigned long long)job->epoch, (unsigned long long)job->grant);
     if (!send(s, w, MQ_CMD_result, &m, payload)) {
