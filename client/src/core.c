@@ -360,6 +360,7 @@ uint32_t mq_ccore_submitted(mq_ccore *core, int64_t now_ms, mq_span id, mq_code 
     if (!entry->is_transient) {
         entry->give_up_ms = INT64_MAX; /* it is on disk: it will end */
     }
+    entry->ended = (uint8_t)(entry->ended + (is_ended && entry->ended < MQ_CCORE_ENDED_MAX));
     bool is_now = is_ended || entry->is_watched || entry->cancel != 0;
     schedule(core, slot, is_now ? now_ms : now_ms + MQ_CCORE_POLL_MS);
     if (accepted != NULL) {
@@ -405,7 +406,9 @@ uint32_t mq_ccore_state(mq_ccore *core, int64_t now_ms, uint64_t rid, mq_code ve
         schedule(core, slot, poll_due(core, entry, now_ms));
         return MQ_CCORE_NONE;
     }
-    if (entry->is_opened) {
+    /* Ended, says each submit, and its end is not there any more: a transient job whose last word
+     * was lost, or one that was kept for too short a time. Asking on would never end. */
+    if (entry->is_opened || entry->ended == MQ_CCORE_ENDED_MAX) {
         *code = MQ_E_NOT_FOUND;
         mq_ccore_drop(core, slot);
         return slot;

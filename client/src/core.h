@@ -29,7 +29,8 @@
 enum {
     MQ_CCORE_RESEND_MS = 1000,      /* first resend; then twice as long each time, full jitter */
     MQ_CCORE_RESEND_MAX_MS = 30000, /* at most */
-    MQ_CCORE_POLL_MS = 2000,        /* first GET of an open job, then twice as long each time */
+    MQ_CCORE_ENDED_MAX = 2,  /* answers "has ended" without an end, then the job is given up */
+    MQ_CCORE_POLL_MS = 2000, /* first GET of an open job, then twice as long each time */
     MQ_CCORE_POLL_MAX_MS = 30000,
     MQ_CCORE_WATCH_POLL_MAX_MS = 4000, /* for jobs whose progress somebody watches */
     MQ_CCORE_SILENT_MS = 1000,         /* one silent interval */
@@ -60,6 +61,7 @@ typedef struct mq_ccore_entry {
     bool is_opened;  /* by id: there is nothing to submit */
     bool is_solo;    /* goes alone, to find out which one of a batch was refused */
     bool is_watched; /* events wanted */
+    uint8_t ended;   /* times that a submit was answered: has ended already */
     uint32_t tries;  /* sends in this phase */
     uint32_t sends;  /* submits, in all */
     uint32_t generation;

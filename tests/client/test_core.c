@@ -386,6 +386,31 @@ static void transient_job_lost_with_its_broker_is_sent_again_until_its_time_is_o
     mq_ccore_release(&f.core);
 }
 
+/* Each submit says that it has ended, and nobody has its end: that is not asked for ever. */
+static void job_whose_end_is_lost_is_given_up(void **state)
+{
+    (void)state;
+    fixture f;
+    set_up(&f, 3);
+    link_up(&f);
+    uint32_t slot = mq_ccore_submit(&f.core, f.now, mq_str(id_a), true, f.now + 600000);
+    uint32_t ended = MQ_CCORE_NONE;
+    mq_code code = MQ_OK;
+    int rounds = 0;
+    for (; ended == MQ_CCORE_NONE && rounds < 10; rounds++) {
+        assert_int_equal(next_real(&f, 10).what, MQ_CCORE_SUBMIT);
+        assert_int_equal(mq_ccore_submitted(&f.core, f.now, mq_str(id_a), MQ_OK, 0, true, NULL),
+                         MQ_CCORE_NONE);
+        mq_ccore_action action = next_real(&f, 10);
+        assert_int_equal(action.what, MQ_CCORE_ASK);
+        ended = mq_ccore_state(&f.core, f.now, action.rid, MQ_E_NOT_FOUND, false, &code);
+    }
+    assert_int_equal(ended, slot);
+    assert_int_equal(code, MQ_E_NOT_FOUND);
+    assert_int_equal(rounds, MQ_CCORE_ENDED_MAX);
+    mq_ccore_release(&f.core);
+}
+
 static void job_opened_by_an_unknown_id_is_not_found(void **state)
 {
     (void)state;
@@ -562,6 +587,7 @@ int main(void)
         cmocka_unit_test(idle_session_wants_nothing),
         cmocka_unit_test(open_durable_job_is_asked_for_until_it_ends),
         cmocka_unit_test(transient_job_lost_with_its_broker_is_sent_again_until_its_time_is_over),
+        cmocka_unit_test(job_whose_end_is_lost_is_given_up),
         cmocka_unit_test(job_opened_by_an_unknown_id_is_not_found),
         cmocka_unit_test(jobs_that_a_broker_lost_are_offered_again_within_the_window),
         cmocka_unit_test(cancel_before_sending_ends_here_and_later_is_asked_for_until_met),
