@@ -129,7 +129,6 @@ static void begin(sim *s, sim_broker *b)
     uint64_t last = b->has_segment ? b->max_segment + 1 : 0;
     b->memory = calloc(1, mq_core_bytes(&s->config));
     MQ_ASSERT(b->memory != NULL);
-    b->core_ms = 0;
     mq_core_config config = s->config;
     config.seed ^= b->epoch;
     b->core = mq_core_init(b->memory, &config);
@@ -416,11 +415,8 @@ static bool step(sim *s, sim_broker *b, mq_input *in)
     static unsent lost[UNSENT_MAX];
     uint32_t lost_count = 0;
     in->now_ms = s->now_ms + b->offset_ms;
-    b->core_ms = mq_max_i64(b->core_ms, in->now_ms);
     mq_core_step(b->core, in, s->out);
-    if (in->type == MQ_IN_TURN) {
-        sim_policy_turn(s, b);
-    }
+    sim_policy_step(s, b, in);
     const mq_store_batch *batch = s->out->batch;
     act_all(s, b, lost, &lost_count);
     if (batch != NULL && !sim_store_commit(s, b, s->out)) {

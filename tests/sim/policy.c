@@ -30,6 +30,7 @@ struct sim_policy {
     uint64_t turn;
     uint32_t broker;
     uint64_t generation;
+    int64_t core_ms; /* the core's time: it does not go back */
     struct {
         uint64_t epoch, grant, turn; /* of the lease seen last */
         uint64_t held;               /* turn in which somebody held it last */
@@ -187,7 +188,7 @@ static void check_rate(sim *s, sim_rule *r, int64_t core_ms)
     }
 }
 
-static void check_limits(sim *s, const sim_broker *b)
+static void check_limits(sim *s)
 {
     sim_policy *p = s->policy;
     for (uint32_t i = 0; i < SIM_RULES_MAX; i++) {
@@ -200,7 +201,7 @@ static void check_limits(sim *s, const sim_broker *b)
         }
         for (uint32_t k = 0; k < p->started_count && r->rate > 0; k++) {
             if (is_under(p, p->started[k], r) && r->since < p->turn) {
-                check_rate(s, r, b->core_ms);
+                check_rate(s, r, p->core_ms);
             }
         }
     }
@@ -366,8 +367,11 @@ static void check_shares(sim *s, const sim_broker *b, bool is_same)
 
 /* ---- a turn ---- */
 
-void sim_policy_turn(sim *s, sim_broker *b)
+void sim_policy_step(sim *s, sim_broker *b, const mq_input *in)
 {
+    if (in->type != MQ_IN_TURN) {
+        return;
+    }
     if (s->policy == NULL) {
         s->policy = calloc(1, sizeof *s->policy);
         MQ_ASSERT(s->policy != NULL);
@@ -377,13 +381,14 @@ void sim_policy_turn(sim *s, sim_broker *b)
         return; /* of a broker that does not know yet that it is not the owner */
     }
     bool is_same = p->broker == b->no && p->generation == b->generation;
+    p->core_ms = is_same ? mq_max_i64(p->core_ms, in->now_ms) : in->now_ms;
     p->broker = b->no;
     p->generation = b->generation;
     p->turn++;
     look_at_workers(s, b);
     see_rules(s, b);
     if (s->rate[SIM_F_CLOCK] == 0) { /* cores do not count time that goes back */
-        check_limits(s, b);
+        check_limits(s);
     }
     check_order(s, b);
     check_shares(s, b, is_same);

@@ -152,7 +152,6 @@ typedef struct sim_broker {
     uint64_t generation, epoch, sequence, used_bytes, max_bytes;
     uint32_t bytes_alive;
     int64_t renewed_ms, renew_sent_ms, retry_ms, offset_ms, wake_ms;
-    int64_t core_ms; /* the core's time: it does not go back */
     uint64_t wake;
     bool is_renewing, is_full, is_loading, must_drop;
     bool is_asking_replicas;
@@ -384,8 +383,8 @@ void sim_jobs_calm(sim *s);
 
 /* ---- policy.c ---- */
 
-/* A core has made a turn: caps, rates, order and shares hold. */
-void sim_policy_turn(sim *s, sim_broker *b);
+/* A core has made a step: after a turn, caps, rates, order and shares hold. */
+void sim_policy_step(sim *s, sim_broker *b, const mq_input *in);
 void sim_policy_free(sim *s);
 
 /* ---- check.c ---- */
