@@ -43,6 +43,8 @@ static const mq_option options[] = {
      "replicas of the store that must have a job of durability replicated (1); 0 = no such class"},
     {"replicate-ms", "MS", INT(replicate_ms), 100, 600000,
      "how long a submit waits for them, then it is answered busy (5000)"},
+    {"affinity-wait-ms", "MS", INT(affinity_wait_ms), 0, 10000,
+     "how long a job waits for a busy worker that has its model, while others are idle (0: not)"},
     {"quarantine", "N", INT(quarantine_jobs), 0, 1000000,
      "so many jobs of a kind in a row crash: the kind is paused; 0 = never (10)"},
     {"workers-max", "N", INT(workers_max), 1, 100000, "workers connected at a time (4096)"},

@@ -29,6 +29,7 @@ typedef struct mq_broker_config {
     int64_t retention_ms;      /* finished jobs stay readable that long */
     int64_t replicas;          /* that confirm a replicated job; 0 = no such class */
     int64_t replicate_ms;      /* or its submit is answered busy */
+    int64_t affinity_wait_ms;  /* for a busy worker that has a job's model; 0 = not */
     int64_t quarantine_jobs;   /* of a kind that crash in a row; then it is paused */
     int64_t results_bytes_max; /* of finished jobs kept; 0 = half of the store's memory limit */
     int64_t dead_retention_ms; /* dead letters stay that long, then go */

@@ -218,6 +218,19 @@ bool mq_worker_has_model(const mq_worker *worker, uint32_t model);
 void mq_worker_saw_model(mq_core *core, mq_worker *worker, uint32_t model);
 void mq_worker_forget_models(mq_core *core, mq_worker *worker);
 
+/* ---- affinity.c ---- */
+
+enum { MQ_AFFINITY_MOST = 2 };
+/* Model blobs that the worker says it holds. */
+void mq_worker_told_blobs(mq_worker *w, const mq_span *blobs, uint32_t count);
+/* Blob that a job's model stands for now; empty when there is none. Borrowed until the next. */
+mq_span mq_model_blob(mq_core *core, uint32_t model);
+/* 0: it would have to fetch the model. Without a model all have it. */
+uint32_t mq_affinity_of(const mq_worker *w, uint32_t model, mq_span blob);
+/* The worker at hand lacks the model, one that is busy has it, and the job may wait for it still.
+ */
+bool mq_affinity_waits(mq_core *core, const mq_lane *lane, const mq_job *job, uint32_t worker);
+
 /* ---- policy.c ---- */
 
 /* Puts an entry of the registry into force: at loading, and when an operator has set it. */

@@ -150,6 +150,7 @@ mq_core *mq_core_init(void *memory, const mq_core_config *config)
                  config->limits_max);
     core->limit_slots.high = core->limit_slots.count = 1; /* limit 0 is none */
     core->prng.state = config->seed;
+    core->affinity_ms = INT64_MAX;
     core->dirty_head = core->dirty_tail = MQ_NONE;
     core->kept_head = core->kept_tail = MQ_NONE;
     core->dirty_reg_head = core->dirty_reg_tail = MQ_NONE;
@@ -335,7 +336,7 @@ int64_t mq_core_deadline(const mq_core *core)
     if (core->wants_turn) {
         return core->now_ms;
     }
-    int64_t at = mq_replica_deadline(core);
+    int64_t at = mq_min_i64(mq_replica_deadline(core), core->affinity_ms);
     const mq_heap_entry *top = mq_heap_top(&core->timers);
     if (top != NULL) {
         at = mq_min_i64(at, top->key);

@@ -87,7 +87,9 @@ typedef struct mq_core_config {
     uint32_t shards;          /* of the deployment: more than 1 share limits of queues and kinds */
     uint32_t quarantine_jobs; /* so many jobs of a kind in a row crash: it is paused; 0 = never */
     bool is_away;             /* not shard 0: the registry and what needs it are elsewhere */
-    uint64_t seed;            /* of the jitter */
+    int64_t
+        affinity_wait_ms; /* a job waits so long for a busy worker that has its model; 0 = not */
+    uint64_t seed;        /* of the jitter */
 } mq_core_config;
 
 /* Limits of a broker with default settings. */

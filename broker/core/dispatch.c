@@ -138,12 +138,13 @@ void mq_run_note(mq_core *core, uint32_t kind, uint64_t run_us)
                           : *mean - (*mean - now) / 32;
 }
 
-/* Next fitting worker after the last one that got a job, before it one that had the job's model
- * lately; MQ_NONE when there is none. No job waits for such a worker. */
+/* Next fitting worker after the last one that got a job, before it one that holds the job's model
+ * (affinity.c); MQ_NONE when there is none. */
 static uint32_t pick(mq_core *core, const mq_lane *lane, uint32_t model)
 {
     uint32_t count = core->worker_slots.high;
-    uint32_t first = MQ_NONE;
+    uint32_t first = MQ_NONE, best = 0;
+    mq_span blob = mq_model_blob(core, model);
     if (lane == core->pack_lane && core->pack_left > 0 && model == 0 &&
         may_take(core, &core->workers[core->pack_worker], lane)) {
         core->pack_left--;
@@ -155,9 +156,12 @@ static uint32_t pick(mq_core *core, const mq_lane *lane, uint32_t model)
         if (!may_take(core, w, lane)) {
             continue;
         }
-        first = first == MQ_NONE ? no : first;
-        if (model == 0 || mq_worker_has_model(w, model)) {
+        uint32_t affinity = mq_affinity_of(w, model, blob);
+        if (first == MQ_NONE || affinity > best) {
             first = no;
+            best = affinity;
+        }
+        if (best == MQ_AFFINITY_MOST) {
             break;
         }
     }
@@ -322,7 +326,7 @@ static bool try_lane(mq_core *core, mq_lane *lane, mq_outputs *out)
         return mq_gang_form(core, lane, job, out);
     }
     uint32_t worker = pick(core, lane, job->model);
-    if (worker == MQ_NONE) {
+    if (worker == MQ_NONE || mq_affinity_waits(core, lane, job, worker)) {
         return false;
     }
     grant(core, job, worker, out);
@@ -344,6 +348,7 @@ void mq_dispatch(mq_core *core, mq_outputs *out)
     core->turn++;
     core->reserved_for = 0;
     core->pack_left = 0;
+    core->affinity_ms = INT64_MAX;
     mq_limits_turn(core);
     for (int i = 0; i < MQ_TURN_GRANTS; i++) {
         if (!has_free(core) || !mq_wait_room(core, 256) || out->count > MQ_OUTPUTS_MAX / 2) {

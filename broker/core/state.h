@@ -207,6 +207,8 @@ typedef struct mq_worker {
     uint64_t memory_bytes;             /* that its jobs may use together */
     uint64_t memory_held;              /* by those that said how much they need */
     uint32_t models[MQ_WORKER_MODELS]; /* names: of jobs it was sent last, newest first; 0 = none */
+    uint32_t blob_count;
+    char blobs[MQ_WORKER_MODELS][MQ_HASH_LEN]; /* of models, that its cache holds, as it says */
     uint32_t kinds[64];
     uint32_t queues[16]; /* of tags "queue=NAME"; none = all */
     uint32_t held_head;  /* jobs it holds alone */
@@ -403,6 +405,7 @@ struct mq_core {
     uint64_t next_number, next_grant, next_gang;
     int64_t begun_ms; /* ids of this time and later were not used before this ownership */
     uint64_t turn;
+    int64_t affinity_ms; /* when the first job stops waiting for a worker that has its model */
     int64_t workers_checked_ms;
     mq_prng prng;
     mq_core_stats stats;

@@ -235,6 +235,7 @@ void mq_worker_ready(mq_core *core, const mq_input *in, mq_outputs *out)
     w->slots = (uint32_t)m->slots;
     w->seen_ms = core->now_ms;
     bind(w, in->conn);
+    mq_worker_told_blobs(w, m->blobs, m->blobs_count);
     if (!take_kinds(core, w, m)) {
         remove(core, w, false, "unready", out);
         mq_say_error(out, in->conn, 0, MQ_E_BUSY, "too many different names in use");
@@ -297,6 +298,7 @@ void mq_worker_beat(mq_core *core, const mq_input *in, mq_outputs *out)
         return;
     }
     set_credit(w, &w->beat_seq, m->seq, m->free, m->jobs_seen);
+    mq_worker_told_blobs(w, m->blobs, m->blobs_count);
     w->rss_bytes = m->rss_bytes;
     w->load_milli = m->load_milli;
     if (w->is_draining && !m->is_draining) { /* the word was lost on its way */

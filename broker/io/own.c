@@ -87,6 +87,7 @@ static void core_config(mq_broker *b)
     k->dead_retention_ms = c->dead_retention_ms;
     k->replicas = (uint32_t)c->replicas;
     k->replicate_ms = c->replicate_ms;
+    k->affinity_wait_ms = c->affinity_wait_ms;
     k->quarantine_jobs = (uint32_t)c->quarantine_jobs;
     k->shards = mq_node_shards(b->node);
     MQ_ASSERT(getrandom(&k->seed, sizeof k->seed, 0) == (ssize_t)sizeof k->seed);

@@ -60,6 +60,7 @@ static void send_ready(mq_supervisor *sv)
         }
         tags[tag_count++] = mq_str(tag);
     }
+    mq_span models[MQ_MODELS_TOLD_MAX];
     mq_msg_ready m = {
         .worker = mq_str(sv->worker),
         .name = mq_str(sv->name),
@@ -79,6 +80,8 @@ static void send_ready(mq_supervisor *sv)
         .memory_bytes = mq_worker_memory_bytes(sv->options->memory_bytes, sv->slot_count),
         .held = sv->held,
         .held_count = mq_ws_held(&sv->session, sv->held, sv->held_jobs),
+        .blobs = models,
+        .blobs_count = mq_models_list(sv, models),
     };
     mq_broker_link_send(mq_sv_link(sv), MQ_CMD_ready, &m, (mq_span){0});
 }
@@ -89,6 +92,7 @@ static void measure(mq_supervisor *sv, int64_t now_ms)
         return;
     }
     sv->measured_ms = now_ms;
+    mq_models_look(sv);
     sv->load_milli = mq_worker_load_milli();
     sv->rss_bytes = mq_worker_rss_bytes(getpid());
     for (uint32_t i = 0; i < sv->slot_count; i++) {
@@ -99,6 +103,7 @@ static void measure(mq_supervisor *sv, int64_t now_ms)
 static void send_beat(mq_supervisor *sv, int64_t now_ms)
 {
     measure(sv, now_ms);
+    mq_span models[MQ_MODELS_TOLD_MAX];
     mq_msg_beat m = {
         .worker = mq_str(sv->worker),
         .seq = sv->session.seq,
@@ -109,6 +114,8 @@ static void send_beat(mq_supervisor *sv, int64_t now_ms)
         .is_draining = sv->session.is_draining,
         .jobs = sv->held,
         .jobs_count = mq_ws_held(&sv->session, sv->held, sv->held_jobs),
+        .blobs = models,
+        .blobs_count = mq_models_list(sv, models),
     };
     size_t bytes = 0;
     for (uint32_t i = 0; i < m.jobs_count; i++) {

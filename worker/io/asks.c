@@ -202,6 +202,9 @@ void mq_sv_blob_answers(mq_supervisor *sv, int64_t now_ms)
             uploaded(sv, &r, now_ms);
         } else if (is_current && r.type == MQ_BLOB_OPEN) {
             mq_slot_opened m = {.rid = r.rid, .code = r.code, .text = mq_str(r.text)};
+            if (r.code == MQ_OK) {
+                mq_models_note(sv, r.slot, r.hash);
+            }
             mq_sv_to_slot(sv, r.slot, MQ_FRAME_opened, &m, r.code == MQ_OK ? r.fd : -1);
         } else if (is_current) {
             mq_kept_job *kept = mq_sv_job_of(sv, r.slot);

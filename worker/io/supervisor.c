@@ -128,8 +128,9 @@ static mq_code blobs_open(mq_supervisor *sv, mq_error *err)
     const char *tmp = getenv("TMPDIR");
     (void)snprintf(dir, sizeof dir, "%s/maasq-cache-%u", tmp == NULL ? "/tmp" : tmp,
                    (unsigned)geteuid());
-    mq_code code = mq_blob_thread_new(&sv->blobs, *o->cache != '\0' ? o->cache : dir,
-                                      (size_t)o->cache_bytes, err);
+    const char *cache = *o->cache != '\0' ? o->cache : dir;
+    (void)snprintf(sv->cache_dir, sizeof sv->cache_dir, "%s", cache);
+    mq_code code = mq_blob_thread_new(&sv->blobs, cache, (size_t)o->cache_bytes, err);
     if (code == MQ_OK && *o->blobs != '\0') {
         mq_blob_thread_store(sv->blobs, o->blobs);
     }

@@ -27,6 +27,8 @@ enum {
     MQ_PROGRESS_MS = 100,    /* progress of a job goes on at most so often */
     MQ_MEASURE_MS = 1000,    /* memory and load are read at most so often */
     MQ_WORKER_URL_MAX = 260,
+    MQ_MODELS_TOLD_MAX = 8,
+    MQ_CACHE_DIR_MAX = 512,
     MQ_LOG_LINES = 20, /* of a slot in a second; more are dropped */
 };
 
@@ -119,6 +121,10 @@ typedef struct mq_supervisor {
     uint64_t rid;
     uint64_t rss_bytes, load_milli; /* as last read */
     int64_t measured_ms;
+    char cache_dir[MQ_CACHE_DIR_MAX];
+    char models[MQ_MODELS_TOLD_MAX]
+               [MQ_SHA256_HEX]; /* opened for jobs as their model, newest first */
+    uint32_t model_count;
     mq_kept_job kept[MQ_WS_JOBS_MAX];
     mq_buf payload; /* scratch */
     mq_msg_held held[MQ_WS_JOBS_MAX];
@@ -164,6 +170,15 @@ void mq_sv_slots_flush(mq_supervisor *sv);
 void mq_sv_slot_recall(mq_supervisor *sv, uint32_t slot, uint32_t job);
 /* The job a slot runs, or NULL. */
 mq_kept_job *mq_sv_job_of(mq_supervisor *sv, uint32_t slot);
+
+/* ---- models.c ---- */
+
+/* A blob was opened for the slot's job. */
+void mq_models_note(mq_supervisor *sv, uint32_t slot, const char *hash);
+/* Forgets those whose files have gone. */
+void mq_models_look(mq_supervisor *sv);
+/* What the broker is told; borrowed. Returns how many. */
+uint32_t mq_models_list(const mq_supervisor *sv, mq_span out[MQ_MODELS_TOLD_MAX]);
 
 /* Kept jobs (kept.c). accept copies; false: no memory for it. */
 bool mq_kept_accept(mq_kept_job *kept, const mq_msg_job_item *item, mq_span body);
