@@ -10,6 +10,7 @@ enum { SOFTCAP_STAGE = 1, MASK_STAGE = 2 };
 
 typedef struct attention_attrs {
     int64_t is_causal, kv_num_heads, q_num_heads, qk_matmul_output_mode, softmax_precision;
+    int64_t left_window_size, right_window_size; /* keys seen around the own position, -1: all */
     float scale, softcap;
     bool has_scale;
 } attention_attrs;
@@ -163,6 +164,11 @@ static double bias_of(const mq_op_call *call, const attention *x, size_t batch, 
     if (key >= length || (a->is_causal != 0 && key > row + before)) {
         return -HUGE_VAL;
     }
+    int64_t away = (int64_t)key - (int64_t)(row + before);
+    if ((a->left_window_size >= 0 && -away > a->left_window_size) ||
+        (a->right_window_size >= 0 && away > a->right_window_size)) {
+        return -HUGE_VAL;
+    }
     if (mask == NULL) {
         return 0.0;
     }
@@ -307,6 +313,8 @@ static const mq_attr_spec specs[] = {
     INT_ATTR(q_num_heads, 0),
     INT_ATTR(qk_matmul_output_mode, 0),
     INT_ATTR(softmax_precision, 0),
+    INT_ATTR(left_window_size, -1),
+    INT_ATTR(right_window_size, -1),
     {.name = "scale", .type = MQ_ATTR_FLOAT, .offset = offsetof(attention_attrs, scale)},
     {.name = "softcap", .type = MQ_ATTR_FLOAT, .offset = offsetof(attention_attrs, softcap)},
     {.name = NULL},
@@ -332,7 +340,8 @@ const mq_op mq_op_attention = {
     .shape = shape,
     .scratch = scratch,
     .run = run,
-    .cases = "| f32[A,2,3,4] f32[A,2,5,4] f32[A,2,5,B];"
+    .cases = "| f32[A,2,3,4] f32[A,2,5,4] f32[A,2,5,B]; left_window_size=1 right_window_size=0 | "
+             "f32[1,1,4,2] f32[1,1,4,2] f32[1,1,4,2];"
              "q_num_heads=4 kv_num_heads=2 is_causal=1 | f32[A,3,8] f32[A,3,4] f32[A,3,6];"
              "softcap=2.0 scale=0.5 | f64[1,2,3,4] f64[1,1,5,4] f64[1,1,5,2] f64[3,5]",
 };

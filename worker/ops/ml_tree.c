@@ -25,12 +25,28 @@ typedef enum aggregate {
     MOST,
 } aggregate;
 
+/* Numbers as a list of float32 or, from version 3 on, as a tensor of float32 or float64. */
+typedef struct tree_list {
+    mq_floats floats;
+    const mq_init *tensor;
+} tree_list;
+
+static size_t list_count(const tree_list *l)
+{
+    return l->tensor != NULL ? mq_elements(&l->tensor->tensor) : l->floats.count;
+}
+
+static double list_at(const tree_list *l, size_t i)
+{
+    return l->tensor != NULL ? mq_element(&l->tensor->tensor, i) : (double)l->floats.at[i];
+}
+
 typedef struct tree_attrs {
     mq_ints trees, nodes, features, yes, no, missing;
-    mq_floats values, hitrates, base;
+    tree_list values, hitrates, base;
     mq_strings modes;
     mq_ints leaf_trees, leaf_nodes, leaf_ids; /* of classes or targets */
-    mq_floats leaf_weights;
+    tree_list leaf_weights;
     mq_ml_labels labels;
     mq_span post_name, aggregate_name;
     int64_t targets;
@@ -43,14 +59,14 @@ typedef struct tree_node {
     tree_mode mode;
     bool is_missing_yes;
     int64_t feature;
-    float value;
+    double value;
     uint32_t yes, no;            /* nodes; a branch */
     uint32_t first_leaf, leaves; /* weights; a leaf */
 } tree_node;
 
 typedef struct tree_weight {
     uint32_t id;
-    float weight;
+    double weight;
 } tree_weight;
 
 /* Key to node: sorted by tree, then node. */
@@ -74,13 +90,13 @@ static mq_code check_counts(const tree_attrs *a, mq_error *err)
 {
     size_t n = a->nodes.count, w = a->leaf_ids.count;
     if (n == 0 || n > NODES_MAX || a->trees.count != n || a->features.count != n ||
-        a->yes.count != n || a->no.count != n || a->values.count != n || a->modes.count != n ||
-        (a->missing.count != 0 && a->missing.count != n)) {
+        a->yes.count != n || a->no.count != n || list_count(&a->values) != n ||
+        a->modes.count != n || (a->missing.count != 0 && a->missing.count != n)) {
         return mq_fail(err, MQ_E_ARG, "the nodes_* lists differ in length or are empty (limit %d)",
                        NODES_MAX);
     }
     if (w > NODES_MAX || a->leaf_trees.count != w || a->leaf_nodes.count != w ||
-        a->leaf_weights.count != w) {
+        list_count(&a->leaf_weights) != w) {
         return mq_fail(err, MQ_E_ARG, "the lists of leaves' weights differ in length");
     }
     return MQ_OK;
@@ -97,7 +113,7 @@ static mq_code parse(const mq_node *node, int64_t opset, void *attrs, mq_error *
     int64_t outputs = a->is_classifier ? (int64_t)mq_ml_label_count(&a->labels) : a->targets;
     a->is_positive = a->is_one_class = true;
     for (size_t i = 0; i < a->leaf_ids.count && code == MQ_OK; i++) {
-        a->is_positive = a->is_positive && a->leaf_weights.at[i] >= 0.0f;
+        a->is_positive = a->is_positive && list_at(&a->leaf_weights, i) >= 0.0;
         a->is_one_class = a->is_one_class && a->leaf_ids.at[i] == a->leaf_ids.at[0];
         if (a->leaf_ids.at[i] < 0 || a->leaf_ids.at[i] >= outputs) {
             code = mq_fail(err, MQ_E_ARG, "weight %zu is for output %lld of %lld", i,
@@ -109,9 +125,9 @@ static mq_code parse(const mq_node *node, int64_t opset, void *attrs, mq_error *
         a->how = mq_span_is(a->aggregate_name, names[i]) ? (aggregate)i : a->how;
     }
     if (code == MQ_OK && (outputs < 1 || outputs > NODES_MAX ||
-                          (a->base.count != 0 && a->base.count != (size_t)outputs &&
-                           !(a->is_one_class && a->base.count == 1)))) {
-        code = mq_fail(err, MQ_E_ARG, "%zu base values for %lld outputs", a->base.count,
+                          (list_count(&a->base) != 0 && list_count(&a->base) != (size_t)outputs &&
+                           !(a->is_one_class && list_count(&a->base) == 1)))) {
+        code = mq_fail(err, MQ_E_ARG, "%zu base values for %lld outputs", list_count(&a->base),
                        (long long)outputs);
     }
     return code;
@@ -180,7 +196,7 @@ static mq_code read_node(const tree_attrs *a, forest *f, uint32_t i, mq_error *e
     *node = (tree_node){.mode = (tree_mode)mode,
                         .is_missing_yes = a->missing.count > 0 && a->missing.at[i] != 0,
                         .feature = a->features.at[i],
-                        .value = a->values.at[i]};
+                        .value = list_at(&a->values, i)};
     if (mode == 7) {
         return mq_fail(err, MQ_E_UNSUPPORTED, "node %u has an unknown mode", i);
     }
@@ -223,7 +239,8 @@ static mq_code read_leaves(const tree_attrs *a, forest *f, mq_error *err)
         tree_node *leaf = &f->nodes[at];
         leaf->first_leaf = leaf->leaves == 0 ? i : leaf->first_leaf;
         leaf->leaves++;
-        f->weights[i] = (tree_weight){(uint32_t)a->leaf_ids.at[k->at], a->leaf_weights.at[k->at]};
+        f->weights[i] =
+            (tree_weight){(uint32_t)a->leaf_ids.at[k->at], list_at(&a->leaf_weights, k->at)};
     }
     return MQ_OK;
 }
@@ -257,7 +274,7 @@ static mq_code prepare(const mq_op_call *call, mq_arena *arena, const void **sta
 
 static bool goes_yes(const tree_node *n, double x)
 {
-    double v = (double)n->value;
+    double v = n->value;
     if (isnan(x) && n->is_missing_yes) {
         return true;
     }
@@ -320,12 +337,12 @@ static mq_code score_row(const mq_op_call *call, const forest *f, size_t row, si
         }
         for (uint32_t i = 0; i < leaf->leaves; i++) {
             const tree_weight *w = &f->weights[leaf->first_leaf + i];
-            scores[w->id] = joined(a->how, scores[w->id], (double)w->weight, t == 0);
+            scores[w->id] = joined(a->how, scores[w->id], w->weight, t == 0);
         }
     }
     for (size_t k = 0; k < n; k++) {
         scores[k] /= a->how == AVERAGE ? (double)f->root_count : 1.0;
-        scores[k] += a->base.count == n ? (double)a->base.at[k] : 0.0;
+        scores[k] += list_count(&a->base) == n ? list_at(&a->base, k) : 0.0;
     }
     return MQ_OK;
 }
@@ -334,7 +351,7 @@ static mq_code score_row(const mq_op_call *call, const forest *f, size_t row, si
 static size_t one_class(const tree_attrs *a, double *scores)
 {
     size_t id = a->leaf_ids.count == 0 ? 0 : (size_t)a->leaf_ids.at[0];
-    double s = scores[id] + (a->base.count == 1 ? (double)a->base.at[0] : 0.0);
+    double s = scores[id] + (list_count(&a->base) == 1 ? list_at(&a->base, 0) : 0.0);
     bool is_second = s > (a->is_positive ? 0.5 : 0.0);
     bool is_logistic = a->post == MQ_ML_LOGISTIC && !a->is_positive;
     scores[1] = is_logistic ? mq_ml_logistic(s) : s;
@@ -402,8 +419,12 @@ static mq_code shape(const mq_op_call *call, mq_error *err)
         ATTR(INTS, "nodes_featureids", features), ATTR(INTS, "nodes_truenodeids", yes),            \
         ATTR(INTS, "nodes_falsenodeids", no),                                                      \
         ATTR(INTS, "nodes_missing_value_tracks_true", missing),                                    \
-        ATTR(FLOATS, "nodes_values", values), ATTR(FLOATS, "nodes_hitrates", hitrates),            \
-        ATTR(FLOATS, "base_values", base), ATTR(STRINGS, "nodes_modes", modes),                    \
+        ATTR(FLOATS, "nodes_values", values.floats),                                               \
+        ATTR(FLOATS, "nodes_hitrates", hitrates.floats),                                           \
+        ATTR(TENSOR, "nodes_values_as_tensor", values.tensor),                                     \
+        ATTR(TENSOR, "nodes_hitrates_as_tensor", hitrates.tensor),                                 \
+        ATTR(TENSOR, "base_values_as_tensor", base.tensor),                                        \
+        ATTR(FLOATS, "base_values", base.floats), ATTR(STRINGS, "nodes_modes", modes),             \
         MQ_ML_TEXT(tree_attrs, "post_transform", post_name, "NONE")
 
 static const mq_attr_spec classifier_specs[] = {
@@ -411,7 +432,8 @@ static const mq_attr_spec classifier_specs[] = {
     ATTR(INTS, "class_treeids", leaf_trees),
     ATTR(INTS, "class_nodeids", leaf_nodes),
     ATTR(INTS, "class_ids", leaf_ids),
-    ATTR(FLOATS, "class_weights", leaf_weights),
+    ATTR(FLOATS, "class_weights", leaf_weights.floats),
+    ATTR(TENSOR, "class_weights_as_tensor", leaf_weights.tensor),
     ATTR(INTS, "classlabels_int64s", labels.ints),
     ATTR(STRINGS, "classlabels_strings", labels.strings),
     {.name = NULL}};
@@ -420,7 +442,8 @@ static const mq_attr_spec regressor_specs[] = {
     ATTR(INTS, "target_treeids", leaf_trees),
     ATTR(INTS, "target_nodeids", leaf_nodes),
     ATTR(INTS, "target_ids", leaf_ids),
-    ATTR(FLOATS, "target_weights", leaf_weights),
+    ATTR(FLOATS, "target_weights", leaf_weights.floats),
+    ATTR(TENSOR, "target_weights_as_tensor", leaf_weights.tensor),
     MQ_ML_TEXT(tree_attrs, "aggregate_function", aggregate_name, "SUM"),
     {.name = "n_targets", .type = MQ_ATTR_INT, .offset = offsetof(tree_attrs, targets), .i = 1},
     {.name = NULL}};
@@ -442,13 +465,19 @@ static const mq_attr_spec regressor_specs[] = {
         .run = run,                                                                                \
         .cases = cases_,                                                                           \
     }
-#define TREE                                                                                       \
+#define TREE_OF(values)                                                                            \
     "nodes_treeids=(0,0,0) nodes_nodeids=(0,1,2) nodes_featureids=(1,0,0) "                        \
-    "nodes_truenodeids=(1,0,0) nodes_falsenodeids=(2,0,0) nodes_values=(0.5,0,0) "                 \
+    "nodes_truenodeids=(1,0,0) nodes_falsenodeids=(2,0,0) " values                                 \
     "nodes_modes=(BRANCH_LEQ,LEAF,LEAF) "
+#define TREE TREE_OF("nodes_values=(0.5,0,0) ")
 ROW(tree_ensemble_classifier, "TreeEnsembleClassifier", classifier_specs, 2,
     TREE "class_treeids=(0,0) class_nodeids=(1,2) class_ids=(0,1) class_weights=(1.0,1.0) "
          "classlabels_int64s=(7,9) | f32[A,2]");
 ROW(tree_ensemble_regressor, "TreeEnsembleRegressor", regressor_specs, 1,
-    TREE "target_treeids=(0,0) target_nodeids=(1,2) target_ids=(0,0) target_weights=(1.5,-2.0) | "
-         "f32[A,2]");
+    TREE
+    "target_treeids=(0,0) target_nodeids=(1,2) target_ids=(0,0) target_weights=(1.5,-2.0) | "
+    "f32[A,2]; " TREE_OF(
+        "nodes_values_as_tensor=f64:(0.5,0,0) ") "target_treeids=(0,0) target_nodeids=(1,2) "
+                                                 "target_ids=(0,0) "
+                                                 "target_weights_as_tensor=f64:(1.5,-2.0) "
+                                                 "base_values_as_tensor=f64:(0.25) | f64[A,2]");
