@@ -234,8 +234,8 @@ void mq_result_failed(mq_core *core, mq_job *job, const mq_input *in, mq_outputs
         core->stats.crashed++;
         core->tally.crashed += !job->is_transient;
         mq_quarantine_crash(core, job);
-    } else {
-        core->names[job->kind].crash_row = 0;
+    } else if (!mq_span_is(item->class, "return") && !mq_span_is(item->class, "cancelled")) {
+        core->names[job->kind].crash_row = 0; /* it ran to an end of its own */
     }
     if (is_crash && job->crashes >= job->crashes_max) {
         mq_end(core, job, MQ_EVENT_FAIL, "poison", in, out);
