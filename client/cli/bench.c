@@ -91,13 +91,19 @@ static int print_serve(serve *s, double seconds)
     double accuracy = answered == 0 ? 0 : (double)l->correct / (double)answered;
     double rate = (double)l->ended / seconds;
     if (s->cli->is_json) {
-        int status = mq_cli_json(json_pack(
-            "{s:s, s:s, s:I, s:s, s:I, s:I, s:I, s:f, s:f, s:f, s:I, s:o}", "bench", "serve",
-            "model", s->name, "version", (json_int_t)mq_js_int(s->model, "version"), "data",
-            s->rows.name, "requests", (json_int_t)l->count, "answered", (json_int_t)answered,
-            "failed", (json_int_t)l->failed, "accuracy", accuracy, "requests_per_s", rate,
-            "seconds", seconds, "window", (json_int_t)l->window, "latency_ms", latency));
-        return l->failed == 0 ? status : mq_cli_fail(s->cli, "%s", l->error);
+        char name[512];
+        (void)snprintf(name, sizeof name, "%s-%s", s->name, s->rows.name);
+        json_t *line =
+            json_pack("{s:s, s:s, s:f, s:s, s:s, s:I, s:s, s:I, s:I, s:I, s:f, s:f, s:I, s:o}",
+                      "bench", "serve", "case", name, "value", rate, "unit", "requests/s", "model",
+                      s->name, "version", (json_int_t)mq_js_int(s->model, "version"), "data",
+                      s->rows.name, "requests", (json_int_t)l->count, "answered",
+                      (json_int_t)answered, "failed", (json_int_t)l->failed, "accuracy", accuracy,
+                      "seconds", seconds, "window", (json_int_t)l->window, "latency_ms", latency);
+        (void)json_dumpf(line, stdout, JSON_COMPACT | JSON_REAL_PRECISION(6));
+        printf("\n");
+        json_decref(line);
+        return l->failed == 0 ? MQ_EXIT_OK : mq_cli_fail(s->cli, "%s", l->error);
     }
     printf("%lld requests to %s (version %lld), rows of %s, window %lld\n"
            "  answered %lld, failed %lld, accuracy %.4f, %.0f requests/s\n",

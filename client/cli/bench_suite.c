@@ -16,6 +16,7 @@
 #include "client/cli/suite.h"
 #include "client/cli/system.h"
 #include "shared/base/clock.h"
+#include "shared/base/file.h"
 #include "shared/base/math.h"
 
 enum {
@@ -145,7 +146,7 @@ static int system_start(suite *s, system_of *m, const char *workers)
 
 static void system_stop(system_of *m)
 {
-    char name[] = "maasq", down[] = "down", data[] = "--data", command[128];
+    char name[] = "maasq", down[] = "down", data[] = "--data";
     char *argv[] = {name, down, data, m->dir, NULL};
     (void)maasq_client_free(&m->cli.client);
     if (m->light > 0) {
@@ -156,8 +157,10 @@ static void system_stop(system_of *m)
         (void)run(argv);
     }
     if (m->dir[0] != '\0') {
-        (void)snprintf(command, sizeof command, "rm -rf '%s'", m->dir);
-        (void)!system(command);
+        mq_error err;
+        if (mq_dir_remove(m->dir, &err) != MQ_OK) {
+            (void)fprintf(stderr, "maasq: %s\n", err.text);
+        }
     }
 }
 

@@ -97,9 +97,10 @@ void mq_bare_redis_stop(mq_bare_redis *r)
         (void)waitpid(r->pid, NULL, 0);
     }
     if (r->dir[0] != '\0') {
-        char command[128];
-        (void)snprintf(command, sizeof command, "rm -rf '%s'", r->dir);
-        (void)!system(command);
+        mq_error err;
+        if (mq_dir_remove(r->dir, &err) != MQ_OK) {
+            (void)fprintf(stderr, "maasq: %s\n", err.text);
+        }
     }
     *r = (mq_bare_redis){0};
 }

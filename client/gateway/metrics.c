@@ -81,6 +81,18 @@ static void write_own(const mq_metrics_gateway *own, mq_buf *out)
 static void write_counters(const json_t *status, mq_buf *out)
 {
     const json_t *from = json_object_get(status, "counters");
+    size_t missing = json_array_size(json_object_get(status, "missing"));
+    if (json_is_object(status)) {
+        double shards = number_of(status, "shards");
+        family(out, "maasq_shards", "gauge", "Shards of the deployment.");
+        mq_buf_printf(out, "maasq_shards %.0f\n", isnan(shards) ? 1 : shards);
+        family(out, "maasq_shards_missing", "gauge",
+               "Shards whose owner did not answer: other figures are without them.");
+        mq_buf_printf(out, "maasq_shards_missing %zu\n", missing);
+    }
+    if (missing > 0) {
+        return; /* a counter must not fall: there is none until all shards are there */
+    }
     for (size_t i = 0; i < sizeof counters / sizeof *counters; i++) {
         const counter *c = &counters[i];
         double number = number_of(from, c->member);

@@ -313,7 +313,9 @@ MAASQ_API void maasq_cancel(maasq_job *job, int hard);
 
 /* Asks the system: what = "status", "workers", "queues", "jobs", "job", "models", "model",
  * "datasets", "dataset", "memo", "dead" or "events"; name, filter: see client/README.md; NULL = "".
- * limit: 0 = the broker's default. On success *json is the answer, a JSON text, owned (maasq_free).
+ * limit: 0 = the broker's default. Of a deployment of several shards the answer is of all of them;
+ * those that did not answer are named in its "missing" (shared/wire/ANSWERS.md). On success *json
+ * is the answer, a JSON text, owned (maasq_free).
  * MAASQ_E_NOT_FOUND, MAASQ_E_TIMEOUT, MAASQ_E_ARG. */
 MAASQ_API int maasq_query(maasq_client *client, const char *what, const char *name,
                           const char *filter, uint32_t limit, int64_t timeout_ms, char **json,
@@ -322,7 +324,8 @@ MAASQ_API int maasq_query(maasq_client *client, const char *what, const char *na
 /* An operator's action: verb = "alias" (model, alias, version, expected version or "") | "pause" |
  * "resume" (queue) | "drain" | "undrain" (worker) | "retry" (dead job) | "delete-version" (model,
  * version). args: at most 8 texts of at most 192 bytes. 0 once it is stored, also when it already
- * was so. Resent when no answer came. */
+ * was so. Resent when no answer came. What all shards obey goes to all of them; an error then names
+ * the shards that did not, and giving the command again does no harm. */
 MAASQ_API int maasq_command(maasq_client *client, const char *verb, const char *const *args,
                             size_t count, int64_t timeout_ms, maasq_error *err);
 

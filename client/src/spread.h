@@ -6,7 +6,7 @@
 #include "client/src/merge.h"
 
 enum {
-    MQ_SPREAD_PATIENCE_MS = 3000
+    MQ_SPREAD_PATIENCE_MS = 1500
 }; /* a list waits no longer for a shard once another is there */
 
 /* Asks all shards; those that have not answered in time are named in the answer's `missing`. Fails

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <limits.h>
 #include <stdio.h>
 #include <sys/mman.h>
@@ -164,4 +165,27 @@ mq_code mq_dir_make(const char *path, mq_error *err)
             return MQ_OK;
         }
     }
+}
+
+static int remove_one(const char *path, const struct stat *st, int flag, struct FTW *at)
+{
+    (void)st;
+    (void)flag;
+    (void)at;
+    (void)remove(path); /* what stays keeps its folder, which the last look finds */
+    return 0;
+}
+
+mq_code mq_dir_remove(const char *path, mq_error *err)
+{
+    enum { FOLDERS_OPEN = 32 };
+    struct stat st;
+    if (path[0] == '\0') {
+        return mq_fail(err, MQ_E_ARG, "no path to remove");
+    }
+    (void)nftw(path, remove_one, FOLDERS_OPEN, FTW_DEPTH | FTW_PHYS | FTW_MOUNT);
+    if (lstat(path, &st) == 0) {
+        return mq_fail(err, MQ_E_IO, "%s: it or something in it cannot be removed", path);
+    }
+    return MQ_OK;
 }

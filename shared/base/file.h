@@ -28,4 +28,9 @@ MQ_MUST_USE mq_code mq_fd_write(int fd, mq_span bytes, mq_error *err);
 /* mkdir -p with mode 0700 for what is missing. */
 MQ_MUST_USE mq_code mq_dir_make(const char *path, mq_error *err);
 
+/* Removes a folder with all that is in it; links are removed, never followed, and other file
+ * systems are left alone. Goes on past what cannot be removed and then reports it. MQ_OK when there
+ * is no such path. */
+MQ_MUST_USE mq_code mq_dir_remove(const char *path, mq_error *err);
+
 #endif

@@ -25,12 +25,13 @@ json() {
         good "$*"
     fi
 }
-# figures FILTER COMMAND...: the same for a benchmark, which may print several objects.
+# figures FILTER COMMAND...: the same for a benchmark, which prints one object a line.
 figures() {
     filter=$1
     shift
     echo "$*" >>"$seen"
-    if "$@" --json >"$T/out" 2>"$T/err" && jq -es "length >= 1 and all($filter)" "$T/out" >/dev/null; then
+    if "$@" --json >"$T/out" 2>"$T/err" && jq -es "length >= 1 and all($filter)" "$T/out" >/dev/null &&
+        [ "$(jq -s length "$T/out")" = "$(wc -l <"$T/out")" ]; then
         good "$*"
     else
         bad "$* --json" "$(cat "$T/out" "$T/err" | head -c 800)"
@@ -123,7 +124,7 @@ json '.workers | length == 2 and .[0].name and .[0].pid > 0' maasq worker list
 
 
 figures '.bench == "queue" and .unit == "jobs/s" and .value > 0' maasq bench queue --jobs 100
-figures '.bench == "serve" and .answered == 100 and .latency_ms.p50' maasq bench serve m --data d --requests 100
+figures '.bench == "serve" and .case and .unit == "requests/s" and .value > 0 and .answered == 100 and .latency_ms.p50' maasq bench serve m --data d --requests 100
 figures '.bench == "infer" and .value > 0' maasq bench infer m --requests 100
 figures '.bench and .case and .unit and .value > 0' maasq bench train --rounds 3 --steps 50
 

@@ -241,9 +241,18 @@ static void files_are_written_whole_and_read_back(void **state)
     assert_int_equal(mq_dir_make(deep, &err), MQ_OK);
     assert_int_equal(mq_dir_make(deep, &err), MQ_OK);
     assert_int_equal(access(deep, F_OK), 0);
-    char command[160];
-    snprintf(command, sizeof command, "rm -rf %s", dir);
-    assert_int_equal(system(command), 0);
+    char link[160], kept[96];
+    snprintf(kept, sizeof kept, "%s.kept", dir); /* what a link points to is not removed */
+    snprintf(link, sizeof link, "%s/link", deep);
+    assert_int_equal(mq_dir_make(kept, &err), MQ_OK);
+    assert_int_equal(symlink(kept, link), 0);
+    assert_int_equal(mq_dir_remove(dir, &err), MQ_OK);
+    assert_int_not_equal(access(dir, F_OK), 0);
+    assert_int_equal(access(kept, F_OK), 0);
+    assert_int_equal(mq_dir_remove(dir, &err), MQ_OK); /* there is none any more */
+    assert_int_equal(mq_dir_remove(kept, &err), MQ_OK);
+    assert_int_equal(mq_dir_remove("", &err), MQ_E_ARG);
+    assert_int_equal(mq_dir_remove("/proc/self", &err), MQ_E_IO);
 }
 
 static void errors_carry_their_context(void **state)
