@@ -26,6 +26,10 @@ MQ_MUST_USE mq_code mq_zmq_echo_run(mq_zmq_echo *e, int64_t count, int64_t windo
                                     double *seconds, double *p50_ms, mq_error *err);
 void mq_zmq_echo_stop(mq_zmq_echo *e);
 
+/* p50 of handing a word to another process over a socketpair and getting it back: two wake-ups,
+ * what keeping each job's handler in a process of its own costs at least. */
+MQ_MUST_USE mq_code mq_wake_run(uint32_t count, double *p50_ms, mq_error *err);
+
 /* A redis-server of its own in a temporary directory, appendfsync always. */
 typedef struct mq_bare_redis {
     char dir[64];
