@@ -196,7 +196,8 @@ int main(int argc, char **argv)
                                             {"json", no_argument, NULL, 'j'},
                                             {"help", no_argument, NULL, 'h'},
                                             {NULL, 0, NULL, 0}};
-    run r = {.vectors = calloc(VECTORS_MAX, sizeof *r.vectors)};
+    static run r; /* with all that it points to, it lives as long as the program */
+    r.vectors = calloc(VECTORS_MAX, sizeof *r.vectors);
     for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         if (c == 'l') {
             r.only = read_names(optarg);
