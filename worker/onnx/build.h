@@ -25,12 +25,27 @@ void mq_read_tensor(mq_pb *pb, mq_arena *arena, mq_init *out);
 /* Name or text field: checked, copied. NULL after an error, which is in pb. */
 const char *mq_read_name(mq_pb *pb, mq_arena *arena, const mq_pb_field *field, const char *what);
 
+typedef struct mq_function mq_function;
+
 /* What the readers of one model share. */
 typedef struct mq_loader {
     mq_model *model;
     uint32_t depth;       /* of nested graphs */
     uint32_t value_total; /* initializers and value infos so far */
+    mq_function *functions;
+    uint32_t function_count, function_room;
+    uint32_t call_count; /* calls of functions expanded so far */
+    const char *prefix;  /* of names made for them */
+    bool is_function;    /* inside one: attributes may refer to the call's */
+    mq_node node;        /* what mq_read_counted_node has read */
 } mq_loader;
+
+/* functions.c: reads a FunctionProto; then, when all is read, puts functions in place of calls. */
+bool mq_read_function(mq_pb *pb, mq_loader *l);
+mq_code mq_expand_functions(mq_loader *l, mq_error *err);
+
+/* A NodeProto into l->node, counted towards the limit. */
+bool mq_read_counted_node(mq_pb *pb, mq_loader *l);
 
 /* Each reads one message; false after an error, which is in pb. */
 bool mq_read_value_info(mq_pb *pb, mq_loader *l, mq_value_info *info);

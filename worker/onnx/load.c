@@ -105,6 +105,18 @@ static bool read_node(mq_pb *pb, mq_loader *l, mq_node *node)
     return pb->code == MQ_OK;
 }
 
+bool mq_read_counted_node(mq_pb *pb, mq_loader *l)
+{
+    mq_node node;
+    if (l->model->node_total++ >= MQ_MODEL_NODES_MAX) {
+        return mq_pb_fail(pb, (size_t)(pb->at - pb->base), MQ_E_LIMIT, "more than %d nodes",
+                          MQ_MODEL_NODES_MAX);
+    }
+    bool ok = read_node(pb, l, &node); /* it may hold graphs, whose nodes pass here too */
+    l->node = node;
+    return ok;
+}
+
 /* --- graphs --- */
 
 static bool read_graph_value(mq_pb *pb, mq_loader *l, const mq_pb_field *f, mq_graph *g)
@@ -303,9 +315,14 @@ static bool read_model_field(mq_pb *pb, mq_loader *l, const mq_pb_field *f, bool
         return read_opset(pb, l, f);
     case 14:
         return read_metadata(pb, l, f);
-    case 25:
-        return mq_pb_fail(pb, f->offset, MQ_E_UNSUPPORTED,
-                          "model-local functions are not supported; inline them before export");
+    case 25: {
+        if (!mq_pb_want(pb, f, MQ_PB_BYTES, "ModelProto.functions")) {
+            return false;
+        }
+        mq_pb nested = mq_pb_nested(pb, f);
+        mq_read_function(&nested, l);
+        return mq_read_join(pb, &nested);
+    }
     default:
         return true;
     }
@@ -358,6 +375,9 @@ mq_code mq_model_read(mq_model **out, mq_span bytes, bool is_copied, size_t memo
     }
     mq_loader l = {.model = model};
     mq_code code = read_model(&l, source, err);
+    if (code == MQ_OK) {
+        code = mq_expand_functions(&l, err);
+    }
     if (code == MQ_OK) {
         code = mq_model_verify(model, err);
     }

@@ -143,6 +143,12 @@ static bool read_attr_field(mq_pb *pb, mq_loader *l, const mq_pb_field *f, mq_at
     case 9:
         counts[f->number - 7] += list_count(f);
         return true;
+    case 21:
+        attr->ref = mq_read_name(pb, &l->model->arena, f, "AttributeProto.ref_attr_name");
+        return attr->ref != NULL &&
+               (l->is_function || mq_pb_fail(pb, f->offset, MQ_E_FORMAT,
+                                             "attribute '%s' refers to '%s' outside of a function",
+                                             attr->name, attr->ref));
     case 20:
         *type = (int64_t)f->value;
         return mq_pb_want(pb, f, MQ_PB_VARINT, "AttributeProto.type");
@@ -150,12 +156,11 @@ static bool read_attr_field(mq_pb *pb, mq_loader *l, const mq_pb_field *f, mq_at
     case 11:
     case 14:
     case 15:
-    case 21:
     case 22:
     case 23:
         return mq_pb_fail(pb, f->offset, MQ_E_UNSUPPORTED,
                           "attribute '%s': field %u (lists of tensors or graphs, types, "
-                          "references, sparse tensors) is not supported",
+                          "sparse tensors) is not supported",
                           attr->name, f->number);
     default:
         return true;
@@ -181,6 +186,9 @@ static bool settle_type(mq_pb *pb, size_t offset, mq_attr *attr, const size_t co
                           (long long)type);
     }
     attr->type = (mq_attr_type)type;
+    if (attr->ref != NULL) {
+        return true;
+    }
     if ((attr->type == MQ_ATTR_TENSOR && attr->tensor == NULL) ||
         (attr->type == MQ_ATTR_GRAPH && attr->graph == NULL)) {
         return mq_pb_fail(pb, offset, MQ_E_FORMAT, "attribute '%s' lacks its value", attr->name);

@@ -31,6 +31,8 @@ enum {
     MQ_MODEL_DEPTH_MAX = 4,       /* graphs within graphs, the main graph counting 1 */
     MQ_MODEL_NAME_BYTES_MAX = 1024,
     MQ_MODEL_OPSETS_MAX = 32,
+    MQ_MODEL_FUNCTIONS_MAX = 1024,
+    MQ_MODEL_CALLS_MAX = 16, /* functions that call functions */
     MQ_MODEL_METADATA_MAX = 1024,
 };
 
@@ -72,6 +74,7 @@ typedef enum mq_attr_type {
 
 typedef struct mq_attr {
     const char *name;
+    const char *ref; /* while loading: the attribute of a function's call that has the value */
     mq_attr_type type;
     float f;
     int64_t i;
@@ -138,7 +141,8 @@ typedef struct mq_model {
  * mq_model_free. Time is linear in bytes.len (the sort of names apart); memory is bounded by
  * memory_bytes_max (0: 256 MiB + 2 x bytes.len) whatever the bytes are. Errors say the offset:
  * MQ_E_FORMAT for malformed bytes or a broken graph, MQ_E_LIMIT, MQ_E_UNSUPPORTED for external
- * data, sparse initializers, model-local functions and element types not in dtype.def. */
+ * data, sparse initializers and element types not in dtype.def. Model-local functions are put in
+ * place of their calls. */
 MQ_MUST_USE mq_code mq_model_load(mq_model **out, mq_span bytes, size_t memory_bytes_max,
                                   mq_error *err);
 
