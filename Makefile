@@ -17,6 +17,10 @@ PKGS := libzmq msgpack hiredis jansson libcrypto zlib openblas libmicrohttpd
 PKG_CFLAGS := $(call pc,--cflags-only-I $(PKGS) cmocka)
 PKGS_MISSING := $(shell pkg-config --exists $(PKGS) 2>/dev/null || echo yes)
 
+# oneDNN is optional: DNNL=0 builds without it, and so does a machine that has no dnnl.h.
+DNNL ?= $(if $(shell echo 'int x;' | $(CC) -include dnnl.h -E -x c - >/dev/null 2>&1 && echo yes),1,0)
+HAVE_DNNL := $(filter-out 0,$(DNNL))
+
 WARN := -Wall -Wextra -Wpedantic -Werror -Wshadow -Wconversion -Wsign-conversion -Wformat=2 -Wundef \
   -Wvla -Wcast-qual -Wpointer-arith -Wwrite-strings -Wstrict-prototypes -Wmissing-prototypes \
   -Wold-style-definition -Wnull-dereference -Wswitch-enum -Wdouble-promotion -fno-common \
@@ -30,13 +34,13 @@ OPT_cov := -O0 -g --coverage
 OPT_fuzz := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 # Training promises equal bits: no contraction into FMA outside kernels that ask for it by name.
 NUMERIC := -ffp-contract=off -fno-fast-math
-CFLAGS_ALL := -std=c11 -D_GNU_SOURCE -I. -I$(B)/gen -DMQ_VERSION='"$(VERSION)"' \
+CFLAGS_ALL := -std=c11 -D_GNU_SOURCE -I. -I$(B)/gen -DMQ_VERSION='"$(VERSION)"' $(if $(HAVE_DNNL),-DMQ_DNNL) \
   $(OPT_$(V)) $(HARDEN) $(NUMERIC) $(WARN) $(PKG_CFLAGS) $(CFLAGS)
 LDFLAGS_ALL := $(OPT_$(V)) -Wl,-z,relro,-z,now $(LDFLAGS)
 
 LIBS_shared := $(call pc,--libs hiredis msgpack libcrypto) -lm -pthread
 LIBS_broker := $(call pc,--libs libzmq) $(LIBS_shared)
-LIBS_worker := $(call pc,--libs libzmq openblas jansson zlib) $(LIBS_shared)
+LIBS_worker := $(call pc,--libs libzmq openblas jansson zlib) $(if $(HAVE_DNNL),-ldnnl -lgomp) $(LIBS_shared)
 LIBS_client := $(call pc,--libs libzmq jansson) $(LIBS_shared)
 LIBS_gateway := $(call pc,--libs libmicrohttpd) $(LIBS_client)
 
@@ -44,7 +48,8 @@ LIBS_gateway := $(call pc,--libs libmicrohttpd) $(LIBS_client)
 sources = $(filter-out %/main.c,$(shell find $(1) -name '*.c' 2>/dev/null | sort))
 SRC_shared := $(call sources,shared)
 SRC_broker := $(call sources,broker)
-SRC_worker := $(filter-out worker/examples/%,$(call sources,worker))
+SRC_dnnl := $(if $(HAVE_DNNL),$(filter-out worker/dnnl/none.c,$(call sources,worker/dnnl)),worker/dnnl/none.c)
+SRC_worker := $(filter-out worker/examples/% worker/dnnl/%,$(call sources,worker)) $(SRC_dnnl)
 SRC_client := $(call sources,client/src)
 SRC_cli := $(call sources,client/cli)
 SRC_gateway := $(call sources,client/gateway)

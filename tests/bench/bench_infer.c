@@ -4,6 +4,7 @@
 
 #include "tests/worker/mlp.h"
 #include "worker/blas/blas.h"
+#include "worker/dnnl/dnnl.h"
 #include "worker/exec/session.h"
 #include "worker/ops/qgemm.h"
 
@@ -73,8 +74,9 @@ static mq_model *quantized(void)
     return m;
 }
 
-/* Median microseconds of a run, and in *bare of its noted products alone. */
-static double measure(mq_session *s, int64_t rows, float *x, double *bare)
+/* Median microseconds of a run, and in *bare of its products alone, as `own` (the session without
+ * oneDNN) gives them to OpenBLAS. */
+static double measure(mq_session *s, mq_session *own, int64_t rows, float *x, double *bare)
 {
     static double times[RUNS];
     mq_gemm list[16];
@@ -83,7 +85,7 @@ static double measure(mq_session *s, int64_t rows, float *x, double *bare)
     const mq_tensor *out;
     mq_error err;
     mq_blas_log(&log);
-    mlp_must(mq_session_run(s, &in, 1, &out, &err), &err);
+    mlp_must(mq_session_run(own, &in, 1, &out, &err), &err);
     mq_blas_log(NULL);
     for (int i = 0; i < RUNS; i++) {
         double start = now_us();
@@ -113,21 +115,24 @@ int main(void)
     for (int form = 0; form < 3; form++) {
         static const char *const names[] = {"f32-in-out", "f32-out-in", "dynamic-int8"};
         mq_model *model = form == 2 ? quantized() : mlp_new(sizes, 4, form, 1);
-        mq_session *s;
+        mq_session *s, *own;
         mq_error err;
         static double float_bare[3];
+        mq_session_options without = {.own_kernels = true};
         mlp_must(mq_session_new(&s, model, NULL, &err), &err);
+        mlp_must(mq_session_new(&own, model, &without, &err), &err);
         for (int b = 0; b < 3; b++) {
             int64_t rows = b == 0 ? 1 : b == 1 ? 8 : 32;
-            double bare, us = measure(s, rows, x, &bare);
+            double bare, us = measure(s, own, rows, x, &bare);
             float_bare[b] = form == 2 ? float_bare[b] : bare;
             printf("{\"bench\":\"infer\",\"case\":\"mlp-%s-b%lld\",\"value\":%.2f,\"unit\":\"us\","
                    "\"ceiling\":\"bare-f32-products\",\"ceiling_value\":%.2f,\"ratio\":%.3f,"
-                   "\"core\":\"%s, int8 %s\"}\n",
+                   "\"core\":\"%s, int8 %s, %s\"}\n",
                    names[form], (long long)rows, us, float_bare[b], float_bare[b] / us,
-                   mq_blas_core(), mq_qgemm_name());
+                   mq_blas_core(), mq_qgemm_name(), mq_dnnl_name());
         }
         mq_session_free(s);
+        mq_session_free(own);
         mq_model_free(model);
     }
     return 0;

@@ -128,7 +128,8 @@ static mq_code shape_all(mq_plan *plan, mq_error *err)
         mq_code code = mq_op_shape(call, p->steps[s].node, err);
         if (code == MQ_OK && is_computable(call)) {
             code = compute_known(plan, s, err);
-        } else if (code == MQ_OK && mq_op_has_scratch(call)) {
+        } else if (code == MQ_OK) {
+            code = mq_op_ready(call, err);
             plan->scratch_bytes = mq_max_size(plan->scratch_bytes, mq_op_scratch(call));
         }
         if (code != MQ_OK) {
@@ -435,6 +436,7 @@ static mq_code make_room(mq_plan *plan, uint32_t s, mq_error *err)
     mq_op_call *call = &plan->calls[s];
     const mq_step *step = &plan->program->steps[s];
     mq_code code = mq_op_shape(call, step->node, err);
+    code = code == MQ_OK ? mq_op_ready(call, err) : code;
     if (code != MQ_OK) {
         return code;
     }

@@ -249,8 +249,33 @@ mq_code mq_program_init(mq_program *p, const mq_model *model, const bool *is_par
     return code;
 }
 
+void mq_program_kernels(mq_program *p, uint32_t kernels)
+{
+    p->kernels = kernels;
+    for (uint32_t s = 0; s < p->step_count; s++) {
+        for (uint32_t b = 0; b < p->steps[s].body_count; b++) {
+            mq_program_kernels(p->steps[s].bodies[b].program, kernels);
+        }
+    }
+}
+
+/* What operators hold beside the arena. */
+static void release_states(mq_program *p)
+{
+    for (uint32_t s = 0; s < p->step_count; s++) {
+        const mq_step *step = &p->steps[s];
+        if (step->op != NULL && step->op->release != NULL && step->state != NULL) {
+            step->op->release(step->state);
+        }
+        for (uint32_t b = 0; b < step->body_count; b++) {
+            release_states(step->bodies[b].program);
+        }
+    }
+}
+
 void mq_program_release(mq_program *p)
 {
+    release_states(p);
     mq_arena_release(&p->own);
     *p = (mq_program){.model = NULL};
 }
@@ -331,7 +356,8 @@ bool mq_program_call(const mq_program *p, uint32_t s, mq_tensor *tensors, mq_are
                      .outputs = outputs,
                      .input_count = step->body_count == 0 ? step->input_count : step->formal_count,
                      .output_count = step->output_count,
-                     .state = step->state};
+                     .state = step->state,
+                     .kernels = p->kernels};
     return true;
 }
 

@@ -57,8 +57,9 @@ struct mq_program {
     uint32_t *outputs; /* values of the graph outputs, in order */
     uint32_t value_count, step_count, input_count, output_count;
     uint32_t fused_count, folded_count;
-    mq_arena *arena; /* holds all of it; that of the outermost program */
-    mq_arena own;    /* the outermost program's */
+    uint32_t kernels; /* MQ_KERNELS_* */
+    mq_arena *arena;  /* holds all of it; that of the outermost program */
+    mq_arena own;     /* the outermost program's */
 };
 
 /* Binds. is_param (may be NULL): one bool per initializer, true for those that become
@@ -66,6 +67,9 @@ struct mq_program {
 MQ_MUST_USE mq_code mq_program_init(mq_program *program, const mq_model *model,
                                     const bool *is_param, size_t memory_bytes_max, mq_error *err);
 void mq_program_release(mq_program *program);
+
+/* What the calls of this program and of those within it may compute with. */
+void mq_program_kernels(mq_program *program, uint32_t kernels);
 
 /* Computes steps whose inputs are all constant, as long as their outputs stay small. */
 MQ_MUST_USE mq_code mq_program_fold(mq_program *program, mq_error *err);

@@ -26,6 +26,8 @@ typedef struct mq_session_options {
     size_t memory_bytes_max;     /* weights packed + all plans; 0 = 1 GiB */
     uint32_t plans_max;          /* plans kept, least recently used goes; 0 = 16 */
     bool no_fusion;              /* one kernel per node */
+    bool is_exact;               /* an answer does not depend on what it was batched with */
+    bool own_kernels;            /* without oneDNN, as if it were not there */
     mq_session_observe *observe; /* implies no_fusion; also called for graph inputs */
     void *observe_arg;
     bool (*stop)(void *arg); /* asked before every node; true ends the run with MQ_E_CANCELLED */

@@ -5,6 +5,7 @@
 #include "worker/ops/dense.h"
 
 #include "worker/blas/blas.h"
+#include "worker/dnnl/dnnl.h"
 #include "worker/ops/kit.h"
 
 typedef struct sizes {
@@ -64,6 +65,64 @@ static void finish(float *restrict y, int64_t m, int64_t n, const float *restric
     }
 }
 
+/* What is kept for a constant W. */
+typedef struct state {
+    mq_dnnl_dense *dnnl;
+    bool has_relu; /* it does the activation as well */
+} state;
+
+static mq_code prepare(const mq_op_call *call, mq_arena *arena, const void **out, mq_error *err)
+{
+    const mq_dense_attrs *a = call->attrs;
+    const mq_tensor *w = call->inputs[1], *b = mq_call_input(call, 2);
+    *out = NULL;
+    if (call->kernels != 0 || w->data == NULL || (b != NULL && b->data == NULL)) {
+        return MQ_OK;
+    }
+    state *s = mq_arena_new(arena, state, 1);
+    if (s == NULL) {
+        return mq_fail(err, MQ_E_LIMIT, "no memory for a matrix product");
+    }
+    s->has_relu = a->act == MQ_ACT_RELU;
+    s->dnnl = mq_dnnl_dense_new(&(mq_dnnl_dense_spec){.is_transposed = a->is_transposed,
+                                                      .is_relu = s->has_relu,
+                                                      .k = w->shape.dims[a->is_transposed ? 1 : 0],
+                                                      .n = w->shape.dims[a->is_transposed ? 0 : 1],
+                                                      .w = w->data,
+                                                      .bias = b == NULL ? NULL : b->data},
+                                arena);
+    *out = s->dnnl == NULL ? NULL : s;
+    return MQ_OK;
+}
+
+static void release(const void *held)
+{
+    mq_dnnl_dense_free(((const state *)held)->dnnl);
+}
+
+/* One row is bound by reading W, and gemv reads it as it lies; below a million multiply-adds
+ * OpenBLAS has a path without packing that costs less than a call of oneDNN. */
+static bool is_for_dnnl(const sizes *s)
+{
+    return s->m > 1 && s->m * s->n * s->k > 1000000;
+}
+
+static mq_code ready(const mq_op_call *call, mq_error *err)
+{
+    (void)err;
+    sizes s = sizes_of(call);
+    if (is_for_dnnl(&s)) {
+        (void)mq_dnnl_dense_ready(((const state *)call->state)->dnnl, s.m);
+    }
+    return MQ_OK;
+}
+
+static size_t scratch(const mq_op_call *call)
+{
+    sizes s = sizes_of(call);
+    return call->state == NULL ? 0 : mq_dnnl_dense_scratch(((const state *)call->state)->dnnl, s.m);
+}
+
 static mq_code run(const mq_op_call *call, mq_error *err)
 {
     (void)err;
@@ -71,6 +130,14 @@ static mq_code run(const mq_op_call *call, mq_error *err)
     const mq_tensor *b = mq_call_input(call, 2);
     sizes s = sizes_of(call);
     float *y = call->outputs[0]->data;
+    const state *held = call->state;
+    if (held != NULL && is_for_dnnl(&s) &&
+        mq_dnnl_dense_run(held->dnnl, s.m, call->inputs[0]->data, y, call->scratch)) {
+        if (!held->has_relu) {
+            finish(y, s.m, s.n, NULL, a->act);
+        }
+        return MQ_OK;
+    }
     mq_blas_gemm_fast(&(mq_gemm){.trans_b = a->is_transposed,
                                  .m = s.m,
                                  .n = s.n,
@@ -185,6 +252,10 @@ const mq_op mq_op_dense = {
     .grad_keeps = MQ_GRAD_INPUTS | MQ_GRAD_OUTPUTS,
     .attrs_bytes = sizeof(mq_dense_attrs),
     .shape = shape,
+    .scratch = scratch,
+    .prepare = prepare,
+    .release = release,
+    .ready = ready,
     .run = run,
     .grad = grad,
     .flop = flop,

@@ -105,6 +105,12 @@ struct mq_op_graphs {
     mq_code (*go_on)(const mq_op_graphs *self, mq_error *err);
 };
 
+/* What a call may compute with. */
+enum {
+    MQ_KERNELS_EXACT = 1, /* sums in an order that does not depend on what else is in the batch */
+    MQ_KERNELS_OWN = 2,   /* without oneDNN, though it is there */
+};
+
 /* What one run of a node is: tensors, parsed attributes, prepared state. Pointer arrays have
  * input_count / output_count entries; an omitted optional one is NULL. */
 typedef struct mq_op_call {
@@ -119,6 +125,7 @@ typedef struct mq_op_call {
     mq_arena *arena;   /* MQ_OP_MAKES: memory of its outputs, which lives as long as this run */
     const mq_op_graphs *graphs; /* NULL unless an attribute holds one */
     bool is_widened;            /* see mq_op_run */
+    uint32_t kernels;           /* MQ_KERNELS_* */
 } mq_op_call;
 
 /* One gradient call: the forward call with its tensors, the gradients of its outputs, and where to
@@ -178,6 +185,14 @@ struct mq_op {
     /* Optional, once at load: packs constant inputs (the others' data is NULL). *state in arena. */
     mq_code (*prepare)(const mq_op_call *call, mq_arena *arena, const void **state, mq_error *err);
 
+    /* Optional: frees what the state holds beside the arena. */
+    void (*release)(const void *state);
+
+    /* Optional, whenever shapes become known, before scratch and run: makes in the state what a run
+     * with these shapes wants (kernels compiled, weights packed). Again with the same shapes must
+     * be quick. Never called without a state. */
+    mq_code (*ready)(const mq_op_call *call, mq_error *err);
+
     /* Computes the outputs. Fails only for values that cannot be (an index out of range). */
     mq_code (*run)(const mq_op_call *call, mq_error *err);
 
@@ -212,9 +227,11 @@ MQ_MUST_USE mq_code mq_op_bind(const mq_node *node, int64_t opset, mq_arena *are
  * form of errors. Sets call->is_widened. */
 MQ_MUST_USE mq_code mq_op_shape(mq_op_call *call, const mq_node *node, mq_error *err);
 
-/* op->scratch and op->run of a call that mq_op_shape has seen. float16 and bfloat16 inputs that the
- * row does not take are widened to float32 where it takes that; float32 outputs are then rounded
- * back once, at the end, so that a kernel computes in single precision whatever its inputs are. */
+/* op->ready, op->scratch and op->run of a call that mq_op_shape has seen. float16 and bfloat16
+ * inputs that the row does not take are widened to float32 where it takes that; float32 outputs are
+ * then rounded back once, at the end, so that a kernel computes in single precision whatever its
+ * inputs are. */
+MQ_MUST_USE mq_code mq_op_ready(const mq_op_call *call, mq_error *err);
 size_t mq_op_scratch(const mq_op_call *call);
 MQ_MUST_USE mq_code mq_op_run(const mq_op_call *call, mq_error *err);
 bool mq_op_has_scratch(const mq_op_call *call);

@@ -256,6 +256,12 @@ bool mq_op_has_scratch(const mq_op_call *call)
     return call->is_widened || call->op->scratch != NULL;
 }
 
+mq_code mq_op_ready(const mq_op_call *call, mq_error *err)
+{
+    bool wants = call->state != NULL && call->op->ready != NULL && !call->is_widened;
+    return wants ? call->op->ready(call, err) : MQ_OK;
+}
+
 size_t mq_op_scratch(const mq_op_call *call)
 {
     if (call->is_widened) {
