@@ -75,24 +75,6 @@ static uint32_t count_of(const mq_field *f, const void *message)
     return *(const uint32_t *)at(message, f->count_offset);
 }
 
-/* Zero, false and empty fields do not travel. */
-static bool is_absent(const mq_field *f, const void *message)
-{
-    switch (f->type) {
-    case MQ_FIELD_U64:
-    case MQ_FIELD_I64:
-        return *(const uint64_t *)at(message, f->offset) == 0;
-    case MQ_FIELD_BOOL:
-        return !*(const bool *)at(message, f->offset);
-    case MQ_FIELD_TEXT:
-        return ((const mq_span *)at(message, f->offset))->len == 0;
-    case MQ_FIELD_TEXTS:
-    case MQ_FIELD_LIST:
-        return count_of(f, message) == 0;
-    }
-    return true;
-}
-
 static void encode_shape(mq_writer *w, const mq_shape *shape, const void *message);
 
 static void encode_list(mq_writer *w, const mq_field *f, const void *message)
@@ -118,45 +100,90 @@ static void encode_texts(mq_writer *w, const mq_field *f, const void *message)
     }
 }
 
-static void encode_field(mq_writer *w, const mq_field *f, const void *message)
+static void encode_key(mq_writer *w, const mq_field *f)
 {
+    mq_write_raw16(w, &f->wire, 1 + f->key_len);
+}
+
+/* Key and value; false when there is nothing to write: zero, false and empty fields do not travel.
+ */
+static bool encode_field(mq_writer *w, const mq_field *f, const void *message)
+{
+    const void *from = at(message, f->offset);
+    uint64_t number;
     switch (f->type) {
     case MQ_FIELD_U64:
-        mq_write_u64(w, *(const uint64_t *)at(message, f->offset));
-        return;
     case MQ_FIELD_I64:
-        mq_write_i64(w, *(const int64_t *)at(message, f->offset));
-        return;
+        memcpy(&number, from, sizeof number);
+        if (number == 0) {
+            return false;
+        }
+        encode_key(w, f);
+        if (f->type == MQ_FIELD_I64) {
+            mq_write_i64(w, (int64_t)number);
+        } else {
+            mq_write_u64(w, number);
+        }
+        return true;
     case MQ_FIELD_BOOL:
+        if (!*(const bool *)from) {
+            return false;
+        }
+        encode_key(w, f);
         mq_write_bool(w, true);
-        return;
+        return true;
     case MQ_FIELD_TEXT: {
-        const mq_span *text = at(message, f->offset);
+        const mq_span *text = from;
+        if (text->len == 0) {
+            return false;
+        }
         MQ_ASSERT(text->len <= f->text_max);
+        encode_key(w, f);
         mq_write_text(w, *text);
-        return;
+        return true;
     }
     case MQ_FIELD_TEXTS:
-        encode_texts(w, f, message);
-        return;
     case MQ_FIELD_LIST:
-        encode_list(w, f, message);
+        if (count_of(f, message) == 0) {
+            return false;
+        }
+        encode_key(w, f);
+        if (f->type == MQ_FIELD_TEXTS) {
+            encode_texts(w, f, message);
+        } else {
+            encode_list(w, f, message);
+        }
+        return true;
+    }
+    return false;
+}
+
+/* Writes the count into the head of the map that begins at `from`. Few maps have more entries than
+ * a head of one byte can say: only then what follows is moved. */
+static void close_map(mq_buf *out, size_t from, uint32_t count)
+{
+    if (out->is_full) {
         return;
+    }
+    if (count < 16) {
+        out->data[from] = (uint8_t)(0x80 | count);
+    } else if (mq_buf_extend(out, 2) != NULL) {
+        memmove(out->data + from + 3, out->data + from + 1, out->len - from - 3);
+        out->data[from] = 0xde;
+        out->data[from + 1] = 0;
+        out->data[from + 2] = (uint8_t)count; /* at most MQ_FIELDS_MAX */
     }
 }
 
 static void encode_shape(mq_writer *w, const mq_shape *shape, const void *message)
 {
-    uint64_t present = 0;
+    size_t from = w->buf->len;
+    uint32_t count = 0;
+    mq_write_map(w, 0);
     for (uint32_t i = 0; i < shape->field_count; i++) {
-        present |= (uint64_t)!is_absent(&shape->fields[i], message) << i;
+        count += encode_field(w, &shape->fields[i], message);
     }
-    mq_write_map(w, (size_t)__builtin_popcountll(present));
-    for (; present != 0; present &= present - 1) {
-        const mq_field *f = &shape->fields[__builtin_ctzll(present)];
-        mq_write_text(w, mq_span_of(f->key, f->key_len));
-        encode_field(w, f, message);
-    }
+    close_map(w->buf, from, count);
 }
 
 mq_code mq_wire_encode(mq_command command, const void *message, mq_buf *out, mq_error *err)
@@ -305,11 +332,21 @@ static uint32_t find_field(const mq_shape *shape, mq_span key, uint32_t next)
     return shape->field_count;
 }
 
-/* The same for a key that lies ahead, without reading it first: the ordinary case. */
+/* The same for a key that lies ahead, without reading it first: the ordinary case. A key is known
+ * by one comparison of words, unless it is longer or stands at the end of the bytes. */
 static uint32_t next_field(decoder *d, const mq_shape *shape, uint32_t next)
 {
+    mq_reader *r = &d->reader;
+    uint64_t word, key;
+    bool has_word = mq_reader_word(r, &word);
     for (uint32_t i = next; i < shape->field_count; i++) {
-        if (mq_reader_is_key(&d->reader, shape->fields[i].key, shape->fields[i].key_len)) {
+        const mq_field *f = &shape->fields[i];
+        memcpy(&key, &f->wire, sizeof key);
+        if (has_word && ((word ^ le64toh(key)) & f->mask) != 0) {
+            continue;
+        }
+        if (has_word && f->key_len < 8 ? mq_reader_take_key(r, f->key_len)
+                                       : mq_reader_is_key(r, f->key, f->key_len)) {
             return i;
         }
     }

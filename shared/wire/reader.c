@@ -21,6 +21,7 @@ void mq_reader_fault(mq_reader *r, mq_code code, const char *text)
     if (r->fault == NULL) {
         r->fault = text;
         r->code = code;
+        r->nodes_left = 0;
     }
 }
 
@@ -70,14 +71,6 @@ static bool begin(mq_reader *r)
     }
     r->nodes_left--;
     return true;
-}
-
-/* Ends one value: counts it in the container it stands in and closes those that are complete. */
-static void finish(mq_reader *r)
-{
-    while (r->depth > 0 && --r->left[r->depth - 1] == 0) {
-        r->depth--;
-    }
 }
 
 /* len bytes after `head` bytes of type and length; NULL (with the fault) when they are not there.
@@ -131,11 +124,11 @@ static uint64_t integer(mq_reader *r, bool *is_negative)
         mq_reader_fault(r, MQ_E_FORMAT, "expects an integer");
         return 0;
     }
-    finish(r);
+    mq_reader_finish(r);
     return v;
 }
 
-uint64_t mq_read_u64(mq_reader *r)
+uint64_t mq_read_any_u64(mq_reader *r)
 {
     bool is_negative;
     uint64_t v = integer(r, &is_negative);
@@ -184,7 +177,7 @@ double mq_read_f64(mq_reader *r)
         mq_reader_fault(r, MQ_E_FORMAT, "expects a floating point number");
         return 0;
     }
-    finish(r);
+    mq_reader_finish(r);
     return value;
 }
 
@@ -199,7 +192,7 @@ bool mq_read_bool(mq_reader *r)
         return false;
     }
     r->at++;
-    finish(r);
+    mq_reader_finish(r);
     return c == 0xc3;
 }
 
@@ -213,7 +206,7 @@ void mq_read_nil(mq_reader *r)
         return;
     }
     r->at++;
-    finish(r);
+    mq_reader_finish(r);
 }
 
 /* A length-prefixed run whose 8-, 16- and 32-bit forms start at `first`. */
@@ -241,11 +234,11 @@ static mq_span run(mq_reader *r, uint8_t first, const char *expects)
     if (p == NULL) {
         return (mq_span){0};
     }
-    finish(r);
+    mq_reader_finish(r);
     return mq_span_of(p, len);
 }
 
-mq_span mq_read_text(mq_reader *r)
+mq_span mq_read_any_text(mq_reader *r)
 {
     return begin(r) ? run(r, 0xd9, "expects text") : (mq_span){0};
 }
@@ -279,7 +272,7 @@ static uint32_t open_container(mq_reader *r, uint8_t fix, uint8_t wide, uint32_t
     }
     count = width == 0 ? count : big_endian(p, width);
     if (count == 0) {
-        finish(r);
+        mq_reader_finish(r);
         return 0;
     }
     if (count * per > (uint64_t)(r->end - r->at)) {

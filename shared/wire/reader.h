@@ -13,6 +13,8 @@
 #ifndef MQ_WIRE_READER_H
 #define MQ_WIRE_READER_H
 
+#include <endian.h>
+
 #include "shared/base/error.h"
 #include "shared/base/span.h"
 
@@ -35,10 +37,10 @@ typedef struct mq_reader {
     const uint8_t *start;
     const uint8_t *at;
     const uint8_t *end;
-    const char *fault; /* what was wrong first; NULL = nothing yet */
-    mq_code code;      /* MQ_E_FORMAT or MQ_E_LIMIT with a fault */
-    uint32_t nodes_left;
-    uint32_t depth;                     /* open lists and maps */
+    const char *fault;   /* what was wrong first; NULL = nothing yet */
+    mq_code code;        /* MQ_E_FORMAT or MQ_E_LIMIT with a fault */
+    uint32_t nodes_left; /* 0 after a fault, so that the ordinary forms below look at one thing */
+    uint32_t depth;      /* open lists and maps */
     uint32_t left[MQ_READER_DEPTH_MAX]; /* values still expected in each */
 } mq_reader;
 
@@ -48,13 +50,32 @@ void mq_reader_init(mq_reader *r, mq_span bytes, uint32_t nodes_max);
 /* Type of the next value; reads nothing. */
 mq_reader_type mq_reader_peek(const mq_reader *r);
 
-/* Takes the next value when it is exactly this short text (1..31 bytes) and a map's key, so that a
- * value follows it. False: nothing has been taken. */
-static inline bool mq_reader_is_key(mq_reader *r, const char *key, uint32_t len)
+/* ---- for the functions below ---- */
+
+/* Ends one value: counts it in the container it stands in and closes those that are complete. */
+static inline void mq_reader_finish(mq_reader *r)
 {
-    if ((size_t)(r->end - r->at) <= len || r->at[0] != (0xa0 | len) || r->depth == 0 ||
-        r->left[r->depth - 1] < 2 || r->nodes_left == 0 || r->fault != NULL ||
-        memcmp(r->at + 1, key, len) != 0) {
+    while (r->depth > 0 && --r->left[r->depth - 1] == 0) {
+        r->depth--;
+    }
+}
+
+/* The next 8 bytes as a little-endian word; false when there are not so many. */
+static inline bool mq_reader_word(const mq_reader *r, uint64_t *out)
+{
+    if (r->end - r->at < 8) {
+        return false;
+    }
+    memcpy(out, r->at, sizeof *out);
+    *out = le64toh(*out);
+    return true;
+}
+
+/* Passes over a map's key of len bytes, which the caller has seen to be there, head and all, so
+ * that a value follows it. False: nothing has been taken. */
+static inline bool mq_reader_take_key(mq_reader *r, uint32_t len)
+{
+    if (r->depth == 0 || r->left[r->depth - 1] < 2 || r->nodes_left == 0) {
         return false;
     }
     r->nodes_left--;
@@ -63,13 +84,59 @@ static inline bool mq_reader_is_key(mq_reader *r, const char *key, uint32_t len)
     return true;
 }
 
+/* Takes the next value when it is exactly this short text (1..31 bytes) and a map's key. False:
+ * nothing has been taken. */
+static inline bool mq_reader_is_key(mq_reader *r, const char *key, uint32_t len)
+{
+    return (size_t)(r->end - r->at) > len && r->at[0] == (0xa0 | len) &&
+           memcmp(r->at + 1, key, len) == 0 && mq_reader_take_key(r, len);
+}
+
+/* The general forms, with every check and fault. */
+uint64_t mq_read_any_u64(mq_reader *r);
+mq_span mq_read_any_text(mq_reader *r);
+
+/* ---- values ---- */
+
 /* Each takes one value of exactly that type (an integer may come in any width that holds it). */
-uint64_t mq_read_u64(mq_reader *r);
+static inline uint64_t mq_read_u64(mq_reader *r)
+{
+    size_t have = (size_t)(r->end - r->at);
+    if (r->nodes_left == 0 || have < 9 || (*r->at > 0x7f && (*r->at & 0xfc) != 0xcc)) {
+        return mq_read_any_u64(r);
+    }
+    uint8_t c = *r->at;
+    size_t width = c <= 0x7f ? 0 : (size_t)1 << (c & 3);
+    uint64_t value = c;
+    if (width > 0) {
+        memcpy(&value, r->at + 1, sizeof value);
+        value = be64toh(value) >> (64 - 8 * width);
+    }
+    r->at += 1 + width;
+    r->nodes_left--;
+    mq_reader_finish(r);
+    return value;
+}
+
 int64_t mq_read_i64(mq_reader *r);
 double mq_read_f64(mq_reader *r);
 bool mq_read_bool(mq_reader *r);
 void mq_read_nil(mq_reader *r);
-mq_span mq_read_text(mq_reader *r);
+
+static inline mq_span mq_read_text(mq_reader *r)
+{
+    size_t have = (size_t)(r->end - r->at);
+    size_t len = have == 0 ? 32 : (size_t)*r->at ^ 0xa0;
+    if (r->nodes_left == 0 || len >= 32 || len >= have) {
+        return mq_read_any_text(r);
+    }
+    mq_span text = mq_span_of(r->at + 1, len);
+    r->at += 1 + len;
+    r->nodes_left--;
+    mq_reader_finish(r);
+    return text;
+}
+
 mq_span mq_read_bytes(mq_reader *r);
 
 /* Opens a list (number of values) or a map (number of pairs); it closes by itself after the last

@@ -1,8 +1,13 @@
 /* The rows of messages.def as constant tables. Nothing but data and its lookup. */
 #include "shared/wire/table.h"
 
+/* The lowest `bytes` bytes of a word. */
+#define MASK(bytes) ((bytes) >= 8 ? UINT64_MAX : (UINT64_C(1) << (8 * ((bytes)&7))) - 1)
+
 #define ROW(name, text, kind, field, count_at, counts, bytes, shape)                               \
-    {.key = (text),                                                                                \
+    {.wire = {0xa0 | (sizeof(text) - 1), text},                                                    \
+     .mask = MASK(sizeof(text)),                                                                   \
+     .key = (text),                                                                                \
      .key_len = sizeof(text) - 1,                                                                  \
      .type = (kind),                                                                               \
      .offset = offsetof(mq_msg_##name, field),                                                     \

@@ -14,13 +14,21 @@ typedef enum mq_field_type {
     MQ_FIELD_LIST,
 } mq_field_type;
 
-enum { MQ_FIELDS_MAX = 64, MQ_COMMAND_MAX = 63 };
+enum { MQ_FIELDS_MAX = 64, MQ_COMMAND_MAX = 63, MQ_KEY_BYTES_MAX = 15 };
 
 typedef struct mq_shape mq_shape;
 
+/* A key as it stands on the wire: MessagePack's short text. */
+typedef struct mq_wire_key {
+    uint8_t head; /* 0xa0 | length */
+    char text[MQ_KEY_BYTES_MAX];
+} mq_wire_key;
+
 typedef struct mq_field {
+    mq_wire_key wire;
+    uint64_t mask; /* of wire's first 8 bytes as a little-endian word: those that the key has */
     const char *key;
-    uint32_t key_len; /* bytes, at most 31 */
+    uint32_t key_len; /* bytes, at most MQ_KEY_BYTES_MAX */
     mq_field_type type;
     uint32_t offset;       /* of the field in its struct */
     uint32_t count_offset; /* texts and lists: of <field>_count */

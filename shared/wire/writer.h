@@ -40,6 +40,34 @@ static inline uint8_t *mq_writer_room(mq_writer *w, size_t len)
     return len <= buf->capacity - buf->len && !buf->is_full ? buf->data + buf->len : NULL;
 }
 
+/* Copies a few bytes without a call: most texts are ids, names and verdicts. */
+static inline void mq_writer_copy(uint8_t *to, const uint8_t *from, size_t len)
+{
+    if (len > 32 || len < 8) {
+        if (len > 0) {
+            memcpy(to, from, len);
+        }
+    } else if (len >= 16) {
+        memcpy(to, from, 16);
+        memcpy(to + len - 16, from + len - 16, 16);
+    } else {
+        memcpy(to, from, 8);
+        memcpy(to + len - 8, from + len - 8, 8);
+    }
+}
+
+/* The first len bytes of 16 that are packed already. */
+static inline void mq_write_raw16(mq_writer *w, const void *bytes, size_t len)
+{
+    uint8_t *at = mq_writer_room(w, 16);
+    if (at == NULL) {
+        (void)mq_buf_add(w->buf, bytes, len);
+        return;
+    }
+    memcpy(at, bytes, 16);
+    w->buf->len += len;
+}
+
 /* Opens a list of count values, or a map of count pairs (key, value, key, value ...). The caller
  * then writes exactly that many. */
 static inline void mq_write_array(mq_writer *w, size_t count)
@@ -113,9 +141,7 @@ static inline void mq_write_text(mq_writer *w, mq_span s)
         size_t head = s.len < 32 ? 1 : 2;
         at[0] = s.len < 32 ? (uint8_t)(0xa0 | s.len) : 0xd9;
         at[1] = (uint8_t)s.len; /* overwritten by a text below 32 bytes */
-        if (s.len > 0) {
-            memcpy(at + head, s.data, s.len);
-        }
+        mq_writer_copy(at + head, s.data, s.len);
         w->buf->len += head + s.len;
         return;
     }
@@ -125,9 +151,18 @@ static inline void mq_write_text(mq_writer *w, mq_span s)
     }
 }
 
-static inline void mq_write_key(mq_writer *w, const char *key)
+/* A literal of at most 31 bytes: inline, so that its length and bytes are constants. */
+static inline __attribute__((always_inline)) void mq_write_key(mq_writer *w, const char *key)
 {
-    mq_write_text(w, mq_str(key));
+    size_t len = strlen(key);
+    uint8_t *at = mq_writer_room(w, len + 1);
+    if (at == NULL) {
+        mq_write_text(w, mq_str(key));
+        return;
+    }
+    at[0] = (uint8_t)(0xa0 | len);
+    memcpy(at + 1, key, len);
+    w->buf->len += len + 1;
 }
 
 /* Raw bytes: MessagePack bin. */
