@@ -9,7 +9,10 @@
 #include "shared/wire/writer.h"
 
 /* New fields may be added by later versions; so many unknown ones are kept apart in one map. */
-enum { UNKNOWN_KEYS_MAX = 16 };
+enum {
+    UNKNOWN_KEYS_MAX = 16,
+    PAIR_BYTES = 24, /* a key of at most 7 bytes and a number, read in words */
+};
 
 _Static_assert((int)MQ_WIRE_DEPTH_MAX == (int)MQ_READER_DEPTH_MAX, "one depth limit");
 
@@ -100,62 +103,68 @@ static void encode_texts(mq_writer *w, const mq_field *f, const void *message)
     }
 }
 
-static void encode_key(mq_writer *w, const mq_field *f)
+/* Zero, false and empty fields do not travel. */
+static bool is_absent(const mq_field *f, const void *message)
 {
-    mq_write_raw16(w, &f->wire, 1 + f->key_len);
+    uint64_t word;
+    memcpy(&word, at(message, f->word_offset), sizeof word);
+    return (le64toh(word) & f->word_mask) == 0;
 }
 
-/* Key and value; false when there is nothing to write: zero, false and empty fields do not travel.
- */
-static bool encode_field(mq_writer *w, const mq_field *f, const void *message)
+static void encode_value(mq_writer *w, const mq_field *f, const void *message)
 {
-    const void *from = at(message, f->offset);
-    uint64_t number;
     switch (f->type) {
     case MQ_FIELD_U64:
+        mq_write_u64(w, *(const uint64_t *)at(message, f->offset));
+        return;
     case MQ_FIELD_I64:
-        memcpy(&number, from, sizeof number);
-        if (number == 0) {
-            return false;
-        }
-        encode_key(w, f);
-        if (f->type == MQ_FIELD_I64) {
-            mq_write_i64(w, (int64_t)number);
-        } else {
-            mq_write_u64(w, number);
-        }
-        return true;
+        mq_write_i64(w, *(const int64_t *)at(message, f->offset));
+        return;
     case MQ_FIELD_BOOL:
-        if (!*(const bool *)from) {
-            return false;
-        }
-        encode_key(w, f);
         mq_write_bool(w, true);
-        return true;
+        return;
     case MQ_FIELD_TEXT: {
-        const mq_span *text = from;
-        if (text->len == 0) {
-            return false;
-        }
+        const mq_span *text = at(message, f->offset);
         MQ_ASSERT(text->len <= f->text_max);
-        encode_key(w, f);
         mq_write_text(w, *text);
-        return true;
+        return;
     }
     case MQ_FIELD_TEXTS:
+        encode_texts(w, f, message);
+        return;
     case MQ_FIELD_LIST:
-        if (count_of(f, message) == 0) {
-            return false;
-        }
-        encode_key(w, f);
-        if (f->type == MQ_FIELD_TEXTS) {
-            encode_texts(w, f, message);
-        } else {
-            encode_list(w, f, message);
-        }
-        return true;
+        encode_list(w, f, message);
+        return;
     }
-    return false;
+}
+
+/* Key and value of what nearly all fields are, numbers and short texts, in one piece; false: not
+ * one of those, or no room at hand. */
+static bool encode_small(mq_buf *out, const mq_field *f, const void *message)
+{
+    const void *from = at(message, f->offset);
+    const size_t need = sizeof f->wire + 32;
+    if (out->capacity - out->len < need || out->is_full) {
+        return false;
+    }
+    uint8_t *to = out->data + out->len;
+    memcpy(to, &f->wire, sizeof f->wire);
+    to += 1 + f->key_len;
+    if (f->type == MQ_FIELD_U64) {
+        uint64_t value;
+        memcpy(&value, from, sizeof value);
+        to = mq_writer_u64(to, value);
+    } else if (f->type == MQ_FIELD_TEXT && ((const mq_span *)from)->len < 32) {
+        const mq_span *text = from;
+        MQ_ASSERT(text->len <= f->text_max);
+        *to++ = (uint8_t)(0xa0 | text->len);
+        mq_writer_copy(to, text->data, text->len);
+        to += text->len;
+    } else {
+        return false;
+    }
+    out->len = (size_t)(to - out->data);
+    return true;
 }
 
 /* Writes the count into the head of the map that begins at `from`. Few maps have more entries than
@@ -179,9 +188,17 @@ static void encode_shape(mq_writer *w, const mq_shape *shape, const void *messag
 {
     size_t from = w->buf->len;
     uint32_t count = 0;
+    const mq_field *end = shape->fields + shape->field_count;
     mq_write_map(w, 0);
-    for (uint32_t i = 0; i < shape->field_count; i++) {
-        count += encode_field(w, &shape->fields[i], message);
+    for (const mq_field *f = shape->fields; f < end; f++) {
+        if (is_absent(f, message)) {
+            continue;
+        }
+        count++;
+        if (!encode_small(w->buf, f, message)) {
+            mq_write_raw16(w, &f->wire, 1 + f->key_len);
+            encode_value(w, f, message);
+        }
     }
     close_map(w->buf, from, count);
 }
@@ -332,21 +349,11 @@ static uint32_t find_field(const mq_shape *shape, mq_span key, uint32_t next)
     return shape->field_count;
 }
 
-/* The same for a key that lies ahead, without reading it first: the ordinary case. A key is known
- * by one comparison of words, unless it is longer or stands at the end of the bytes. */
+/* The same for a key that lies ahead, without reading it first. */
 static uint32_t next_field(decoder *d, const mq_shape *shape, uint32_t next)
 {
-    mq_reader *r = &d->reader;
-    uint64_t word, key;
-    bool has_word = mq_reader_word(r, &word);
     for (uint32_t i = next; i < shape->field_count; i++) {
-        const mq_field *f = &shape->fields[i];
-        memcpy(&key, &f->wire, sizeof key);
-        if (has_word && ((word ^ le64toh(key)) & f->mask) != 0) {
-            continue;
-        }
-        if (has_word && f->key_len < 8 ? mq_reader_take_key(r, f->key_len)
-                                       : mq_reader_is_key(r, f->key, f->key_len)) {
+        if (mq_reader_is_key(&d->reader, shape->fields[i].key, shape->fields[i].key_len)) {
             return i;
         }
     }
@@ -357,6 +364,13 @@ typedef struct unknown_keys {
     mq_span keys[UNKNOWN_KEYS_MAX];
     uint32_t count;
 } unknown_keys;
+
+/* How far a map has been read. */
+typedef struct progress {
+    uint64_t seen; /* bit i: field i */
+    uint32_t next; /* field that most likely follows */
+    unknown_keys unknown;
+} progress;
 
 /* Steps over a key of a later version; even those may come only once. */
 static mq_code skip_unknown(decoder *d, unknown_keys *unknown, mq_span key)
@@ -376,36 +390,91 @@ static mq_code skip_unknown(decoder *d, unknown_keys *unknown, mq_span key)
     return check(d, "unknown key");
 }
 
+/* Takes pairs as long as they are what nearly all are: a key of the table that lies ahead, with a
+ * number or a short text. Nothing is checked less than below, but each check is made once, and
+ * where the cursor stands is written back at the end. Returns how many of `pairs` were taken. */
+static uint32_t decode_run(decoder *d, const mq_shape *shape, void *message, uint32_t pairs,
+                           progress *p)
+{
+    mq_reader *r = &d->reader;
+    const uint8_t *from = r->at;
+    uint32_t most = pairs < r->nodes_left / 2 ? pairs : r->nodes_left / 2, taken = 0, i = p->next;
+    while (taken < most && r->end - from >= PAIR_BYTES) {
+        uint64_t word, key;
+        memcpy(&word, from, sizeof word);
+        for (; i < shape->field_count; i++) {
+            memcpy(&key, &shape->fields[i].wire, sizeof key);
+            if (((word ^ key) & htole64(shape->fields[i].mask)) == 0) {
+                break;
+            }
+        }
+        const mq_field *f = &shape->fields[i];
+        if (i == shape->field_count || f->key_len > 7 || (p->seen >> i & 1) != 0) {
+            break;
+        }
+        const uint8_t *value = from + 1 + f->key_len;
+        void *out = slot(message, f->offset);
+        if (f->type == MQ_FIELD_TEXT) {
+            size_t len = (size_t)*value ^ 0xa0;
+            if (len >= 32 || len > f->text_max || (size_t)(r->end - value) <= len) {
+                break;
+            }
+            *(mq_span *)out = mq_span_of(value + 1, len);
+            from = value + 1 + len;
+        } else if (f->type == MQ_FIELD_U64 && mq_reader_is_number(*value)) {
+            from = mq_reader_number(value, out);
+        } else {
+            break;
+        }
+        p->seen |= UINT64_C(1) << i++;
+        taken++;
+    }
+    if (taken > 0) {
+        p->next = i;
+        mq_reader_took(r, from, taken * 2);
+    }
+    return taken;
+}
+
+/* One pair, whatever it is. */
+static mq_code decode_pair(decoder *d, const mq_shape *shape, void *message, progress *p)
+{
+    uint32_t index = next_field(d, shape, p->next);
+    mq_span key = {0};
+    if (index == shape->field_count) {
+        key = mq_read_text(&d->reader);
+        mq_code code = check(d, "key");
+        if (code != MQ_OK) {
+            return code;
+        }
+        index = find_field(shape, key, p->next);
+    }
+    if (index == shape->field_count) {
+        return skip_unknown(d, &p->unknown, key);
+    }
+    if ((p->seen >> index & 1) != 0) {
+        return mq_fail(d->err, MQ_E_FORMAT, "%s: this key stands twice in one map",
+                       shape->fields[index].key);
+    }
+    p->seen |= UINT64_C(1) << index;
+    p->next = index + 1;
+    return decode_field(d, &shape->fields[index], message);
+}
+
 static mq_code decode_shape(decoder *d, const mq_shape *shape, void *message)
 {
-    unknown_keys unknown;
-    unknown.count = 0;
-    uint64_t seen = 0;
-    uint32_t next = 0;
+    progress p;
+    p.unknown.count = p.next = 0;
+    p.seen = 0;
     uint32_t count = mq_read_map(&d->reader);
     mq_code code = check(d, shape->name);
-    for (uint32_t i = 0; i < count && code == MQ_OK; i++) {
-        uint32_t index = next_field(d, shape, next);
-        mq_span key = {0};
-        if (index == shape->field_count) {
-            key = mq_read_text(&d->reader);
-            code = check(d, "key");
-            if (code != MQ_OK) {
-                return code;
-            }
-            index = find_field(shape, key, next);
+    for (uint32_t i = 0; i < count && code == MQ_OK;) {
+        uint32_t taken = decode_run(d, shape, message, count - i, &p);
+        i += taken;
+        if (taken == 0) {
+            code = decode_pair(d, shape, message, &p);
+            i++;
         }
-        if (index == shape->field_count) {
-            code = skip_unknown(d, &unknown, key);
-            continue;
-        }
-        if ((seen >> index & 1) != 0) {
-            return mq_fail(d->err, MQ_E_FORMAT, "%s: this key stands twice in one map",
-                           shape->fields[index].key);
-        }
-        seen |= UINT64_C(1) << index;
-        next = index + 1;
-        code = decode_field(d, &shape->fields[index], message);
     }
     return code;
 }

@@ -60,36 +60,45 @@ static inline void mq_reader_finish(mq_reader *r)
     }
 }
 
-/* The next 8 bytes as a little-endian word; false when there are not so many. */
-static inline bool mq_reader_word(const mq_reader *r, uint64_t *out)
+/* As if `values` values of the innermost list or map had been read one by one, up to `at`. */
+static inline void mq_reader_took(mq_reader *r, const uint8_t *at, uint32_t values)
 {
-    if (r->end - r->at < 8) {
-        return false;
-    }
-    memcpy(out, r->at, sizeof *out);
-    *out = le64toh(*out);
-    return true;
+    r->at = at;
+    r->nodes_left -= values;
+    r->left[r->depth - 1] -= values - 1;
+    mq_reader_finish(r);
 }
 
-/* Passes over a map's key of len bytes, which the caller has seen to be there, head and all, so
- * that a value follows it. False: nothing has been taken. */
-static inline bool mq_reader_take_key(mq_reader *r, uint32_t len)
+/* First byte of an integer that is not negative. */
+static inline bool mq_reader_is_number(uint8_t c)
 {
-    if (r->depth == 0 || r->left[r->depth - 1] < 2 || r->nodes_left == 0) {
+    return c <= 0x7f || (c & 0xfc) == 0xcc;
+}
+
+/* Reads one; nine bytes must be there. Returns where it ends. */
+static inline const uint8_t *mq_reader_number(const uint8_t *at, uint64_t *out)
+{
+    size_t width = *at <= 0x7f ? 0 : (size_t)1 << (*at & 3);
+    *out = *at;
+    if (width > 0) {
+        memcpy(out, at + 1, sizeof *out);
+        *out = be64toh(*out) >> (64 - 8 * width);
+    }
+    return at + 1 + width;
+}
+
+/* Takes the next value when it is exactly this short text (1..31 bytes) and a map's key, so that a
+ * value follows it. False: nothing has been taken. */
+static inline bool mq_reader_is_key(mq_reader *r, const char *key, uint32_t len)
+{
+    if ((size_t)(r->end - r->at) <= len || r->at[0] != (0xa0 | len) || r->depth == 0 ||
+        r->left[r->depth - 1] < 2 || r->nodes_left == 0 || memcmp(r->at + 1, key, len) != 0) {
         return false;
     }
     r->nodes_left--;
     r->left[r->depth - 1]--;
     r->at += 1 + len;
     return true;
-}
-
-/* Takes the next value when it is exactly this short text (1..31 bytes) and a map's key. False:
- * nothing has been taken. */
-static inline bool mq_reader_is_key(mq_reader *r, const char *key, uint32_t len)
-{
-    return (size_t)(r->end - r->at) > len && r->at[0] == (0xa0 | len) &&
-           memcmp(r->at + 1, key, len) == 0 && mq_reader_take_key(r, len);
 }
 
 /* The general forms, with every check and fault. */
@@ -101,18 +110,11 @@ mq_span mq_read_any_text(mq_reader *r);
 /* Each takes one value of exactly that type (an integer may come in any width that holds it). */
 static inline uint64_t mq_read_u64(mq_reader *r)
 {
-    size_t have = (size_t)(r->end - r->at);
-    if (r->nodes_left == 0 || have < 9 || (*r->at > 0x7f && (*r->at & 0xfc) != 0xcc)) {
+    uint64_t value;
+    if (r->nodes_left == 0 || r->end - r->at < 9 || !mq_reader_is_number(*r->at)) {
         return mq_read_any_u64(r);
     }
-    uint8_t c = *r->at;
-    size_t width = c <= 0x7f ? 0 : (size_t)1 << (c & 3);
-    uint64_t value = c;
-    if (width > 0) {
-        memcpy(&value, r->at + 1, sizeof value);
-        value = be64toh(value) >> (64 - 8 * width);
-    }
-    r->at += 1 + width;
+    r->at = mq_reader_number(r->at, &value);
     r->nodes_left--;
     mq_reader_finish(r);
     return value;

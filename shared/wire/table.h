@@ -31,6 +31,8 @@ typedef struct mq_field {
     uint32_t key_len; /* bytes, at most MQ_KEY_BYTES_MAX */
     mq_field_type type;
     uint32_t offset;       /* of the field in its struct */
+    uint32_t word_offset;  /* of the struct's word that tells whether there is anything to write: */
+    uint64_t word_mask;    /* these bits of it, read as little-endian, are not all 0 */
     uint32_t count_offset; /* texts and lists: of <field>_count */
     uint32_t count_max;    /* texts and lists */
     uint32_t text_max;     /* bytes; text and texts */

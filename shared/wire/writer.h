@@ -86,6 +86,20 @@ static inline void mq_write_map(mq_writer *w, size_t count)
     msgpack_pack_map(&w->packer, count);
 }
 
+/* A number at a place with room for 9 bytes. Returns where it ends. */
+static inline uint8_t *mq_writer_u64(uint8_t *at, uint64_t value)
+{
+    if (value < 128) {
+        at[0] = (uint8_t)value;
+        return at + 1;
+    }
+    size_t width = value <= 0xff ? 1 : value <= 0xffff ? 2 : value <= 0xffffffff ? 4 : 8;
+    at[0] = (uint8_t)(0xcc + (width > 1) + (width > 2) + (width > 4));
+    uint64_t big = htobe64(value << (64 - 8 * width));
+    memcpy(at + 1, &big, 8);
+    return at + 1 + width;
+}
+
 static inline void mq_write_u64(mq_writer *w, uint64_t value)
 {
     uint8_t *at = mq_writer_room(w, 9);
@@ -93,16 +107,7 @@ static inline void mq_write_u64(mq_writer *w, uint64_t value)
         msgpack_pack_uint64(&w->packer, value);
         return;
     }
-    if (value < 128) {
-        at[0] = (uint8_t)value;
-        w->buf->len++;
-        return;
-    }
-    size_t width = value <= 0xff ? 1 : value <= 0xffff ? 2 : value <= 0xffffffff ? 4 : 8;
-    at[0] = (uint8_t)(0xcc + (width > 1) + (width > 2) + (width > 4));
-    uint64_t big = htobe64(value << (64 - 8 * width));
-    memcpy(at + 1, &big, 8);
-    w->buf->len += 1 + width;
+    w->buf->len += (size_t)(mq_writer_u64(at, value) - at);
 }
 
 static inline void mq_write_i64(mq_writer *w, int64_t value)
