@@ -15,7 +15,6 @@ enum { SEATS_MAX = 64 };
 typedef struct train_options {
     int64_t epochs, batch, shards, seed, max_steps, commit_ms, priority;
     int64_t workers_min, workers_max; /* 0 = not given */
-    double lr, momentum, weight_decay;
 } train_options;
 
 typedef struct train_job {
@@ -26,17 +25,12 @@ typedef struct train_job {
     char data[192], eval[192]; /* with their versions */
     char from[192];            /* "m@3", or "" with --arch */
     int64_t rows;
+    json_t *recipe;
 } train_job;
 
 static mq_code read_options(const mq_argv *args, train_options *o, mq_error *err)
 {
-    *o = (train_options){.epochs = 5,
-                         .batch = 256,
-                         .shards = 8,
-                         .seed = 1,
-                         .commit_ms = 2000,
-                         .lr = 0.1,
-                         .momentum = 0.9};
+    *o = (train_options){.epochs = 5, .batch = 256, .shards = 8, .seed = 1, .commit_ms = 2000};
     const struct {
         const char *name;
         int64_t min, max, *out;
@@ -51,9 +45,6 @@ static mq_code read_options(const mq_argv *args, train_options *o, mq_error *err
     for (size_t i = 0; code == MQ_OK && i < sizeof whole / sizeof *whole; i++) {
         code = mq_argv_int(args, whole[i].name, whole[i].min, whole[i].max, whole[i].out, err);
     }
-    code = code != MQ_OK ? code : mq_argv_real(args, "lr", 0, 100, &o->lr, err);
-    code = code != MQ_OK ? code : mq_argv_real(args, "momentum", 0, 1, &o->momentum, err);
-    code = code != MQ_OK ? code : mq_argv_real(args, "weight-decay", 0, 1, &o->weight_decay, err);
     return code != MQ_OK ? code
                          : mq_argv_range(args, "workers", 1, SEATS_MAX, &o->workers_min,
                                          &o->workers_max, err);
@@ -118,19 +109,97 @@ static int find_seats(train_job *t)
     return status;
 }
 
+/* "1,0.5,2" */
+static mq_code read_list(const char *text, const char *option, json_t **out, mq_error *err)
+{
+    *out = json_array();
+    for (const char *at = text; *at != '\0';) {
+        char item[64];
+        size_t len = strcspn(at, ",");
+        double x = 0;
+        if (!mq_span_copy(mq_span_of(at, len), item, sizeof item) || !mq_text_real(item, &x)) {
+            return mq_fail(err, MQ_E_ARG, "--%s: \"%.40s\" is no list of numbers such as 1,0.5,2",
+                           option, text);
+        }
+        (void)json_array_append_new(*out, json_real(x));
+        at += len + (at[len] == ',' ? 1 : 0);
+    }
+    return MQ_OK;
+}
+
+/* How weights follow from losses (worker/train/recipe.h): only what was given goes into the
+ * manifest, whose reader knows the defaults, the limits and what belongs together. */
+static mq_code read_recipe(const mq_argv *args, json_t *out, mq_error *err)
+{
+    static const struct {
+        const char *option, *field;
+        char type; /* text, real, integer, flag, list of reals */
+        double most;
+    } all[] = {{"loss", "loss", 't', 0},
+               {"label-smoothing", "label_smoothing", 'r', 1},
+               {"class-weights", "class_weights", 'l', 0},
+               {"optimizer", "optimizer", 't', 0},
+               {"lr", "lr", 'r', 100},
+               {"momentum", "momentum", 'r', 1},
+               {"nesterov", "nesterov", 'f', 0},
+               {"beta1", "beta1", 'r', 1},
+               {"beta2", "beta2", 'r', 1},
+               {"rho", "rho", 'r', 1},
+               {"epsilon", "epsilon", 'r', 1},
+               {"weight-decay", "weight_decay", 'r', 1},
+               {"schedule", "schedule", 't', 0},
+               {"warmup-steps", "warmup_steps", 'i', 1e9},
+               {"step-epochs", "step_epochs", 'i', 10000},
+               {"gamma", "gamma", 'r', 1},
+               {"clip-value", "clip_value", 'r', 1e6},
+               {"clip-norm", "clip_norm", 'r', 1e6}};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+        const char *given = mq_argv_text(args, all[i].option, NULL);
+        double real = 0;
+        int64_t whole = 0;
+        mq_code code = MQ_OK;
+        json_t *value = NULL;
+        if (!mq_argv_has(args, all[i].option)) {
+            continue;
+        }
+        switch (all[i].type) {
+        case 'r':
+            code = mq_argv_real(args, all[i].option, 0, all[i].most, &real, err);
+            value = json_real(real);
+            break;
+        case 'i':
+            code = mq_argv_int(args, all[i].option, 0, (int64_t)all[i].most, &whole, err);
+            value = json_integer(whole);
+            break;
+        case 'l':
+            code = read_list(given, all[i].option, &value, err);
+            break;
+        default:
+            value = all[i].type == 'f' ? json_true() : json_string(given);
+        }
+        if (json_object_set_new(out, all[i].field, value) != 0 && code == MQ_OK) {
+            code = mq_fail(err, MQ_E_ARG, "--%s: not UTF-8", all[i].option);
+        }
+        if (code != MQ_OK) {
+            return code;
+        }
+    }
+    return MQ_OK;
+}
+
 static json_t *manifest(const train_job *t)
 {
     const train_options *o = &t->options;
-    json_t *m = json_pack(
-        "{s:s, s:s, s:I, s:I, s:I, s:f, s:f, s:f, s:I, s:s, s:s, s:I, s:s, s:{s:I, s:b}}", "model",
-        t->name, "data", t->data, "epochs", (json_int_t)o->epochs, "batch", (json_int_t)o->batch,
-        "shards", (json_int_t)o->shards, "lr", o->lr, "momentum", o->momentum, "weight_decay",
-        o->weight_decay, "seed", (json_int_t)o->seed, "optimizer",
-        mq_argv_text(t->args, "optimizer", "sgd"), "schedule",
-        mq_argv_text(t->args, "schedule", "cosine"), "max_steps", (json_int_t)o->max_steps, "mode",
-        mq_argv_text(t->args, "mode", "gang"), "run", "commit_ms", (json_int_t)o->commit_ms,
-        "reuse", !mq_argv_has(t->args, "no-reuse"));
+    json_t *m = json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:s, s:{s:I, s:b}}", "model",
+                          t->name, "data", t->data, "epochs", (json_int_t)o->epochs, "batch",
+                          (json_int_t)o->batch, "shards", (json_int_t)o->shards, "seed",
+                          (json_int_t)o->seed, "max_steps", (json_int_t)o->max_steps, "mode",
+                          mq_argv_text(t->args, "mode", "gang"), "run", "commit_ms",
+                          (json_int_t)o->commit_ms, "reuse", !mq_argv_has(t->args, "no-reuse"));
     const char *arch = mq_argv_text(t->args, "arch", NULL);
+    if (m != NULL) {
+        (void)json_object_update(m, t->recipe);
+    }
     if (m != NULL && arch != NULL) {
         (void)json_object_set_new(m, "init", json_pack("{s:s}", "arch", arch));
     }
@@ -240,22 +309,31 @@ static int run(train_job *t)
     return status;
 }
 
-int mq_cmd_train(mq_cli *cli, const mq_argv *args)
+static int train(train_job *t)
 {
-    train_job t = {.cli = cli, .args = args, .name = mq_argv_word(args, 0)};
     mq_error err;
-    if (read_options(args, &t.options, &err) != MQ_OK) {
-        return mq_cli_usage(cli, "%s", err.text);
+    if (read_options(t->args, &t->options, &err) != MQ_OK ||
+        read_recipe(t->args, t->recipe, &err) != MQ_OK) {
+        return mq_cli_usage(t->cli, "%s", err.text);
     }
-    if (!mq_argv_has(args, "data")) {
-        return mq_cli_usage(cli, "--data is missing: the dataset to train on");
+    if (!mq_argv_has(t->args, "data")) {
+        return mq_cli_usage(t->cli, "--data is missing: the dataset to train on");
     }
-    if (mq_argv_has(args, "arch") == mq_argv_has(args, "from")) {
-        return mq_cli_usage(cli,
+    if (mq_argv_has(t->args, "arch") == mq_argv_has(t->args, "from")) {
+        return mq_cli_usage(t->cli,
                             "give one of --arch A (fresh weights) and --from NAME@V (those of a "
                             "version)");
     }
-    int status = resolve_names(&t);
-    status = status != MQ_EXIT_OK ? status : find_seats(&t);
-    return status != MQ_EXIT_OK ? status : run(&t);
+    int status = resolve_names(t);
+    status = status != MQ_EXIT_OK ? status : find_seats(t);
+    return status != MQ_EXIT_OK ? status : run(t);
+}
+
+int mq_cmd_train(mq_cli *cli, const mq_argv *args)
+{
+    train_job t = {
+        .cli = cli, .args = args, .name = mq_argv_word(args, 0), .recipe = json_object()};
+    int status = train(&t);
+    json_decref(t.recipe);
+    return status;
 }

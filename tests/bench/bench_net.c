@@ -18,7 +18,7 @@ static double now_s(void)
 typedef struct bench {
     mq_net *net;
     float *flat, *grads, *x;
-    int32_t *labels;
+    mq_label *labels;
 } bench;
 
 static double run(const bench *b, bool is_bare)
@@ -50,14 +50,14 @@ int main(void)
         bench b;
         mlp_must(
             mq_net_new(&b.net, model,
-                       &(mq_net_options){.rows = ROWS, .loss = "cross-entropy", .stage_count = 1},
+                       &(mq_net_options){.rows = ROWS, .stage_count = 1},
                        &err),
             &err);
         size_t total = mq_net_param_total(b.net);
         b.flat = calloc(total, sizeof(float));
         b.grads = calloc(total * SHARDS, sizeof(float));
         b.x = calloc((size_t)SHARDS * ROWS * 784, sizeof(float));
-        b.labels = calloc((size_t)SHARDS * ROWS, sizeof(int32_t));
+        b.labels = calloc((size_t)SHARDS * ROWS, sizeof(mq_label));
         MQ_ASSERT(b.flat != NULL && b.grads != NULL && b.x != NULL && b.labels != NULL);
         mq_net_params_get(b.net, b.flat);
         for (int i = 0; i < SHARDS * ROWS * 784; i++) {

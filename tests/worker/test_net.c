@@ -18,7 +18,7 @@ static const int64_t sizes[] = {20, 16, 12, 5};
 
 typedef struct batch {
     float x[ROWS * 20];
-    int32_t labels[ROWS];
+    mq_label labels[ROWS];
 } batch;
 
 static batch make_batch(void)
@@ -29,7 +29,7 @@ static batch make_batch(void)
         b.x[i] = mlp_random(&prng, 1.0f);
     }
     for (int i = 0; i < ROWS; i++) {
-        b.labels[i] = (int32_t)mq_prng_below(&prng, 5);
+        b.labels[i].class_number = (int32_t)mq_prng_below(&prng, 5);
     }
     return b;
 }
@@ -39,7 +39,7 @@ static mq_net *net_of(const mq_model *model, uint32_t stage, uint32_t count)
     mq_net *net;
     mq_error err;
     mq_net_options o = {
-        .rows = ROWS, .loss = "cross-entropy", .stage = stage, .stage_count = count};
+        .rows = ROWS, .stage = stage, .stage_count = count};
     mlp_must(mq_net_new(&net, model, &o, &err), &err);
     return net;
 }
@@ -122,10 +122,10 @@ static void loss_and_hits_are_those_of_the_plain_formula(void **state)
             sum += exp(z[c]);
             top = z[c] > z[top] ? c : top;
         }
-        loss += log(sum) - z[b.labels[r]];
-        correct += top == b.labels[r];
+        loss += log(sum) - z[b.labels[r].class_number];
+        correct += top == b.labels[r].class_number;
         for (int c = 0; c < 5; c++) {
-            double d = (exp(z[c]) / sum - (c == b.labels[r] ? 1.0 : 0.0)) / ROWS;
+            double d = (exp(z[c]) / sum - (c == b.labels[r].class_number ? 1.0 : 0.0)) / ROWS;
             for (int i = 0; i < 20; i++) {
                 expected[i * 5 + c] += d * (double)b.x[r * 20 + i];
             }
@@ -289,7 +289,7 @@ static void a_label_out_of_range_names_its_row(void **state)
     float *flat = floats(mq_net_param_total(net), 0), *grads = floats(mq_net_param_total(net), 0);
     const int32_t bad[] = {5, -1, INT32_MAX, INT32_MIN};
     for (int i = 0; i < 4; i++) {
-        b.labels[3] = bad[i];
+        b.labels[3].class_number = bad[i];
         assert_int_equal(mq_net_step(net, flat, b.x, b.labels, 1.0f, grads, &stats, &err),
                          MQ_E_ARG);
         assert_non_null(strstr(err.text, "row 3"));
@@ -317,12 +317,14 @@ static void what_cannot_be_trained_is_refused_by_name(void **state)
 {
     (void)state;
     mq_error err;
-    mq_net_options good = {.rows = 4, .loss = "cross-entropy", .stage_count = 1}, o;
+    mq_net_options good = {.rows = 4, .stage_count = 1}, o;
     mq_model *model = mlp_new(sizes, 4, 0, 4);
     o = good, o.rows = 0;
     expect_refusal(model, &o, MQ_E_ARG, "rows");
-    o = good, o.loss = "vibes";
-    expect_refusal(model, &o, MQ_E_UNSUPPORTED, "vibes");
+    o = good, o.loss.loss = MQ_LOSS_MSE;
+    expect_refusal(model, &o, MQ_E_ARG, "mse");
+    o = good, o.loss.weight_count = 3;
+    expect_refusal(model, &o, MQ_E_ARG, "class_weights");
     o = good, o.stage_count = 17;
     expect_refusal(model, &o, MQ_E_ARG, "stages");
     o = good, o.stage_count = 9;

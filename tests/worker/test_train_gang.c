@@ -7,15 +7,17 @@
 #include "shared/base/clock.h"
 #include "worker/train/philox.h"
 
+static const char plain[] = "\"lr\":0.05,\"schedule\":\"constant\"";
 static const char manifest[] =
     "{\"model\":\"m\",\"data\":\"d\",\"init\":{\"arch\":\"mlp:20-24-16-4\"},\"epochs\":%u,"
-    "\"batch\":64,\"shards\":8,\"lr\":0.05,\"schedule\":\"constant\",\"mode\":\"%s\","
+    "\"batch\":64,\"shards\":8,%s,\"mode\":\"%s\","
     "\"run\":{\"commit_ms\":10,\"progress_ms\":0,\"transport\":\"%s\"}}";
 
 typedef struct trial {
     uint32_t members, epochs;
     const char *mode, *transport;
     bool keep_checkpoint;
+    const char *recipe; /* NULL = plain */
 } trial;
 
 static char body[1024];
@@ -24,7 +26,8 @@ static mq_forked_outcome outcome;
 static void start(fixture *f, const trial *t)
 {
     mq_error err = {MQ_OK, ""};
-    (void)snprintf(body, sizeof body, manifest, t->epochs, t->mode, t->transport);
+    (void)snprintf(body, sizeof body, manifest, t->epochs, t->recipe == NULL ? plain : t->recipe,
+                   t->mode, t->transport);
     mq_forked_job job = {
         .run = mq_kind_run_train,
         .body = mq_str(body),
@@ -62,7 +65,7 @@ static void same(const proof *a, const proof *b)
     assert_string_equal(a->chain, b->chain);
 }
 
-static const trial alone = {1, 3, "gang", "auto", false};
+static const trial alone = {1, 3, "gang", "auto", false, NULL};
 
 static const proof *expected(fixture *f)
 {
@@ -81,7 +84,7 @@ static void any_number_of_members_and_any_transport_gives_one_hash(void **state)
     for (size_t w = 0; w < 6; w++) {
         for (size_t i = 0; i < 2; i++) {
             proof p;
-            trial t = {members[w], 3, "gang", transports[i], false};
+            trial t = {members[w], 3, "gang", transports[i], false, NULL};
             start(*state, &t);
             finish(*state, &p);
             same(&p, expected(*state));
@@ -89,10 +92,41 @@ static void any_number_of_members_and_any_transport_gives_one_hash(void **state)
     }
 }
 
+/* Every optimizer with everything else that a recipe may hold, over ways to share the work. */
+static void every_recipe_gives_one_hash_however_it_is_shared(void **state)
+{
+    static const char *const recipes[] = {
+        "\"optimizer\":\"sgd\",\"nesterov\":true,\"weight_decay\":0.01,\"schedule\":\"step\","
+        "\"step_epochs\":1,\"clip_norm\":0.5",
+        "\"optimizer\":\"adam\",\"clip_norm\":0.1,\"clip_value\":0.01,\"label_smoothing\":0.1",
+        "\"optimizer\":\"adamw\",\"weight_decay\":0.1,\"warmup_steps\":7,\"schedule\":\"linear\"",
+        "\"optimizer\":\"rmsprop\",\"schedule\":\"one-cycle\",\"class_weights\":[1,2,0.5,3]",
+        "\"optimizer\":\"adagrad\",\"loss\":\"hinge\"",
+        "\"optimizer\":\"lamb\",\"weight_decay\":0.01,\"clip_norm\":1",
+    };
+    static const struct {
+        uint32_t members;
+        const char *mode, *transport;
+    } ways[] = {{2, "gang", "shm"}, {3, "gang", "message"}, {3, "pipeline:3", "auto"}};
+    for (size_t r = 0; r < sizeof recipes / sizeof recipes[0]; r++) {
+        proof want, p;
+        trial t = {1, 2, "gang", "auto", false, recipes[r]};
+        start(*state, &t);
+        finish(*state, &want);
+        for (size_t i = 0; i < sizeof ways / sizeof ways[0]; i++) {
+            trial other = {ways[i].members, 2, ways[i].mode, ways[i].transport, false, recipes[r]};
+            mq_forked_gang_kill_at(((fixture *)*state)->gang, 1, i == 0 ? 20 : 0);
+            start(*state, &other);
+            finish(*state, &p);
+            same(&p, &want);
+        }
+    }
+}
+
 static void training_learns(void **state)
 {
     proof p;
-    trial t = {2, 40, "gang", "auto", false};
+    trial t = {2, 40, "gang", "auto", false, NULL};
     start(*state, &t);
     finish(*state, &p);
     const char *at = strstr(outcome.result, "\"train_accuracy\":");
@@ -112,7 +146,7 @@ static void kills(fixture *f, const char *mode, const char *transport, uint32_t 
     const char *wanted = getenv("MAASQ_SEED");
     mq_prng prng = {wanted == NULL ? seed : seed + strtoull(wanted, NULL, 10)};
     proof p;
-    trial t = {3, 3, mode, transport, false};
+    trial t = {3, 3, mode, transport, false, NULL};
     uint32_t deaths = 0;
     uint64_t calls[3];
     start(f, &t);
@@ -149,7 +183,7 @@ static void members_may_join_in_the_middle(void **state)
     static const char *const transports[] = {"shm", "message"};
     for (size_t i = 0; i < 2; i++) {
         proof p, q;
-        trial t = {1, 60, "gang", transports[i], false};
+        trial t = {1, 60, "gang", transports[i], false, NULL};
         start(f, &t);
         finish(f, &q);
         start(f, &t);
@@ -171,7 +205,7 @@ static void a_run_whose_members_all_died_goes_on_from_its_checkpoint(void **stat
     fixture *f = *state;
     for (uint64_t call = 150; call < 400; call += 60) {
         proof p;
-        trial t = {2, 3, "gang", "auto", false};
+        trial t = {2, 3, "gang", "auto", false, NULL};
         mq_forked_gang_kill_at(f->gang, 0, call);
         mq_forked_gang_kill_at(f->gang, 1, call);
         start(f, &t);
@@ -194,7 +228,7 @@ static void a_pipeline_of_any_depth_gives_the_hash_of_a_gang(void **state)
     static const char *const transports[] = {"auto", "message"};
     for (size_t i = 0; i < 8; i++) {
         proof p;
-        trial t = {members[i % 4], 3, modes[i % 4], transports[i / 4], false};
+        trial t = {members[i % 4], 3, modes[i % 4], transports[i / 4], false, NULL};
         start(*state, &t);
         finish(*state, &p);
         same(&p, expected(*state));
@@ -210,7 +244,7 @@ static void a_hung_member_is_reported_and_replaced(void **state)
 {
     fixture *f = *state;
     proof p, q;
-    trial t = {2, 200, "gang", "auto", false};
+    trial t = {2, 200, "gang", "auto", false, NULL};
     start(f, &t);
     finish(f, &q);
     start(f, &t);
@@ -231,7 +265,7 @@ static void members_that_pause_change_nothing(void **state)
     mq_prng prng = {5};
     for (uint32_t members = 2; members <= 4; members++) {
         proof p, q;
-        trial t = {members, 30, "gang", "shm", false};
+        trial t = {members, 30, "gang", "shm", false, NULL};
         start(f, &t);
         finish(f, &q);
         start(f, &t);
@@ -363,7 +397,7 @@ static void trained_weights_are_those_of_plain_sgd(void **state)
     naive_load(net, first);
     mq_model_free(first);
     naive_train(net, 3);
-    trial t = {2, 3, "gang", "auto", false};
+    trial t = {2, 3, "gang", "auto", false, NULL};
     start(f, &t);
     finish(f, &p);
     fx_field(outcome.result, "blob", blob, sizeof blob);
@@ -389,6 +423,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(any_number_of_members_and_any_transport_gives_one_hash),
+        cmocka_unit_test(every_recipe_gives_one_hash_however_it_is_shared),
         cmocka_unit_test(training_learns),
         cmocka_unit_test(trained_weights_are_those_of_plain_sgd),
         cmocka_unit_test(killed_members_change_nothing_by_shared_memory),

@@ -214,8 +214,8 @@ static void manifest_errors_name_the_field(void **unused)
     refuses("{\"model\":\"m\",\"data\":\"d\",\"weight_decay\":-1}", "weight_decay");
     refuses("{\"model\":\"m\",\"data\":\"d\",\"epochs\":0}", "epochs");
     refuses("{\"model\":\"m\",\"data\":\"d\",\"seed\":-1}", "seed");
-    refuses("{\"model\":\"m\",\"data\":\"d\",\"optimizer\":\"adam\"}", "optimizer");
-    refuses("{\"model\":\"m\",\"data\":\"d\",\"loss\":\"mse\"}", "loss");
+    refuses("{\"model\":\"m\",\"data\":\"d\",\"optimizer\":\"adamax\"}", "optimizer");
+    refuses("{\"model\":\"m\",\"data\":\"d\",\"loss\":\"vibes\"}", "loss");
     refuses("{\"model\":\"m\",\"data\":\"d\",\"schedule\":1}", "schedule");
     refuses("{\"model\":\"m\",\"data\":\"d\",\"mode\":\"pipeline:0\"}", "mode");
     refuses("{\"model\":\"m\",\"data\":\"d\",\"mode\":\"pipeline:17\"}", "mode");
@@ -262,6 +262,15 @@ static void manifest_hash_covers_what_decides_the_weights_and_nothing_else(void 
         "{\"model\":\"m\",\"data\":\"d\",\"seed\":2}",
         "{\"model\":\"m\",\"data\":\"d\",\"schedule\":\"constant\"}",
         "{\"model\":\"m\",\"data\":\"d\",\"max_steps\":7}",
+        "{\"model\":\"m\",\"data\":\"d\",\"nesterov\":true}",
+        "{\"model\":\"m\",\"data\":\"d\",\"optimizer\":\"adam\",\"lr\":0.1}",
+        "{\"model\":\"m\",\"data\":\"d\",\"label_smoothing\":0.1}",
+        "{\"model\":\"m\",\"data\":\"d\",\"class_weights\":[1,2]}",
+        "{\"model\":\"m\",\"data\":\"d\",\"loss\":\"hinge\"}",
+        "{\"model\":\"m\",\"data\":\"d\",\"warmup_steps\":3}",
+        "{\"model\":\"m\",\"data\":\"d\",\"schedule\":\"step\"}",
+        "{\"model\":\"m\",\"data\":\"d\",\"clip_norm\":1}",
+        "{\"model\":\"m\",\"data\":\"d\",\"clip_value\":1}",
     };
     for (size_t i = 0; i < sizeof same / sizeof same[0]; i++) {
         hash_of(same[i], other);
@@ -314,7 +323,8 @@ static void make_state(mq_state *state, mq_arena *arena, mq_manifest *m, mq_plan
     assert_int_equal(parse("{\"model\":\"m\",\"data\":\"d\"}", m, NULL), MQ_OK);
     assert_int_equal(mq_manifest_seal(m, "d@1", "", blob, NULL), MQ_OK);
     assert_int_equal(mq_plan_make(plan, m, 1000, NULL), MQ_OK);
-    assert_int_equal(mq_state_init(state, arena, 1000, NULL), MQ_OK);
+    static const mq_piece params[] = {{0, 400}, {400, 100}, {500, 500}};
+    assert_int_equal(mq_state_init(state, arena, MQ_OPTIMIZER_SGD, params, 3, NULL), MQ_OK);
     mq_init_uniform(1, 1, 1, state->weights, 1000);
     mq_state_begin(state, m);
 }
@@ -328,25 +338,25 @@ static void update_is_sgd_with_momentum_and_decay(void **unused)
     mq_plan plan;
     float g[1000], w[1000], v[1000] = {0};
     make_state(&state, &arena, &m, &plan);
-    m.weight_decay = 0.01;
-    m.schedule = MQ_SCHEDULE_CONSTANT;
+    m.recipe.weight_decay = 0.01;
+    m.recipe.schedule.schedule = MQ_SCHEDULE_CONSTANT;
     mq_init_uniform(2, 2, 1, g, 1000);
     memcpy(w, state.weights, sizeof w);
     mq_tree_scratch *scratch = mq_arena_new(&arena, mq_tree_scratch, 1);
     mq_tree_view view = {1, {{3, 0, g}}};
     mq_piece pieces[2] = {{0, 400}, {500, 500}};
     for (int step = 0; step < 3; step++) {
-        mq_state_update(&state, &m, &plan, &view, pieces, 2, scratch);
+        mq_state_update(&state, &m.recipe, &plan, &view, 1, pieces, 2, scratch);
         for (size_t i = 0; i < 1000; i++) {
             if (i >= 400 && i < 500) {
                 continue;
             }
-            float d = (float)m.weight_decay * w[i];
-            v[i] = (float)m.momentum * v[i] + (g[i] + d);
-            w[i] = w[i] - (float)m.lr * v[i];
+            float d = (float)m.recipe.weight_decay * w[i];
+            v[i] = (float)m.recipe.momentum * v[i] + (g[i] + d);
+            w[i] = w[i] - (float)m.recipe.lr * v[i];
         }
         assert_memory_equal(w, state.weights, sizeof w);
-        assert_memory_equal(v, state.momentum, sizeof v);
+        assert_memory_equal(v, state.vectors[1], sizeof v);
     }
     mq_arena_release(&arena);
 }
@@ -362,7 +372,7 @@ static void checkpoint_brings_back_every_bit_and_refuses_strangers(void **unused
     mq_error err = {MQ_OK, ""};
     uint8_t a[MQ_SHA256_BYTES], b[MQ_SHA256_BYTES];
     make_state(&state, &arena, &m, &plan);
-    mq_init_uniform(9, 9, 1, state.momentum, 1000);
+    mq_init_uniform(9, 9, 1, state.vectors[1], 1000);
     mq_sums sums = {123.5, 99, 256};
     for (int i = 0; i < 7; i++) {
         assert_int_equal(mq_state_count(&state, &plan, &sums, &err), MQ_OK);

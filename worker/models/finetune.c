@@ -24,7 +24,7 @@ typedef struct tuning {
     float *weights, *momentum, *grads;
     uint8_t *is_free; /* 0: this weight stays 0 */
     float *x;
-    int32_t *y;
+    mq_label *y;
     uint64_t steps_per_epoch, step;
     double loss_sum; /* of the epoch under way */
     uint64_t correct;
@@ -63,7 +63,7 @@ static mq_code allocate(tuning *t, mq_error *err)
     t->grads = calloc(t->count + 1, sizeof(float));
     t->is_free = malloc(t->count + 1);
     t->x = calloc((size_t)t->options->batch * t->facts->x_count + 1, sizeof(float));
-    t->y = calloc(t->options->batch, sizeof(int32_t));
+    t->y = calloc(t->options->batch, sizeof(mq_label));
     return t->weights == NULL || t->momentum == NULL || t->grads == NULL || t->is_free == NULL ||
                    t->x == NULL || t->y == NULL
                ? mq_fail(err, MQ_E_LIMIT, "no memory to fine-tune %zu weights", t->count)
@@ -104,7 +104,7 @@ static mq_code run_step(tuning *t, const mq_permutation *order, mq_error *err)
     mq_code code = t->host->ops->check(t->host, err);
     for (uint32_t i = 0; i < batch && code == MQ_OK; i++) {
         code = mq_dataset_row(t->data, mq_permutation_at(order, first + i),
-                              t->x + i * t->facts->x_count, &t->y[i], NULL, err);
+                              t->x + i * t->facts->x_count, &t->y[i].class_number, NULL, err);
     }
     if (code == MQ_OK) {
         code =
@@ -159,10 +159,8 @@ mq_code mq_finetune(mq_model *model, mq_dataset *data, const mq_finetune_options
                 .data = data,
                 .facts = mq_dataset_facts_of(data),
                 .told_ms = mq_clock_mono_ms()};
-    mq_net_options net = {.rows = options->batch,
-                          .loss = "cross-entropy",
-                          .stage_count = 1,
-                          .memory_bytes_max = host->memory_bytes_max};
+    mq_net_options net = {
+        .rows = options->batch, .stage_count = 1, .memory_bytes_max = host->memory_bytes_max};
     mq_code code = mq_net_new(&t.net, model, &net, err);
     if (code == MQ_OK) {
         code = check_data(&t, err);

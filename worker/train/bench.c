@@ -124,10 +124,8 @@ static mq_code make_data(bench *b, mq_error *err)
 
 static mq_code make_net(bench *b, mq_error *err)
 {
-    mq_net_options options = {.rows = BATCH / SHARDS,
-                              .loss = "cross-entropy",
-                              .stage_count = 1,
-                              .memory_bytes_max = (size_t)256 << 20};
+    mq_net_options options = {
+        .rows = BATCH / SHARDS, .stage_count = 1, .memory_bytes_max = (size_t)256 << 20};
     mq_code code = mq_arch_build(&b->model, arch, 1, err);
     code = code != MQ_OK ? code : mq_net_new(&b->net, b->model, &options, err);
     if (code != MQ_OK) {

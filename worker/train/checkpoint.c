@@ -4,20 +4,24 @@
 #include "shared/tensor/safetensors.h"
 #include "worker/train/state.h"
 
+static const char *const names[MQ_STATE_VECTORS_MAX] = {"weights", "optimizer.1", "optimizer.2"};
+
 mq_code mq_state_save(const mq_state *state, const mq_manifest *m, mq_buf *out, mq_error *err)
 {
     char metadata[128];
-    (void)snprintf(metadata, sizeof metadata, "{\"format\":\"maasq-train-1\",\"manifest\":\"%s\"}",
+    (void)snprintf(metadata, sizeof metadata, "{\"format\":\"maasq-train-2\",\"manifest\":\"%s\"}",
                    m->hash);
     int64_t count = (int64_t)state->count;
-    mq_st_entry entries[3] = {
-        {mq_str("weights"), {MQ_DT_F32, {1, {count}}, state->weights, state->count * 4}},
-        {mq_str("momentum"), {MQ_DT_F32, {1, {count}}, state->momentum, state->count * 4}},
-        {mq_str("record"), {MQ_DT_U8, {1, {sizeof(mq_record)}}, NULL, sizeof(mq_record)}},
-    };
     mq_record record = state->record;
-    entries[2].tensor.data = &record;
-    return mq_safetensors_write(entries, 3, mq_str(metadata), out, err);
+    mq_st_entry entries[1 + MQ_STATE_VECTORS_MAX] = {
+        {mq_str("record"), {MQ_DT_U8, {1, {sizeof(mq_record)}}, &record, sizeof(mq_record)}},
+    };
+    for (uint32_t v = 0; v < state->vector_count; v++) {
+        entries[1 + v] = (mq_st_entry){
+            mq_str(names[v]),
+            {MQ_DT_F32, {1, {count}}, state->vectors[v], state->count * sizeof(float)}};
+    }
+    return mq_safetensors_write(entries, 1 + state->vector_count, mq_str(metadata), out, err);
 }
 
 static mq_code take(const mq_safetensors *st, const char *name, mq_dtype dtype, void *out,
@@ -49,8 +53,9 @@ mq_code mq_state_load(mq_state *state, const mq_manifest *m, mq_span bytes, mq_e
                        m->hash);
     }
     code = code != MQ_OK ? code : take(&st, "record", MQ_DT_U8, &record, sizeof record, err);
-    code = code != MQ_OK ? code : take(&st, "weights", MQ_DT_F32, state->weights, vector, err);
-    code = code != MQ_OK ? code : take(&st, "momentum", MQ_DT_F32, state->momentum, vector, err);
+    for (uint32_t v = 0; v < state->vector_count && code == MQ_OK; v++) {
+        code = take(&st, names[v], MQ_DT_F32, state->vectors[v], vector, err);
+    }
     if (code == MQ_OK && record.curve_count > MQ_CURVE_MAX) {
         code = mq_fail(err, MQ_E_FORMAT, "checkpoint: %u points of the curve; the limit is %d",
                        record.curve_count, MQ_CURVE_MAX);

@@ -34,16 +34,14 @@ enum { STEP_ROWS = 32, STEP_CLASSES = 10, STEP_PARAMS_MAX = 4096 };
 static void add_step(mq_sha256 *hash, const float *x)
 {
     static float flat[STEP_PARAMS_MAX], grads[STEP_PARAMS_MAX], momentum[STEP_PARAMS_MAX];
-    int32_t labels[STEP_ROWS];
+    mq_label labels[STEP_ROWS];
     mq_model *model;
     mq_net *net;
     mq_net_stats stats = {0};
-    mq_net_options options = {.rows = STEP_ROWS,
-                              .loss = "cross-entropy",
-                              .stage_count = 1,
-                              .memory_bytes_max = (size_t)64 << 20};
+    mq_net_options options = {
+        .rows = STEP_ROWS, .stage_count = 1, .memory_bytes_max = (size_t)64 << 20};
     for (int32_t i = 0; i < STEP_ROWS; i++) {
-        labels[i] = i % STEP_CLASSES;
+        labels[i].class_number = i % STEP_CLASSES;
     }
     mq_code code = mq_arch_build(&model, "mlp:65-33-17-10", 1, NULL);
     MQ_ASSERT(code == MQ_OK);

@@ -33,7 +33,7 @@ typedef enum mq_parcel_kind {
     MQ_PARCEL_ACTIVATION, /* pipeline, forward; part = micro-batch */
     MQ_PARCEL_GRADIENT,   /* pipeline, backward; part = micro-batch */
     MQ_PARCEL_PLAN,       /* pipeline: rank 0 says what happens at the end of a step */
-    MQ_PARCEL_STAGE,      /* pipeline: a stage's weights and momentum, to rank 0 */
+    MQ_PARCEL_STAGE,      /* pipeline: a stage's part of the vectors, to rank 0 */
 } mq_parcel_kind;
 
 typedef struct mq_parcel {

@@ -2,112 +2,11 @@
 #include "worker/train/manifest.h"
 
 #include <jansson.h>
-#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "shared/base/assert.h"
-
-/* --- one reader per type of field; each leaves *out alone when the field is absent --- */
-
-static mq_code read_text(const json_t *o, const char *name, char *out, size_t size, mq_error *err)
-{
-    const json_t *v = json_object_get(o, name);
-    if (v == NULL) {
-        return MQ_OK;
-    }
-    size_t len = json_string_length(v);
-    if (!json_is_string(v) || len == 0 || len >= size) {
-        return mq_fail(err, MQ_E_ARG, "%s: must be a text of 1..%zu bytes", name, size - 1);
-    }
-    for (size_t i = 0; i < len; i++) {
-        unsigned char c = (unsigned char)json_string_value(v)[i];
-        if (c <= 0x20 || c == 0x7f || c == '"' || c == '\\') {
-            return mq_fail(err, MQ_E_ARG, "%s: byte %zu is a blank, a quote or not printable", name,
-                           i);
-        }
-    }
-    memcpy(out, json_string_value(v), len + 1);
-    return MQ_OK;
-}
-
-static mq_code read_int(const json_t *o, const char *name, int64_t least, int64_t most,
-                        int64_t *out, mq_error *err)
-{
-    const json_t *v = json_object_get(o, name);
-    if (v == NULL) {
-        return MQ_OK;
-    }
-    if (!json_is_integer(v) || json_integer_value(v) < least || json_integer_value(v) > most) {
-        return mq_fail(err, MQ_E_ARG, "%s: must be a whole number in %lld..%lld", name,
-                       (long long)least, (long long)most);
-    }
-    *out = json_integer_value(v);
-    return MQ_OK;
-}
-
-static mq_code read_u32(const json_t *o, const char *name, uint32_t least, uint32_t most,
-                        uint32_t *out, mq_error *err)
-{
-    int64_t v = *out;
-    mq_code code = read_int(o, name, least, most, &v, err);
-    *out = (uint32_t)v;
-    return code;
-}
-
-static mq_code read_real(const json_t *o, const char *name, double most, double *out, mq_error *err)
-{
-    const json_t *v = json_object_get(o, name);
-    if (v == NULL) {
-        return MQ_OK;
-    }
-    double x = json_number_value(v);
-    if (!json_is_number(v) || !(x >= 0) || !(x <= most)) {
-        return mq_fail(err, MQ_E_ARG, "%s: must be a number in 0..%g", name, most);
-    }
-    *out = x;
-    return MQ_OK;
-}
-
-/* Index of the field's text among choices (NULL at the end); the first is the default. */
-static mq_code read_choice(const json_t *o, const char *name, const char *const *choices,
-                           uint32_t *out, mq_error *err)
-{
-    const json_t *v = json_object_get(o, name);
-    *out = 0;
-    if (v == NULL) {
-        return MQ_OK;
-    }
-    for (uint32_t i = 0; json_is_string(v) && choices[i] != NULL; i++) {
-        if (strcmp(json_string_value(v), choices[i]) == 0) {
-            *out = i;
-            return MQ_OK;
-        }
-    }
-    char list[128] = "";
-    for (uint32_t i = 0; choices[i] != NULL; i++) {
-        size_t at = strlen(list);
-        (void)snprintf(list + at, sizeof list - at, "%s\"%s\"", i > 0 ? ", " : "", choices[i]);
-    }
-    return mq_fail(err, MQ_E_ARG, "%s: must be one of %s", name, list);
-}
-
-static mq_code refuse_unknown(json_t *o, const char *where, const char *const *known, mq_error *err)
-{
-    const char *key;
-    json_t *value;
-    json_object_foreach(o, key, value)
-    {
-        bool is_known = false;
-        for (uint32_t i = 0; known[i] != NULL; i++) {
-            is_known = is_known || strcmp(key, known[i]) == 0;
-        }
-        if (!is_known) {
-            return mq_fail(err, MQ_E_ARG, "%s%.64s: no such field; see the list in manifest.h",
-                           where, key);
-        }
-    }
-    return MQ_OK;
-}
+#include "worker/train/fields.h"
 
 /* --- groups of fields --- */
 
@@ -128,9 +27,9 @@ static mq_code check_name(const char *field, const char *name, mq_error *err)
 
 static mq_code read_names(mq_manifest *m, const json_t *o, mq_error *err)
 {
-    mq_code code = read_text(o, "model", m->model, sizeof m->model, err);
-    code = code != MQ_OK ? code : read_text(o, "data", m->data, sizeof m->data, err);
-    code = code != MQ_OK ? code : read_text(o, "eval", m->eval, sizeof m->eval, err);
+    mq_code code = mq_field_text(o, "model", m->model, sizeof m->model, err);
+    code = code != MQ_OK ? code : mq_field_text(o, "data", m->data, sizeof m->data, err);
+    code = code != MQ_OK ? code : mq_field_text(o, "eval", m->eval, sizeof m->eval, err);
     if (code != MQ_OK) {
         return code;
     }
@@ -153,8 +52,9 @@ static mq_code read_init(mq_manifest *m, const json_t *o, mq_error *err)
     if (!json_is_object(init) || json_object_size(init) != 1) {
         return mq_fail(err, MQ_E_ARG, "init: must be {\"blob\":hash} or {\"arch\":text}");
     }
-    mq_code code = refuse_unknown(init, "init.", known, err);
-    code = code != MQ_OK ? code : read_text(init, "arch", m->init_arch, sizeof m->init_arch, err);
+    mq_code code = mq_fields_known(init, "init.", known, err);
+    code =
+        code != MQ_OK ? code : mq_field_text(init, "arch", m->init_arch, sizeof m->init_arch, err);
     const json_t *blob = json_object_get(init, "blob");
     if (code != MQ_OK || blob == NULL) {
         return code;
@@ -169,11 +69,12 @@ static mq_code read_init(mq_manifest *m, const json_t *o, mq_error *err)
 
 static mq_code read_split(mq_manifest *m, const json_t *o, mq_error *err)
 {
-    mq_code code = read_u32(o, "batch", 1, 65536, &m->batch, err);
-    code = code != MQ_OK ? code : read_u32(o, "shards", 1, MQ_MANIFEST_SHARDS_MAX, &m->shards, err);
+    mq_code code = mq_field_u32(o, "batch", 1, 65536, &m->batch, err);
+    code = code != MQ_OK ? code
+                         : mq_field_u32(o, "shards", 1, MQ_MANIFEST_SHARDS_MAX, &m->shards, err);
     uint32_t micro = m->shards;
-    code =
-        code != MQ_OK ? code : read_u32(o, "micro_batches", 1, MQ_MANIFEST_SHARDS_MAX, &micro, err);
+    code = code != MQ_OK ? code
+                         : mq_field_u32(o, "micro_batches", 1, MQ_MANIFEST_SHARDS_MAX, &micro, err);
     if (code != MQ_OK) {
         return code;
     }
@@ -194,34 +95,14 @@ static mq_code read_split(mq_manifest *m, const json_t *o, mq_error *err)
     return MQ_OK;
 }
 
-static mq_code read_optimizer(mq_manifest *m, const json_t *o, mq_error *err)
+static mq_code read_length(mq_manifest *m, const json_t *o, mq_error *err)
 {
-    static const char *const optimizers[] = {"sgd", NULL};
-    static const char *const losses[] = {"cross-entropy", NULL};
-    static const char *const schedules[] = {"cosine", "constant", NULL};
-    uint32_t schedule = 0, unused = 0;
     int64_t max_steps = 0;
-    mq_code code = read_choice(o, "optimizer", optimizers, &unused, err);
-    code = code != MQ_OK ? code : read_choice(o, "loss", losses, &unused, err);
-    code = code != MQ_OK ? code : read_choice(o, "schedule", schedules, &schedule, err);
-    code = code != MQ_OK ? code : read_u32(o, "epochs", 1, 10000, &m->epochs, err);
-    code = code != MQ_OK ? code : read_real(o, "lr", 100, &m->lr, err);
-    code = code != MQ_OK ? code : read_real(o, "momentum", 1, &m->momentum, err);
-    code = code != MQ_OK ? code : read_real(o, "weight_decay", 1, &m->weight_decay, err);
-    code = code != MQ_OK ? code : read_int(o, "seed", 0, INT64_MAX, &m->seed, err);
-    code = code != MQ_OK ? code : read_int(o, "max_steps", 0, 1000000000, &max_steps, err);
-    if (code != MQ_OK) {
-        return code;
-    }
-    m->schedule = schedule == 0 ? MQ_SCHEDULE_COSINE : MQ_SCHEDULE_CONSTANT;
+    mq_code code = mq_field_u32(o, "epochs", 1, 10000, &m->epochs, err);
+    code = code != MQ_OK ? code : mq_field_int(o, "seed", 0, INT64_MAX, &m->seed, err);
+    code = code != MQ_OK ? code : mq_field_int(o, "max_steps", 0, 1000000000, &max_steps, err);
     m->max_steps = (uint64_t)max_steps;
-    if (!((float)m->lr > 0)) {
-        return mq_fail(err, MQ_E_ARG, "lr: must be greater than 0");
-    }
-    if (!((float)m->momentum < 1)) {
-        return mq_fail(err, MQ_E_ARG, "momentum: must be less than 1");
-    }
-    return MQ_OK;
+    return code;
 }
 
 static mq_code read_mode(mq_manifest *m, const json_t *o, mq_error *err)
@@ -259,10 +140,10 @@ static mq_code read_run(mq_manifest *m, const json_t *o, mq_error *err)
         return mq_fail(err, MQ_E_ARG, "run: must be an object");
     }
     uint32_t transport = 0;
-    mq_code code = refuse_unknown(run, "run.", known, err);
-    code = code != MQ_OK ? code : read_u32(run, "commit_ms", 10, 3600000, &m->commit_ms, err);
-    code = code != MQ_OK ? code : read_u32(run, "progress_ms", 0, 60000, &m->progress_ms, err);
-    code = code != MQ_OK ? code : read_choice(run, "transport", transports, &transport, err);
+    mq_code code = mq_fields_known(run, "run.", known, err);
+    code = code != MQ_OK ? code : mq_field_u32(run, "commit_ms", 10, 3600000, &m->commit_ms, err);
+    code = code != MQ_OK ? code : mq_field_u32(run, "progress_ms", 0, 60000, &m->progress_ms, err);
+    code = code != MQ_OK ? code : mq_field_choice(run, "transport", transports, &transport, err);
     const json_t *reuse = json_object_get(run, "reuse");
     if (code != MQ_OK) {
         return mq_wrap(err, "run");
@@ -277,20 +158,28 @@ static mq_code read_run(mq_manifest *m, const json_t *o, mq_error *err)
     return MQ_OK;
 }
 
+/* The fields of this file's readers and those of the recipe, and no others. */
+static mq_code check_fields(json_t *o, mq_error *err)
+{
+    static const char *const own[] = {"model",         "data",      "eval",   "init",
+                                      "epochs",        "batch",     "shards", "seed",
+                                      "micro_batches", "max_steps", "mode",   "run"};
+    enum { OWN = sizeof own / sizeof own[0], ALL_MAX = 48 };
+    const char *all[ALL_MAX] = {NULL};
+    memcpy(all, own, sizeof own);
+    for (size_t i = 0; mq_recipe_fields[i] != NULL; i++) {
+        MQ_ASSERT(OWN + i + 1 < ALL_MAX);
+        all[OWN + i] = mq_recipe_fields[i];
+    }
+    return mq_fields_known(o, "", all, err);
+}
+
 mq_code mq_manifest_parse(mq_manifest *out, mq_span body, mq_error *err)
 {
-    static const char *const known[] = {
-        "model",     "data",          "eval",      "init",     "epochs",
-        "batch",     "shards",        "lr",        "seed",     "weight_decay",
-        "mode",      "micro_batches", "optimizer", "schedule", "loss",
-        "max_steps", "run",           "momentum",  NULL,
-    };
     *out = (mq_manifest){
         .epochs = 5,
         .batch = 256,
         .shards = 8,
-        .lr = 0.1,
-        .momentum = 0.9,
         .seed = 1,
         .stages = 1,
         .commit_ms = 2000,
@@ -311,11 +200,12 @@ mq_code mq_manifest_parse(mq_manifest *out, mq_span body, mq_error *err)
     if (!json_is_object(o)) {
         code = mq_fail(err, MQ_E_FORMAT, "body: must be a JSON object");
     }
-    code = code != MQ_OK ? code : refuse_unknown(o, "", known, err);
+    code = code != MQ_OK ? code : check_fields(o, err);
     code = code != MQ_OK ? code : read_names(out, o, err);
     code = code != MQ_OK ? code : read_init(out, o, err);
     code = code != MQ_OK ? code : read_split(out, o, err);
-    code = code != MQ_OK ? code : read_optimizer(out, o, err);
+    code = code != MQ_OK ? code : read_length(out, o, err);
+    code = code != MQ_OK ? code : mq_recipe_read(&out->recipe, o, err);
     code = code != MQ_OK ? code : read_mode(out, o, err);
     code = code != MQ_OK ? code : read_run(out, o, err);
     json_decref(o);
@@ -324,14 +214,14 @@ mq_code mq_manifest_parse(mq_manifest *out, mq_span body, mq_error *err)
 
 mq_code mq_manifest_canonical(const mq_manifest *m, mq_buf *out, mq_error *err)
 {
-    json_t *o = json_pack(
-        "{s:s, s:s, s:{s:s}, s:I, s:I, s:I, s:f, s:f, s:f, s:I, s:s, s:s, s:s, s:I}", "data",
-        m->data, "eval", m->eval, "init", "blob", m->init_blob, "epochs", (json_int_t)m->epochs,
-        "batch", (json_int_t)m->batch, "shards", (json_int_t)m->shards, "lr", m->lr, "momentum",
-        m->momentum, "weight_decay", m->weight_decay, "seed", (json_int_t)m->seed, "optimizer",
-        "sgd", "loss", "cross-entropy", "schedule",
-        m->schedule == MQ_SCHEDULE_COSINE ? "cosine" : "constant", "max_steps",
-        (json_int_t)m->max_steps);
+    json_t *o = json_pack("{s:s, s:s, s:{s:s}, s:I, s:I, s:I, s:I, s:I}", "data", m->data, "eval",
+                          m->eval, "init", "blob", m->init_blob, "epochs", (json_int_t)m->epochs,
+                          "batch", (json_int_t)m->batch, "shards", (json_int_t)m->shards, "seed",
+                          (json_int_t)m->seed, "max_steps", (json_int_t)m->max_steps);
+    if (o != NULL && !mq_recipe_write(&m->recipe, o)) {
+        json_decref(o);
+        o = NULL;
+    }
     char *text = o == NULL ? NULL : json_dumps(o, JSON_SORT_KEYS | JSON_COMPACT);
     bool is_ok = text != NULL && mq_buf_add_str(out, text);
     free(text);

@@ -2,9 +2,9 @@
  * little that does not.
  *
  *     {"model":"fashion", "data":"fashion@1", "eval":"fashion-test@1",
- *      "init":{"blob":"<64 hex>"}, "epochs":5, "batch":256, "shards":8, "lr":0.1, "momentum":0.9,
- *      "weight_decay":0, "seed":1, "optimizer":"sgd", "schedule":"cosine",
- *      "loss":"cross-entropy", "max_steps":0, "mode":"gang",
+ *      "init":{"blob":"<64 hex>"}, "epochs":5, "batch":256, "shards":8, "seed":1, "max_steps":0,
+ *      "loss":"cross-entropy", "optimizer":"sgd", "lr":0.1, "momentum":0.9, "weight_decay":0,
+ *      "schedule":"cosine", "mode":"gang",
  *      "run":{"commit_ms":2000,"progress_ms":250,"transport":"auto","reuse":true}}
  *
  * field         needed  limit / default              meaning
@@ -17,14 +17,9 @@
  * batch         no      1..65536, 256                rows of one step
  * shards        no      1,2,4..64, 8                 logical shards = micro-batches; divides batch
  * micro_batches no      = shards                     accepted only with that value
- * lr            no      > 0, <= 100, 0.1             learning rate
- * momentum      no      0 <= . < 1, 0.9              as in PyTorch: m = momentum m + g; w -= lr m
- * weight_decay  no      0..1, 0                      g += weight_decay w before the momentum
  * seed          no      0..2^63-1, 1                 key of every random number
- * optimizer     no      "sgd"
- * schedule      no      "cosine", "constant"         cosine: lr falls to 0 at the last step
- * loss          no      "cross-entropy"
  * max_steps     no      0..10^9, 0 = no limit        stop after so many steps
+ * loss, optimizer, lr, schedule, ... no              the recipe: recipe.h lists its fields
  * mode          no      "gang", "pipeline:1..16"     how members share the work             (*)
  * run           no      object                       how often and by what means            (*)
  *   commit_ms   no      10..3600000, 2000            time between checkpoints
@@ -35,7 +30,10 @@
  * (*) not part of the manifest hash, because it cannot change a weight. Neither is the number of
  * workers, which is no field at all. Other fields are refused.
  *
- * The canonical form is the object of the hashed fields, all of them, names sorted, without blanks,
+ * Gradients are accumulated over the shards: only one shard's activations are in memory at a time,
+ * so a large batch needs more shards, not more memory.
+ *
+ * The canonical form is the object of the hashed fields, names sorted, without blanks,
  * data and eval with their versions, init as a blob. Its SHA-256 is the manifest hash. */
 #ifndef MQ_WORKER_TRAIN_MANIFEST_H
 #define MQ_WORKER_TRAIN_MANIFEST_H
@@ -43,6 +41,7 @@
 #include "shared/base/buf.h"
 #include "shared/base/error.h"
 #include "shared/base/sha256.h"
+#include "worker/train/recipe.h"
 
 enum {
     MQ_MANIFEST_NAME_SIZE = 65,
@@ -52,7 +51,6 @@ enum {
     MQ_MANIFEST_BODY_MAX = 262144, /* bytes; as in kinds.def */
 };
 
-typedef enum mq_schedule { MQ_SCHEDULE_COSINE, MQ_SCHEDULE_CONSTANT } mq_schedule;
 typedef enum mq_transport {
     MQ_TRANSPORT_AUTO, /* shared memory when all members are on one host, else messages */
     MQ_TRANSPORT_SHM,
@@ -65,9 +63,8 @@ typedef struct mq_manifest {
     char eval[MQ_MANIFEST_REF_SIZE]; /* "" = none */
     char init_blob[MQ_SHA256_HEX];   /* "" until sealed, unless given */
     uint32_t epochs, batch, shards;
-    double lr, momentum, weight_decay;
     int64_t seed;
-    mq_schedule schedule;
+    mq_recipe recipe;
     uint64_t max_steps;
     /* not hashed */
     char model[MQ_MANIFEST_NAME_SIZE];

@@ -69,21 +69,21 @@ static mq_code compare(const mq_roster *r, const hello *all, uint32_t source, mq
     return MQ_OK;
 }
 
-/* The three runs of bytes that a state is. */
-static mq_span part_of(mq_state *state, uint32_t part)
+/* The runs of bytes that a state is: the record, then its vectors. */
+static void *part_of(mq_state *state, uint32_t part, size_t *bytes)
 {
-    size_t vector = state->count * sizeof(float);
-    return part == 0   ? mq_span_of(&state->record, sizeof state->record)
-           : part == 1 ? mq_span_of(state->weights, vector)
-                       : mq_span_of(state->momentum, vector);
+    *bytes = part == 0 ? sizeof state->record : state->count * sizeof(float);
+    return part == 0 ? (void *)&state->record : (void *)state->vectors[part - 1];
 }
 
 static mq_code give_state(mq_trainer *t, mq_link *link, uint32_t to, mq_error *err)
 {
     mq_code code = MQ_OK;
-    for (uint32_t part = 0; part < 3 && code == MQ_OK; part++) {
+    for (uint32_t part = 0; part <= t->state.vector_count && code == MQ_OK; part++) {
+        size_t bytes;
+        const void *from = part_of(&t->state, part, &bytes);
         code = mq_link_send(link, &(mq_parcel){to, MQ_PARCEL_STATE, part, 0},
-                            part_of(&t->state, part), err);
+                            mq_span_of(from, bytes), err);
     }
     return code;
 }
@@ -91,12 +91,12 @@ static mq_code give_state(mq_trainer *t, mq_link *link, uint32_t to, mq_error *e
 static mq_code take_state(mq_trainer *t, mq_link *link, uint32_t from, const hello *expected,
                           mq_error *err)
 {
-    void *const to[3] = {&t->state.record, t->state.weights, t->state.momentum};
     mq_code code = MQ_OK;
     t->is_whole = false;
-    for (uint32_t part = 0; part < 3 && code == MQ_OK; part++) {
-        code = mq_link_receive(link, &(mq_parcel){from, MQ_PARCEL_STATE, part, 0}, to[part],
-                               part_of(&t->state, part).len, err);
+    for (uint32_t part = 0; part <= t->state.vector_count && code == MQ_OK; part++) {
+        size_t bytes;
+        void *to = part_of(&t->state, part, &bytes);
+        code = mq_link_receive(link, &(mq_parcel){from, MQ_PARCEL_STATE, part, 0}, to, bytes, err);
     }
     if (code != MQ_OK) {
         return code;

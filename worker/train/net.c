@@ -1,4 +1,4 @@
-/* Runs a compiled net: forward, softmax cross-entropy, backward. Allocates nothing (but a slot's
+/* Runs a compiled net: forward, loss, backward. Allocates nothing (but a slot's
  * memory at its first use); the order of all arithmetic is fixed by the net. */
 #include "shared/base/assert.h"
 #include "worker/ops/kit.h"
@@ -57,54 +57,16 @@ mq_code mq_net_params_set(const float *flat, mq_model *model, mq_error *err)
 
 /* --- loss --- */
 
-static mq_code check_labels(const int32_t *labels, int64_t rows, int64_t classes, mq_error *err)
+/* Outputs a row. */
+static int64_t width_of(const mq_net *net)
 {
-    for (int64_t r = 0; r < rows; r++) {
-        if (labels[r] < 0 || labels[r] >= classes) {
-            return mq_fail(err, MQ_E_ARG, "label of row %lld is %d, outside 0..%lld", (long long)r,
-                           labels[r], (long long)classes - 1);
-        }
-    }
-    return MQ_OK;
+    const mq_shape *s = &net->shapes[net->output].shape;
+    return s->dims[s->rank - 1];
 }
 
-/* Per row: p = softmax(logits), loss = log(sum e^(z - max)) - (z[label] - max). */
-static void loss_forward(const float *logits, const int32_t *labels, int64_t rows, int64_t classes,
-                         float *prob, mq_net_stats *stats)
+static mq_code check_labels(const mq_net *net, const mq_label *labels, mq_error *err)
 {
-    mq_net_stats sums = {0};
-    for (int64_t r = 0; r < rows; r++, logits += classes, prob += classes) {
-        int64_t top = 0;
-        for (int64_t c = 1; c < classes; c++) {
-            top = logits[c] > logits[top] ? c : top;
-        }
-        float max = logits[top], sum = 0.0f;
-        for (int64_t c = 0; c < classes; c++) {
-            prob[c] = mq_expf(logits[c] - max);
-        }
-        for (int64_t c = 0; c < classes; c++) {
-            sum += prob[c];
-        }
-        float scale = 1.0f / sum;
-        for (int64_t c = 0; c < classes; c++) {
-            prob[c] *= scale;
-        }
-        sums.loss_sum += (double)(mq_logf(sum) - (logits[labels[r]] - max));
-        sums.correct += top == labels[r];
-    }
-    *stats = sums;
-}
-
-/* d = scale (p - onehot(label)). */
-static void loss_backward(const float *prob, const int32_t *labels, int64_t rows, int64_t classes,
-                          float scale, float *d)
-{
-    for (int64_t r = 0; r < rows; r++, prob += classes, d += classes) {
-        for (int64_t c = 0; c < classes; c++) {
-            d[c] = prob[c] * scale;
-        }
-        d[labels[r]] = (prob[labels[r]] - 1.0f) * scale;
-    }
+    return mq_loss_check_labels(&net->options.loss, labels, net->options.rows, width_of(net), err);
 }
 
 /* --- passes --- */
@@ -112,12 +74,6 @@ static void loss_backward(const float *prob, const int32_t *labels, int64_t rows
 static bool is_last_stage(const mq_net *net)
 {
     return net->options.stage + 1 == net->options.stage_count;
-}
-
-static int64_t classes_of(const mq_net *net)
-{
-    const mq_shape *s = &net->shapes[net->output].shape;
-    return s->dims[s->rank - 1];
 }
 
 /* A view of the input or of a parameter has no memory of its own. */
@@ -132,7 +88,7 @@ static void point_views(const mq_net *net, mq_net_slot *slot)
 }
 
 static mq_code forward(mq_net *net, mq_net_slot *slot, const float *flat, const float *x,
-                       const int32_t *labels, mq_net_stats *stats, mq_error *err)
+                       const mq_label *labels, mq_net_stats *stats, mq_error *err)
 {
     slot->tensors[net->input].data = (void *)(uintptr_t)x;
     for (size_t k = 0; k < net->param_count; k++) {
@@ -149,8 +105,10 @@ static mq_code forward(mq_net *net, mq_net_slot *slot, const float *flat, const 
         }
     }
     if (is_last_stage(net)) {
-        loss_forward(slot->tensors[net->output].data, labels, net->options.rows, classes_of(net),
-                     slot->prob, stats);
+        mq_loss_sums sums;
+        mq_loss_rows(&net->options.loss, slot->tensors[net->output].data, labels, net->options.rows,
+                     width_of(net), slot->d_out, &sums);
+        *stats = (mq_net_stats){sums.loss, sums.correct};
     }
     return MQ_OK;
 }
@@ -176,12 +134,15 @@ static void point_grads(mq_net *net, mq_net_slot *slot, float *dx, float *grads)
     }
 }
 
-static void backward(mq_net *net, mq_net_slot *slot, const float *dy, const int32_t *labels,
-                     float scale, float *dx, float *grads)
+static void backward(mq_net *net, mq_net_slot *slot, const float *dy, float scale, float *dx,
+                     float *grads)
 {
     float *top = net->grad_of[net->output];
     if (is_last_stage(net)) {
-        loss_backward(slot->prob, labels, net->options.rows, classes_of(net), scale, top);
+        size_t count = net->shapes[net->output].bytes / sizeof *top;
+        for (size_t i = 0; i < count; i++) {
+            top[i] = slot->d_out[i] * scale;
+        }
     } else {
         memcpy(top, dy, net->shapes[net->output].bytes);
     }
@@ -199,24 +160,24 @@ static void backward(mq_net *net, mq_net_slot *slot, const float *dy, const int3
     }
 }
 
-mq_code mq_net_step(mq_net *net, const float *flat, const float *x, const int32_t *labels,
+mq_code mq_net_step(mq_net *net, const float *flat, const float *x, const mq_label *labels,
                     float scale, float *grads, mq_net_stats *stats, mq_error *err)
 {
     MQ_ASSERT(net->options.stage_count == 1);
     mq_net_slot *slot = &net->slots[0];
-    mq_code code = check_labels(labels, net->options.rows, classes_of(net), err);
+    mq_code code = check_labels(net, labels, err);
     if (code == MQ_OK) {
         code = forward(net, slot, flat, x, labels, stats, err);
     }
     if (code == MQ_OK) {
         slot->is_forward = false;
-        backward(net, slot, NULL, labels, scale, NULL, grads);
+        backward(net, slot, NULL, scale, NULL, grads);
     }
     return code;
 }
 
 mq_code mq_net_forward(mq_net *net, uint32_t index, const float *flat, const float *x,
-                       const int32_t *labels, float *y, mq_net_stats *stats, mq_error *err)
+                       const mq_label *labels, float *y, mq_net_stats *stats, mq_error *err)
 {
     if (index >= MQ_NET_SLOTS_MAX) {
         return mq_fail(err, MQ_E_ARG, "slot %u is outside 0..%d", index, MQ_NET_SLOTS_MAX - 1);
@@ -232,7 +193,7 @@ mq_code mq_net_forward(mq_net *net, uint32_t index, const float *flat, const flo
         }
     }
     if (code == MQ_OK && is_last_stage(net)) {
-        code = check_labels(labels, net->options.rows, classes_of(net), err);
+        code = check_labels(net, labels, err);
     }
     if (code != MQ_OK) {
         return code;
@@ -260,7 +221,7 @@ mq_code mq_net_backward(mq_net *net, uint32_t index, const float *flat, const fl
         slot->tensors[net->weights[k].value].data =
             (void *)(uintptr_t)(flat + net->weights[k].offset);
     }
-    backward(net, slot, dy, slot->labels, scale, dx, grads);
+    backward(net, slot, dy, scale, dx, grads);
     slot->is_forward = false;
     return MQ_OK;
 }
@@ -293,7 +254,7 @@ static void note_gemms(mq_net *net, const float *flat)
     mq_blas_log(&log);
     mq_code code = forward(net, slot, flat, x, slot->labels, &stats, NULL);
     if (code == MQ_OK) {
-        backward(net, slot, dy, slot->labels, 1.0f / (float)rows, NULL, net->gemm_scratch);
+        backward(net, slot, dy, 1.0f / (float)rows, NULL, net->gemm_scratch);
     }
     mq_blas_log(NULL);
     slot->is_forward = false;

@@ -14,13 +14,14 @@
 
 #include "shared/tensor/tensor.h"
 #include "worker/onnx/model.h"
+#include "worker/train/loss.h"
 
 typedef struct mq_net mq_net;
 
 typedef struct mq_net_options {
-    int64_t rows;     /* rows of one call, the graph's first input's batch dimension */
-    const char *loss; /* "cross-entropy": softmax cross-entropy over the last axis, int32 labels */
-    uint32_t stage;   /* 0-based; with stage_count 1 the whole graph */
+    int64_t rows;         /* rows of one call, the graph's first input's batch dimension */
+    mq_loss_spec loss;    /* over the last axis; a Softmax that it contains is cut off the graph */
+    uint32_t stage;       /* 0-based; with stage_count 1 the whole graph */
     uint32_t stage_count; /* 1..16 */
     size_t memory_bytes_max;
 } mq_net_options;
@@ -35,7 +36,7 @@ typedef struct mq_net_param {
 
 typedef struct mq_net_stats {
     double loss_sum; /* over rows, unscaled */
-    int64_t correct; /* rows whose largest logit is the label */
+    int64_t correct; /* rows whose class is right */
 } mq_net_stats;
 
 /* Compiles. The model is borrowed until mq_net_free. Errors name the node, operator and reason:
@@ -60,11 +61,11 @@ void mq_net_output_shape(const mq_net *net, mq_shape *out);
 void mq_net_params_get(const mq_net *net, float *flat);
 MQ_MUST_USE mq_code mq_net_params_set(const float *flat, mq_model *model, mq_error *err);
 
-/* Whole graph: forward + backward. x: rows x input floats; labels: rows of class numbers (checked
- * against 0..classes-1: MQ_E_ARG names the row). The gradient of scale * (sum over rows of the
+/* Whole graph: forward + backward. x: rows x input floats; labels: one a row (checked,
+ * mq_loss_check_labels: MQ_E_ARG names the row). The gradient of scale * (sum over rows of the
  * loss) is WRITTEN (not added) to grads at each param's offset. */
 MQ_MUST_USE mq_code mq_net_step(mq_net *net, const float *flat, const float *x,
-                                const int32_t *labels, float scale, float *grads,
+                                const mq_label *labels, float scale, float *grads,
                                 mq_net_stats *stats, mq_error *err);
 
 /* Pipeline stages: forward keeps what backward needs, for one micro-batch slot (0..slots-1, slots
@@ -72,7 +73,7 @@ MQ_MUST_USE mq_code mq_net_step(mq_net *net, const float *flat, const float *x,
  * stage). The last stage's forward takes labels and computes loss and stats; its backward takes dy
  * = NULL. dx: boundary gradient out (NULL in the first stage). */
 MQ_MUST_USE mq_code mq_net_forward(mq_net *net, uint32_t slot, const float *flat, const float *x,
-                                   const int32_t *labels, float *y, mq_net_stats *stats,
+                                   const mq_label *labels, float *y, mq_net_stats *stats,
                                    mq_error *err);
 MQ_MUST_USE mq_code mq_net_backward(mq_net *net, uint32_t slot, const float *flat, const float *dy,
                                     float scale, float *dx, float *grads, mq_error *err);

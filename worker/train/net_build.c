@@ -47,16 +47,17 @@ mq_code mq_net_trainable(const mq_model *model, bool *is_param, mq_error *err)
 
 /* --- the graph up to the logits --- */
 
-/* Cross-entropy is computed on logits: a Softmax (or LogSoftmax) over the last axis that makes the
- * graph's only output is left out, its input becomes the output. */
-static void cut_softmax(mq_program *p)
+/* Losses are computed on logits: a Softmax (or LogSoftmax, or Sigmoid for the binary one) over the
+ * last axis that makes the graph's only output is left out, its input becomes the output. */
+static void cut_softmax(mq_program *p, const char *softmax)
 {
     uint32_t out = p->outputs[0];
     if (p->values[out].kind != MQ_VALUE_STEP || p->values[out].uses > 0) {
         return;
     }
     mq_step *step = &p->steps[p->values[out].source];
-    if (strcmp(step->op->name, "Softmax") != 0 && strcmp(step->op->name, "LogSoftmax") != 0) {
+    const char *name = strncmp(step->op->name, "Log", 3) == 0 ? step->op->name + 3 : step->op->name;
+    if (softmax[0] == '\0' || strcmp(name, softmax) != 0) {
         return;
     }
     p->values[out].is_output = false;
@@ -359,10 +360,11 @@ static mq_code check_logits(const mq_net *net, mq_error *err)
     if (t->dtype != MQ_DT_F32 || classes < 1 || classes > INT32_MAX ||
         t->bytes != (size_t)net->options.rows * (size_t)classes * sizeof(float)) {
         char text[128];
-        return mq_fail(err, MQ_E_ARG, "output %s where [%lld,classes] is needed for cross-entropy",
-                       mq_shape_text(&t->shape, text, sizeof text), (long long)net->options.rows);
+        return mq_fail(err, MQ_E_ARG, "output %s where [%lld,classes] is needed for %s",
+                       mq_shape_text(&t->shape, text, sizeof text), (long long)net->options.rows,
+                       mq_loss_of(net->options.loss.loss)->name);
     }
-    return MQ_OK;
+    return mq_loss_check_width(&net->options.loss, classes, err);
 }
 
 /* --- slots --- */
@@ -399,10 +401,10 @@ mq_code mq_net_slot_init(mq_net *net, uint32_t index, mq_error *err)
     slot->calls = mq_arena_new(&net->arena, mq_op_call, steps);
     slot->grads = mq_arena_new(&net->arena, mq_op_grad, steps);
     slot->block = mq_arena_new(&net->arena, float, net->block_floats);
-    slot->prob = mq_arena_alloc(&net->arena, net->shapes[net->output].bytes, 1);
-    slot->labels = mq_arena_new(&net->arena, int32_t, rows);
+    slot->d_out = mq_arena_alloc(&net->arena, net->shapes[net->output].bytes, 1);
+    slot->labels = mq_arena_new(&net->arena, mq_label, rows);
     if (slot->tensors == NULL || slot->calls == NULL || slot->grads == NULL ||
-        slot->block == NULL || slot->prob == NULL || slot->labels == NULL) {
+        slot->block == NULL || slot->d_out == NULL || slot->labels == NULL) {
         return no_memory(net, err);
     }
     memcpy(slot->tensors, net->shapes, p->value_count * sizeof *slot->tensors);
@@ -428,10 +430,7 @@ static mq_code check_options(const mq_net_options *o, mq_error *err)
     if (o->rows < 1 || o->rows > (1 << 20)) {
         return mq_fail(err, MQ_E_ARG, "rows: %lld is outside 1..%d", (long long)o->rows, 1 << 20);
     }
-    if (o->loss == NULL || strcmp(o->loss, "cross-entropy") != 0) {
-        return mq_fail(err, MQ_E_UNSUPPORTED, "loss: '%s' is not known; cross-entropy is",
-                       o->loss == NULL ? "" : o->loss);
-    }
+    MQ_ASSERT(o->loss.loss < MQ_LOSS_COUNT);
     if (o->stage_count < 1 || o->stage_count > 16 || o->stage >= o->stage_count) {
         return mq_fail(err, MQ_E_ARG, "stage %u of %u: 1..16 stages, numbered from 0", o->stage,
                        o->stage_count);
@@ -450,7 +449,7 @@ static mq_code build(mq_net *net, bool *is_param, mq_error *err)
         code = mq_program_fold(p, err);
     }
     if (code == MQ_OK && p->output_count > 0) {
-        cut_softmax(p);
+        cut_softmax(p, mq_loss_of(net->options.loss.loss)->softmax);
         code = mq_program_fuse(p, err);
     }
     if (code != MQ_OK) {

@@ -31,9 +31,9 @@ typedef struct mq_net_slot {
     mq_op_call *calls;         /* by step - first */
     mq_op_grad *grads;         /* by step - first; op NULL: nothing to do */
     float *block;
-    float *x_copy;   /* the stage's input as mq_net_forward keeps it */
-    float *prob;     /* softmax of the logits */
-    int32_t *labels; /* of the last forward */
+    float *x_copy;    /* the stage's input as mq_net_forward keeps it */
+    float *d_out;     /* derivative of the loss by the outputs */
+    mq_label *labels; /* of the last forward */
 } mq_net_slot;
 
 struct mq_net {

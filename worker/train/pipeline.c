@@ -43,6 +43,7 @@ typedef struct pipeline {
     stage_pieces *all;            /* by stage; rank 0 has all, others their own */
     mq_fold fold;
     mq_shard_stats stats[MQ_TREE_SHARDS_MAX];
+    double *squares; /* by parameter, for clip_norm; rank 0 has room for another's */
 } pipeline;
 
 static mq_code find_pieces(const mq_net *net, stage_pieces *out, mq_error *err)
@@ -71,7 +72,7 @@ static mq_code compile_stage(pipeline *p, mq_error *err)
     mq_trainer *t = p->t;
     mq_net_options options = {
         .rows = t->shard_rows,
-        .loss = "cross-entropy",
+        .loss = t->m.recipe.loss,
         .stage = p->stage,
         .stage_count = p->stages,
         .memory_bytes_max = t->arena.limit_bytes * 4,
@@ -95,7 +96,9 @@ static mq_code make_buffers(pipeline *p, mq_error *err)
     p->din = mq_arena_new(arena, float, p->in_floats);
     p->out = mq_arena_new(arena, float, p->out_floats);
     p->dout = mq_arena_new(arena, float, p->out_floats);
-    if (p->in == NULL || p->din == NULL || p->out == NULL || p->dout == NULL) {
+    p->squares = mq_arena_new(arena, double, 2 * p->t->state.param_count);
+    if (p->squares == NULL || p->in == NULL || p->din == NULL || p->out == NULL ||
+        p->dout == NULL) {
         return mq_fail(err, MQ_E_LIMIT, "memory: a stage's borders do not fit in %zu bytes",
                        arena->limit_bytes);
     }
@@ -213,6 +216,40 @@ static mq_code share_stats(pipeline *p, uint64_t step, mq_error *err)
     return MQ_OK;
 }
 
+/* The norm is that of the whole gradient: rank 0 puts the stages' squares together, each parameter
+ * being in one stage, and says by what all multiply. */
+static mq_code share_norm(pipeline *p, float *scale, mq_error *err)
+{
+    mq_trainer *t = p->t;
+    const stage_pieces *own = &p->all[p->stage];
+    uint64_t step = t->state.record.step;
+    size_t count = t->state.param_count, bytes = count * sizeof *p->squares;
+    mq_state_squares(&t->state, &t->m.recipe, &p->fold.view, own->pieces, own->count,
+                     p->fold.scratch, p->squares);
+    mq_code code = MQ_OK;
+    if (p->stage > 0) {
+        code = mq_link_send(p->link, &(mq_parcel){0, MQ_PARCEL_STATS, 1, step},
+                            mq_span_of(p->squares, bytes), err);
+        return code != MQ_OK ? code
+                             : mq_link_receive(p->link, &(mq_parcel){0, MQ_PARCEL_STATS, 2, step},
+                                               scale, sizeof *scale, err);
+    }
+    double *theirs = p->squares + count;
+    for (uint32_t s = 1; s < p->stages && code == MQ_OK; s++) {
+        code =
+            mq_link_receive(p->link, &(mq_parcel){s, MQ_PARCEL_STATS, 1, step}, theirs, bytes, err);
+        for (size_t i = 0; i < count && code == MQ_OK; i++) {
+            p->squares[i] += theirs[i];
+        }
+    }
+    *scale = mq_state_clip(&t->m.recipe, p->squares, count);
+    for (uint32_t s = 1; s < p->stages && code == MQ_OK; s++) {
+        code = mq_link_send(p->link, &(mq_parcel){s, MQ_PARCEL_STATS, 2, step},
+                            mq_span_of(scale, sizeof *scale), err);
+    }
+    return code;
+}
+
 static mq_code take_step(pipeline *p, mq_sums *sums, mq_error *err)
 {
     mq_trainer *t = p->t;
@@ -224,8 +261,13 @@ static mq_code take_step(pipeline *p, mq_sums *sums, mq_error *err)
         return mq_wrap(err, "step %llu", (unsigned long long)t->state.record.step + 1);
     }
     t->is_whole = false;
-    mq_state_update(&t->state, &t->m, &t->plan, &p->fold.view, own->pieces, own->count,
-                    p->fold.scratch);
+    float scale = 1;
+    code = t->m.recipe.clip_norm > 0 ? share_norm(p, &scale, err) : MQ_OK;
+    if (code != MQ_OK) {
+        return code;
+    }
+    mq_state_update(&t->state, &t->m.recipe, &t->plan, &p->fold.view, scale, own->pieces,
+                    own->count, p->fold.scratch);
     code = share_stats(p, t->state.record.step, err);
     int64_t patience_ms = 10 * (mq_clock_mono_ms() - begin_ms);
     p->link->patience_ms = patience_ms > MQ_LINK_LEASE_MS ? patience_ms : (int64_t)MQ_LINK_LEASE_MS;
@@ -239,7 +281,7 @@ static mq_code take_step(pipeline *p, mq_sums *sums, mq_error *err)
 
 /* --- between steps --- */
 
-/* Stages send their weights and momentum to rank 0, whose state is whole after that. */
+/* Stages send what they have of the vectors to rank 0, whose state is whole after that. */
 static mq_code gather_stages(pipeline *p, mq_error *err)
 {
     mq_state *state = &p->t->state;
@@ -250,9 +292,10 @@ static mq_code gather_stages(pipeline *p, mq_error *err)
         if (p->stage != 0 && p->stage != s) {
             continue;
         }
-        for (uint32_t i = 0; i < 2 * own->count && code == MQ_OK; i++) {
-            const mq_piece *piece = &own->pieces[i / 2];
-            float *at = (i % 2 == 0 ? state->weights : state->momentum) + piece->first;
+        uint32_t vectors = state->vector_count;
+        for (uint32_t i = 0; i < vectors * own->count && code == MQ_OK; i++) {
+            const mq_piece *piece = &own->pieces[i / vectors];
+            float *at = state->vectors[i % vectors] + piece->first;
             size_t bytes = piece->count * sizeof(float);
             mq_parcel parcel = {p->stage == 0 ? s : 0, MQ_PARCEL_STAGE, i, step};
             code = p->stage == 0 ? mq_link_receive(p->link, &parcel, at, bytes, err)

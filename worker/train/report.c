@@ -48,10 +48,11 @@ static void write_progress(const mq_trainer *t, uint32_t workers, mq_buf *out)
     mq_buf_printf(
         out,
         "{\"stage\":\"train\",\"model\":\"%s\",\"step\":%llu,\"steps\":%llu,\"epoch\":%.2f,"
-        "\"epochs\":%u,\"loss\":%.6g,\"accuracy\":%.5g,\"samples_per_s\":%.0f,"
+        "\"epochs\":%u,\"loss\":%.6g,\"accuracy\":%.5g,\"lr\":%.6g,\"samples_per_s\":%.0f,"
         "\"workers\":%u,\"remaining_s\":%.1f,\"curve\":",
         t->m.model, (unsigned long long)r->step, (unsigned long long)t->plan.steps, epoch,
-        t->m.epochs, rep->sums.loss / rows, (double)rep->sums.correct / rows, rep->rate, workers,
+        t->m.epochs, rep->sums.loss / rows, (double)rep->sums.correct / rows,
+        (double)mq_plan_rate(&t->plan, &t->m, r->step > 0 ? r->step - 1 : 0), rep->rate, workers,
         rep->rate > 0 ? left / rep->rate : 0.0);
     mq_trainer_curve(t, out);
     mq_buf_add_str(out, "}");
@@ -121,7 +122,8 @@ mq_code mq_trainer_checkpoint(mq_trainer *t, uint64_t epoch, mq_error *err)
     t->reporter.checkpoint_step = r->step;
     mq_buf bytes;
     char chain[MQ_SHA256_HEX], blob[MQ_SHA256_HEX], meta[512];
-    mq_buf_init(&bytes, 2 * t->state.count * sizeof(float) + CHECKPOINT_BYTES_EXTRA);
+    mq_buf_init(&bytes,
+                t->state.vector_count * t->state.count * sizeof(float) + CHECKPOINT_BYTES_EXTRA);
     mq_code code = mq_state_save(&t->state, &t->m, &bytes, err);
     code = code != MQ_OK ? code : host->ops->blob_put(host, mq_buf_span(&bytes), blob, err);
     mq_buf_release(&bytes);

@@ -70,10 +70,11 @@ static mq_code check_shapes(const mq_trainer *t, mq_error *err)
     if (code != MQ_OK) {
         return code;
     }
-    if (facts->classes == 0) {
-        return mq_fail(err, MQ_E_ARG,
-                       "data: dataset %s has no class labels, which loss \"cross-entropy\" needs",
-                       facts->name);
+    const mq_loss_row *loss = mq_loss_of(t->m.recipe.loss.loss);
+    bool has_labels = loss->is_value ? facts->y_dtype != MQ_DT_NONE : facts->classes > 0;
+    if (!has_labels) {
+        return mq_fail(err, MQ_E_ARG, "data: dataset %s has no %s, which loss \"%s\" needs",
+                       facts->name, loss->is_value ? "labels" : "class labels", loss->name);
     }
     if (in_count != facts->x_count * t->shard_rows) {
         char model[96], data[96];
@@ -83,8 +84,8 @@ static mq_code check_shapes(const mq_trainer *t, mq_error *err)
                        facts->name, mq_shape_text(&facts->x_shape, data, sizeof data),
                        facts->x_count, mq_shape_text(&in, model, sizeof model), t->shard_rows);
     }
-    int64_t classes = out.rank > 0 ? out.dims[out.rank - 1] : 1;
-    if (classes < facts->classes) {
+    int64_t width = out.rank > 0 ? out.dims[out.rank - 1] : 1, classes = width == 1 ? 2 : width;
+    if (!loss->is_value && classes < facts->classes) {
         return mq_fail(err, MQ_E_ARG,
                        "data: dataset %s has %d classes; the model's output has only %lld",
                        facts->name, facts->classes, (long long)classes);
@@ -97,7 +98,7 @@ static mq_code compile(mq_trainer *t, mq_error *err)
     t->shard_rows = t->m.batch / t->m.shards;
     mq_net_options options = {
         .rows = t->shard_rows,
-        .loss = "cross-entropy",
+        .loss = t->m.recipe.loss,
         .stage_count = 1,
         .memory_bytes_max = t->arena.limit_bytes * 4,
     };
@@ -114,12 +115,22 @@ static mq_code compile(mq_trainer *t, mq_error *err)
 static mq_code make_buffers(mq_trainer *t, mq_error *err)
 {
     size_t x_count = mq_dataset_facts_of(t->data)->x_count;
-    mq_code code = mq_state_init(&t->state, &t->arena, mq_net_param_total(t->net), err);
+    const mq_net_param *params;
+    size_t param_count = mq_net_params(t->net, &params);
+    t->params = mq_arena_new(&t->arena, mq_piece, param_count);
+    if (t->params == NULL) {
+        return mq_fail(err, MQ_E_LIMIT, "memory: no room to list %zu parameters", param_count);
+    }
+    for (size_t i = 0; i < param_count; i++) {
+        t->params[i] = (mq_piece){params[i].offset, params[i].count};
+    }
+    mq_code code =
+        mq_state_init(&t->state, &t->arena, t->m.recipe.optimizer, t->params, param_count, err);
     if (code != MQ_OK) {
         return code;
     }
     t->x = mq_arena_new(&t->arena, float, x_count * t->shard_rows);
-    t->y = mq_arena_new(&t->arena, int32_t, t->shard_rows);
+    t->y = mq_arena_new(&t->arena, mq_label, t->shard_rows);
     if (t->x == NULL || t->y == NULL) {
         return mq_fail(err, MQ_E_LIMIT,
                        "memory: %u rows of %zu features do not fit in %zu bytes; take a smaller "

@@ -7,7 +7,6 @@
 
 #include "shared/base/assert.h"
 #include "shared/base/math.h"
-#include "worker/train/vec.h"
 
 _Static_assert(sizeof(mq_record) == 8 + 32 + 3 * 24 + 8 + MQ_CURVE_MAX * 24,
                "a record travels as bytes and has no padding");
@@ -30,43 +29,29 @@ mq_code mq_plan_make(mq_plan *plan, const mq_manifest *m, uint64_t rows, mq_erro
     return MQ_OK;
 }
 
-/* cos(x) for 0 <= x <= pi with plain multiplications: libm's differs between CPUs. */
-static double own_cos(double x)
-{
-    const double pi = 3.14159265358979323846;
-    double sign = 1;
-    if (x > pi / 2) {
-        x = pi - x;
-        sign = -1;
-    }
-    double sum = 0, term = 1;
-    for (int k = 1; k <= 12; k++) {
-        sum += term;
-        term *= -x * x / (double)((2 * k - 1) * (2 * k));
-    }
-    return sign * sum;
-}
-
 float mq_plan_rate(const mq_plan *plan, const mq_manifest *m, uint64_t step)
 {
-    if (m->schedule == MQ_SCHEDULE_CONSTANT) {
-        return (float)m->lr;
-    }
-    double x = 3.14159265358979323846 * (double)step / (double)plan->steps;
-    return (float)(m->lr * 0.5 * (1 + own_cos(x)));
+    return mq_recipe_step(&m->recipe, step, plan->steps, plan->steps_per_epoch).lr;
 }
 
-mq_code mq_state_init(mq_state *state, mq_arena *arena, size_t count, mq_error *err)
+mq_code mq_state_init(mq_state *state, mq_arena *arena, mq_optimizer optimizer,
+                      const mq_piece *params, size_t param_count, mq_error *err)
 {
-    *state = (mq_state){.count = count};
-    state->weights = mq_arena_new(arena, float, mq_align_up(count, 16));
-    state->momentum = mq_arena_new(arena, float, mq_align_up(count, 16));
-    if (state->weights == NULL || state->momentum == NULL) {
-        return mq_fail(err, MQ_E_LIMIT,
-                       "memory: weights and momentum of %zu parameters do not fit in the job's "
-                       "limit of %zu bytes",
-                       count, arena->limit_bytes);
+    const mq_piece *last = &params[param_count - 1];
+    *state = (mq_state){.count = last->first + last->count,
+                        .vector_count = 1 + mq_optimizer_of(optimizer)->vectors,
+                        .params = params,
+                        .param_count = param_count};
+    for (uint32_t v = 0; v < state->vector_count; v++) {
+        state->vectors[v] = mq_arena_new(arena, float, mq_align_up(state->count, 16));
+        if (state->vectors[v] == NULL) {
+            return mq_fail(err, MQ_E_LIMIT,
+                           "memory: %u vectors of %zu parameters (weights, and what the optimizer "
+                           "keeps) do not fit in the job's limit of %zu bytes",
+                           state->vector_count, state->count, arena->limit_bytes);
+        }
     }
+    state->weights = state->vectors[0];
     return MQ_OK;
 }
 
@@ -86,24 +71,10 @@ void mq_state_begin(mq_state *state, const mq_manifest *m)
 {
     MQ_ASSERT(mq_sha256_is_hex(mq_str(m->hash)));
     state->record = (mq_record){0};
-    memset(state->momentum, 0, state->count * sizeof(float));
-    digest_of_hex(m->hash, state->record.chain);
-}
-
-void mq_state_update(mq_state *state, const mq_manifest *m, const mq_plan *plan,
-                     const mq_tree_view *sum, const mq_piece *pieces, size_t piece_count,
-                     mq_tree_scratch *scratch)
-{
-    mq_sgd sgd = {mq_plan_rate(plan, m, state->record.step), (float)m->momentum,
-                  (float)m->weight_decay};
-    for (size_t p = 0; p < piece_count; p++) {
-        size_t end = pieces[p].first + pieces[p].count;
-        for (size_t at = pieces[p].first; at < end; at += MQ_TREE_BLOCK) {
-            size_t count = mq_min_size(MQ_TREE_BLOCK, end - at);
-            const float *g = mq_tree_block(sum->nodes, sum->count, at, count, scratch);
-            mq_vec_sgd(&sgd, g, state->weights + at, state->momentum + at, count);
-        }
+    for (uint32_t v = 1; v < state->vector_count; v++) {
+        memset(state->vectors[v], 0, state->count * sizeof(float));
     }
+    digest_of_hex(m->hash, state->record.chain);
 }
 
 static void add_sums(mq_sums *to, const mq_sums *from)
@@ -196,7 +167,8 @@ void mq_state_digest(const mq_state *state, uint8_t out[MQ_SHA256_BYTES])
     mq_sha256 *hash = mq_sha256_new();
     mq_sha256_add(hash, mq_span_of(&state->record.step, sizeof state->record.step));
     mq_sha256_add(hash, mq_span_of(state->record.chain, MQ_SHA256_BYTES));
-    mq_sha256_add(hash, mq_span_of(state->weights, state->count * sizeof(float)));
-    mq_sha256_add(hash, mq_span_of(state->momentum, state->count * sizeof(float)));
+    for (uint32_t v = 0; v < state->vector_count; v++) {
+        mq_sha256_add(hash, mq_span_of(state->vectors[v], state->count * sizeof(float)));
+    }
     mq_sha256_end(hash, out);
 }

@@ -5,11 +5,11 @@
  *
  *     mq_state
  *      ├─ record     step, hash chain, sums for the curve   (plain bytes, travels as it is)
- *      ├─ weights    floats of all parameters in graph order
- *      └─ momentum   as many
+ *      └─ vectors    floats of all parameters in graph order: the weights, then as many of each
+ *                    vector that the optimizer keeps
  *
- * A checkpoint is a safetensors blob with the tensors "weights", "momentum" (F32) and "record"
- * (U8), and the manifest hash in its metadata.
+ * A checkpoint is a safetensors blob with the tensors "weights", "optimizer.1", .. (F32) and
+ * "record" (U8), and the manifest hash in its metadata.
  *
  * Hash chain: link 0 is the manifest hash; at each end of an epoch, and after the last step,
  * link' = SHA-256(link, step as 8 bytes LE, SHA-256(weights)). All members compute it. A checkpoint
@@ -25,7 +25,10 @@
 #include "worker/train/manifest.h"
 #include "worker/train/tree.h"
 
-enum { MQ_CURVE_MAX = 40 };
+enum {
+    MQ_CURVE_MAX = 40,
+    MQ_STATE_VECTORS_MAX = 1 + MQ_OPTIMIZER_VECTORS_MAX,
+};
 
 /* Mean over the steps since the point before. */
 typedef struct mq_curve_point {
@@ -35,7 +38,7 @@ typedef struct mq_curve_point {
 
 typedef struct mq_sums {
     double loss;      /* summed over rows */
-    uint64_t correct; /* rows whose largest logit is the label */
+    uint64_t correct; /* rows whose class is right */
     uint64_t rows;
 } mq_sums;
 
@@ -52,8 +55,12 @@ typedef struct mq_record {
 
 typedef struct mq_state {
     mq_record record;
-    float *weights, *momentum; /* arena; count floats each */
+    float *weights;                       /* vectors[0] */
+    float *vectors[MQ_STATE_VECTORS_MAX]; /* arena; count floats each */
+    uint32_t vector_count;
     size_t count;
+    const mq_piece *params; /* borrowed: where each parameter lies, ascending */
+    size_t param_count;
 } mq_state;
 
 /* What of the plan a step needs. */
@@ -69,16 +76,30 @@ MQ_MUST_USE mq_code mq_plan_make(mq_plan *plan, const mq_manifest *m, uint64_t r
 /* Learning rate of a step. */
 float mq_plan_rate(const mq_plan *plan, const mq_manifest *m, uint64_t step);
 
-MQ_MUST_USE mq_code mq_state_init(mq_state *state, mq_arena *arena, size_t count, mq_error *err);
+/* params: of the whole model, borrowed. */
+MQ_MUST_USE mq_code mq_state_init(mq_state *state, mq_arena *arena, mq_optimizer optimizer,
+                                  const mq_piece *params, size_t param_count, mq_error *err);
 
-/* Step 0 of a manifest: weights are already set by the caller, momentum 0. */
+/* Step 0 of a manifest: weights are already set by the caller, the other vectors become 0. */
 void mq_state_begin(mq_state *state, const mq_manifest *m);
+
+/* --- update.c; pieces: unions of whole parameters, ascending --- */
+
+/* For clip_norm: squares[p] of parameter p's gradient, 0 for one that is not in the pieces. */
+void mq_state_squares(const mq_state *state, const mq_recipe *r, const mq_tree_view *sum,
+                      const mq_piece *pieces, size_t piece_count, mq_tree_scratch *scratch,
+                      double *squares);
+
+/* What all gradients are multiplied by, from the squares of all parameters. */
+float mq_state_clip(const mq_recipe *r, const double *squares, size_t count);
 
 /* One step: optimizer over the pieces with the sum of the view, in blocks. The record is not
  * touched. */
-void mq_state_update(mq_state *state, const mq_manifest *m, const mq_plan *plan,
-                     const mq_tree_view *sum, const mq_piece *pieces, size_t piece_count,
-                     mq_tree_scratch *scratch);
+void mq_state_update(mq_state *state, const mq_recipe *r, const mq_plan *plan,
+                     const mq_tree_view *sum, float scale, const mq_piece *pieces,
+                     size_t piece_count, mq_tree_scratch *scratch);
+
+/* --- state.c --- */
 
 /* Moves the record past a step with these sums (over the whole batch). MQ_E_NUMERIC when the loss
  * is not finite, naming the step. Does not touch the chain. */
@@ -95,7 +116,7 @@ void mq_state_chain_hex(const mq_state *state, const mq_plan *plan, char out[MQ_
 
 void mq_state_weights_hex(const mq_state *state, char out[MQ_SHA256_HEX]);
 
-/* Digest of step, weights and momentum: equal states have equal ones. */
+/* Digest of step, chain and vectors: equal states have equal ones. */
 void mq_state_digest(const mq_state *state, uint8_t out[MQ_SHA256_BYTES]);
 
 /* Appends a checkpoint / takes one over. mq_state_load: MQ_E_CONFLICT when it belongs to another

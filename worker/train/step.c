@@ -17,6 +17,7 @@ typedef struct gang {
     mq_shard_stats stats[MQ_TREE_SHARDS_MAX];
     mq_tree_view view; /* what the update adds up */
     mq_tree_scratch scratch;
+    double *squares; /* by parameter, for clip_norm */
 } gang;
 
 mq_code mq_trainer_check(mq_trainer *t, uint64_t epoch, mq_error *err)
@@ -33,7 +34,7 @@ mq_code mq_trainer_check(mq_trainer *t, uint64_t epoch, mq_error *err)
     return MQ_OK;
 }
 
-mq_code mq_trainer_gather(mq_trainer *t, uint32_t shard, float *x, int32_t *y, mq_error *err)
+mq_code mq_trainer_gather(mq_trainer *t, uint32_t shard, float *x, mq_label *y, mq_error *err)
 {
     uint64_t step = t->state.record.step;
     uint32_t epoch = (uint32_t)(step / t->plan.steps_per_epoch);
@@ -42,10 +43,12 @@ mq_code mq_trainer_gather(mq_trainer *t, uint32_t shard, float *x, int32_t *y, m
     }
     uint64_t base = step % t->plan.steps_per_epoch * t->m.batch + (uint64_t)shard * t->shard_rows;
     size_t width = mq_dataset_facts_of(t->data)->x_count;
+    bool is_value = mq_loss_of(t->m.recipe.loss.loss)->is_value;
     for (uint32_t i = 0; i < t->shard_rows; i++) {
         uint64_t row = mq_permutation_at(&t->permutation, base + i);
         mq_code code = mq_dataset_row(t->data, row, x == NULL ? t->x : x + i * width,
-                                      y == NULL ? NULL : y + i, NULL, err);
+                                      y == NULL || is_value ? NULL : &y[i].class_number,
+                                      y == NULL || !is_value ? NULL : &y[i].value, err);
         if (code != MQ_OK) {
             return code;
         }
@@ -81,6 +84,18 @@ mq_sums mq_trainer_sums(const mq_trainer *t, const mq_shard_stats *stats)
     return sums;
 }
 
+static void update(gang *g)
+{
+    mq_state *state = &g->t->state;
+    const mq_recipe *r = &g->t->m.recipe;
+    float scale = 1;
+    if (r->clip_norm > 0) {
+        mq_state_squares(state, r, &g->view, &g->piece, 1, &g->scratch, g->squares);
+        scale = mq_state_clip(r, g->squares, state->param_count);
+    }
+    mq_state_update(state, r, &g->t->plan, &g->view, scale, &g->piece, 1, &g->scratch);
+}
+
 /* Own shards, then everybody's sum, then the update. The state moves to the next step or stays. */
 static mq_code take_step(gang *g, mq_sums *sums, mq_error *err)
 {
@@ -104,7 +119,7 @@ static mq_code take_step(gang *g, mq_sums *sums, mq_error *err)
     if (code != MQ_OK) {
         return code;
     }
-    mq_state_update(&t->state, &t->m, &t->plan, &g->view, &g->piece, 1, &g->scratch);
+    update(g);
     *sums = mq_trainer_sums(t, g->stats);
     code = mq_state_count(&t->state, &t->plan, sums, err);
     if (code == MQ_OK && mq_state_is_link(&t->state, &t->plan)) {
@@ -142,10 +157,12 @@ mq_code mq_trainer_run_gang(mq_trainer *t, const mq_roster *roster, mq_link *lin
 {
     MQ_ASSERT(t->is_whole);
     gang *g = mq_arena_new(&t->roster, gang, 1);
-    if (g == NULL) {
+    double *squares = mq_arena_new(&t->roster, double, t->state.param_count);
+    if (g == NULL || squares == NULL) {
         return mq_fail(err, MQ_E_LIMIT, "memory: no room for a gang");
     }
-    *g = (gang){.t = t, .roster = roster, .link = link, .piece = {0, t->state.count}};
+    *g = (gang){
+        .t = t, .roster = roster, .link = link, .piece = {0, t->state.count}, .squares = squares};
     if (t->state.record.step == t->plan.steps) {
         return MQ_OK;
     }

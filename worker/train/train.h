@@ -46,12 +46,13 @@ typedef struct mq_trainer {
     mq_net *net;           /* owned: the whole graph for the rows of one shard */
     mq_plan plan;
     uint32_t shard_rows;
-    float *x;   /* shard_rows rows of features */
-    int32_t *y; /* their labels */
+    float *x;    /* shard_rows rows of features */
+    mq_label *y; /* their labels */
     mq_permutation permutation;
 
+    mq_piece *params; /* where each parameter lies in the vectors */
     mq_state state;
-    bool is_whole; /* state is whole: weights, momentum and record all of record.step */
+    bool is_whole;                       /* state is whole: vectors and record all of record.step */
     char checkpoint_blob[MQ_SHA256_HEX]; /* newest checkpoint known, "" = none */
     uint64_t checkpoint_step;
 
@@ -77,7 +78,7 @@ MQ_MUST_USE mq_code mq_trainer_meet(mq_trainer *t, mq_link *link, mq_error *err)
 /* --- step.c --- */
 
 /* Loads features (x not NULL) and labels (y not NULL) of a shard of the state's step. */
-MQ_MUST_USE mq_code mq_trainer_gather(mq_trainer *t, uint32_t shard, float *x, int32_t *y,
+MQ_MUST_USE mq_code mq_trainer_gather(mq_trainer *t, uint32_t shard, float *x, mq_label *y,
                                       mq_error *err);
 
 /* MQ_OK, MQ_E_CANCELLED, or MQ_E_STALE when the roster is not `epoch` any more. For step ends. */
