@@ -96,8 +96,8 @@ static void any_number_of_members_and_any_transport_gives_one_hash(void **state)
 static void every_recipe_gives_one_hash_however_it_is_shared(void **state)
 {
     static const char *const recipes[] = {
-        "\"optimizer\":\"sgd\",\"nesterov\":true,\"weight_decay\":0.01,\"schedule\":\"step\","
-        "\"step_epochs\":1,\"clip_norm\":0.5",
+        ("\"optimizer\":\"sgd\",\"nesterov\":true,\"weight_decay\":0.01,\"schedule\":\"step\","
+         "\"step_epochs\":1,\"clip_norm\":0.5"),
         "\"optimizer\":\"adam\",\"clip_norm\":0.1,\"clip_value\":0.01,\"label_smoothing\":0.1",
         "\"optimizer\":\"adamw\",\"weight_decay\":0.1,\"warmup_steps\":7,\"schedule\":\"linear\"",
         "\"optimizer\":\"rmsprop\",\"schedule\":\"one-cycle\",\"class_weights\":[1,2,0.5,3]",
