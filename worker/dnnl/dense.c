@@ -124,14 +124,6 @@ static bool pack(mq_dnnl_dense *d, const_dnnl_primitive_desc_t pd)
     return true;
 }
 
-/* Is it one of the fast ones? What oneDNN calls "ref" is slower than any kernel of ours. */
-static bool is_fast(const_dnnl_primitive_desc_t pd)
-{
-    const char *text = NULL;
-    return dnnl_primitive_desc_query(pd, dnnl_query_impl_info_str, 0, &text) == dnnl_success &&
-           text != NULL && (text[0] != 'r' || text[1] != 'e' || text[2] != 'f');
-}
-
 static bool make(mq_dnnl_dense *d, int64_t m, mq_dnnl_kernel *kernel)
 {
     descs at;
@@ -147,7 +139,7 @@ static bool make(mq_dnnl_dense *d, int64_t m, mq_dnnl_kernel *kernel)
                 dnnl_matmul_desc_init(&desc, &at.x, &at.w, has_bias ? &at.bias : NULL, &at.y) ==
                     dnnl_success &&
                 mq_dnnl_kernel_new(kernel, &desc, attr, &pd);
-    done = done && is_fast(pd) && (d->packed != NULL || pack(d, pd)) &&
+    done = done && mq_dnnl_is_fast(pd) && (d->packed != NULL || pack(d, pd)) &&
            mq_dnnl_kernel_arg(kernel, DNNL_ARG_SRC, &at.x, NULL) &&
            mq_dnnl_kernel_arg(kernel, DNNL_ARG_DST, &at.y, NULL) &&
            mq_dnnl_kernel_arg(kernel, DNNL_ARG_WEIGHTS, &d->packed_desc, d->packed) &&

@@ -15,6 +15,7 @@
 #include <stdbool.h>
 
 #include "shared/base/arena.h"
+#include "shared/tensor/tensor.h"
 
 /* Is there a oneDNN, and does it have kernels for this CPU (x86-64 with AVX2 or better)? */
 bool mq_dnnl_is_there(void);
@@ -51,5 +52,45 @@ size_t mq_dnnl_dense_scratch(const mq_dnnl_dense *dense, int64_t m);
 
 /* y[m,n] = x W + b, relu. False: there is no kernel for m. scratch aligned to 64 bytes. */
 bool mq_dnnl_dense_run(mq_dnnl_dense *dense, int64_t m, const void *x, void *y, void *scratch);
+
+/* --- convolutions with constant weights --- */
+
+/* Layouts of [N, C, D1, ..]: plain as ONNX has them, or packed as kernels like them: floats
+ * [N, C', D1, .., B] in blocks of B = mq_dnnl_block() channels, the last one filled up with zeros;
+ * bytes [N, D1, .., C]. */
+int mq_dnnl_block(void);
+
+enum { MQ_DNNL_AXES_MAX = 3 };
+
+typedef struct mq_dnnl_conv_spec {
+    mq_dtype x_type, y_type; /* float32 both; or bytes (u8, i8) to bytes or int32 */
+    int32_t axes;            /* 1..MQ_DNNL_AXES_MAX spatial ones */
+    int64_t channels, maps, group;
+    int64_t kernel[MQ_DNNL_AXES_MAX], stride[MQ_DNNL_AXES_MAX], dilation[MQ_DNNL_AXES_MAX];
+    const void *w;       /* [maps, channels/group, kernel..], float32 or int8; borrowed, as all */
+    const void *bias;    /* [maps] float32, for bytes int32; or NULL */
+    const float *scales; /* bytes to bytes: [maps], y = round((sum + bias) scale) + y_zero */
+    int32_t x_zero, y_zero;
+    float low, high;               /* floats: y is clamped to these; infinities: it is not */
+    bool x_is_packed, y_is_packed; /* layouts; weights and bias are always plain */
+    bool has_sum;                  /* floats, packed y: adds to what y holds, before the clamp */
+} mq_dnnl_conv_spec;
+
+/* What a kernel is made for. */
+typedef struct mq_dnnl_conv_size {
+    int64_t batch;
+    int64_t in[MQ_DNNL_AXES_MAX], out[MQ_DNNL_AXES_MAX];
+    int64_t begin[MQ_DNNL_AXES_MAX], end[MQ_DNNL_AXES_MAX]; /* padding */
+} mq_dnnl_conv_size;
+
+typedef struct mq_dnnl_conv mq_dnnl_conv;
+
+/* As mq_dnnl_dense_*: NULL and false mean that there is none. The last 8 sizes are kept. */
+mq_dnnl_conv *mq_dnnl_conv_new(const mq_dnnl_conv_spec *spec, mq_arena *arena);
+void mq_dnnl_conv_free(mq_dnnl_conv *conv);
+bool mq_dnnl_conv_ready(mq_dnnl_conv *conv, const mq_dnnl_conv_size *size);
+size_t mq_dnnl_conv_scratch(const mq_dnnl_conv *conv, const mq_dnnl_conv_size *size);
+bool mq_dnnl_conv_run(mq_dnnl_conv *conv, const mq_dnnl_conv_size *size, const void *x, void *y,
+                      void *scratch);
 
 #endif

@@ -4,6 +4,7 @@
 
 #include <pthread.h>
 #include <stdio.h>
+#include <string.h>
 
 /* OpenMP's own names; omp.h comes with gcc and not with every clang. */
 void omp_set_num_threads(int count);
@@ -11,6 +12,7 @@ void omp_set_num_threads(int count);
 static dnnl_engine_t engine;
 static char name[80] = "none";
 static bool has_vnni;
+static int block;
 static _Thread_local int threads_set;
 
 static const struct {
@@ -41,6 +43,7 @@ static void init(void)
     (void)snprintf(name, sizeof name, "onednn %d.%d.%d %s", v->major, v->minor, v->patch,
                    names[i].name);
     has_vnni = names[i].has_vnni;
+    block = names[i].isa == dnnl_cpu_isa_avx2 || names[i].isa == dnnl_cpu_isa_avx2_vnni ? 8 : 16;
 }
 
 dnnl_engine_t mq_dnnl_engine(void)
@@ -59,6 +62,11 @@ const char *mq_dnnl_name(void)
 {
     (void)mq_dnnl_engine();
     return name;
+}
+
+int mq_dnnl_block(void)
+{
+    return mq_dnnl_engine() == NULL ? 0 : block;
 }
 
 bool mq_dnnl_bytes_are_exact(void)
@@ -115,6 +123,33 @@ bool mq_dnnl_kernel_new(mq_dnnl_kernel *kernel, const void *op_desc, dnnl_primit
     return true;
 }
 
+bool mq_dnnl_reorder_new(mq_dnnl_kernel *kernel, const dnnl_memory_desc_t *from,
+                         const dnnl_memory_desc_t *to)
+{
+    dnnl_primitive_desc_t pd = NULL;
+    *kernel = (mq_dnnl_kernel){.primitive = NULL};
+    mq_dnnl_enter();
+    bool done =
+        dnnl_reorder_primitive_desc_create(&pd, from, engine, to, engine, NULL) == dnnl_success &&
+        dnnl_primitive_create(&kernel->primitive, pd) == dnnl_success &&
+        mq_dnnl_kernel_arg(kernel, DNNL_ARG_FROM, from, NULL) &&
+        mq_dnnl_kernel_arg(kernel, DNNL_ARG_TO, to, NULL);
+    if (pd != NULL) {
+        dnnl_primitive_desc_destroy(pd);
+    }
+    if (!done) {
+        mq_dnnl_kernel_free(kernel);
+    }
+    return done;
+}
+
+bool mq_dnnl_is_fast(const_dnnl_primitive_desc_t pd)
+{
+    const char *text = NULL;
+    return dnnl_primitive_desc_query(pd, dnnl_query_impl_info_str, 0, &text) == dnnl_success &&
+           text != NULL && strncmp(text, "ref", 3) != 0;
+}
+
 bool mq_dnnl_kernel_arg(mq_dnnl_kernel *kernel, int arg, const dnnl_memory_desc_t *desc,
                         const void *handle)
 {
@@ -160,22 +195,16 @@ void mq_dnnl_kernel_free(mq_dnnl_kernel *kernel)
 bool mq_dnnl_reorder(const dnnl_memory_desc_t *from, const void *data, const dnnl_memory_desc_t *to,
                      void *out)
 {
-    dnnl_primitive_desc_t pd = NULL;
     dnnl_stream_t stream = NULL;
     mq_dnnl_kernel kernel = {.primitive = NULL};
-    mq_dnnl_enter();
-    bool done =
-        dnnl_stream_create(&stream, engine, dnnl_stream_default_flags) == dnnl_success &&
-        dnnl_reorder_primitive_desc_create(&pd, from, engine, to, engine, NULL) == dnnl_success &&
-        dnnl_primitive_create(&kernel.primitive, pd) == dnnl_success &&
-        mq_dnnl_kernel_arg(&kernel, DNNL_ARG_FROM, from, data) &&
-        mq_dnnl_kernel_arg(&kernel, DNNL_ARG_TO, to, out) && mq_dnnl_kernel_run(&kernel, stream);
-    mq_dnnl_kernel_free(&kernel);
-    if (pd != NULL) {
-        dnnl_primitive_desc_destroy(pd);
-    }
-    if (stream != NULL) {
+    bool done = mq_dnnl_reorder_new(&kernel, from, to) &&
+                dnnl_stream_create(&stream, engine, dnnl_stream_default_flags) == dnnl_success;
+    if (done) {
+        mq_dnnl_kernel_set(&kernel, DNNL_ARG_FROM, data);
+        mq_dnnl_kernel_set(&kernel, DNNL_ARG_TO, out);
+        done = mq_dnnl_kernel_run(&kernel, stream);
         dnnl_stream_destroy(stream);
     }
+    mq_dnnl_kernel_free(&kernel);
     return done;
 }

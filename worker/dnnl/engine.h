@@ -40,6 +40,13 @@ void mq_dnnl_kernel_set(mq_dnnl_kernel *kernel, int arg, const void *handle);
 bool mq_dnnl_kernel_run(mq_dnnl_kernel *kernel, dnnl_stream_t stream);
 void mq_dnnl_kernel_free(mq_dnnl_kernel *kernel);
 
+/* Is it one of the fast ones? What oneDNN calls "ref" is slower than any kernel of ours. */
+bool mq_dnnl_is_fast(const_dnnl_primitive_desc_t pd);
+
+/* A kernel from DNNL_ARG_FROM to DNNL_ARG_TO, which copies into another layout. */
+bool mq_dnnl_reorder_new(mq_dnnl_kernel *kernel, const dnnl_memory_desc_t *from,
+                         const dnnl_memory_desc_t *to);
+
 /* Copies constant data into another layout. */
 bool mq_dnnl_reorder(const dnnl_memory_desc_t *from, const void *data, const dnnl_memory_desc_t *to,
                      void *out);

@@ -44,3 +44,38 @@ bool mq_dnnl_dense_run(mq_dnnl_dense *dense, int64_t m, const void *x, void *y, 
     (void)dense, (void)m, (void)x, (void)y, (void)scratch;
     return false;
 }
+
+int mq_dnnl_block(void)
+{
+    return 0;
+}
+
+mq_dnnl_conv *mq_dnnl_conv_new(const mq_dnnl_conv_spec *spec, mq_arena *arena)
+{
+    (void)spec, (void)arena;
+    return NULL;
+}
+
+void mq_dnnl_conv_free(mq_dnnl_conv *conv)
+{
+    (void)conv;
+}
+
+bool mq_dnnl_conv_ready(mq_dnnl_conv *conv, const mq_dnnl_conv_size *size)
+{
+    (void)conv, (void)size;
+    return false;
+}
+
+size_t mq_dnnl_conv_scratch(const mq_dnnl_conv *conv, const mq_dnnl_conv_size *size)
+{
+    (void)conv, (void)size;
+    return 0;
+}
+
+bool mq_dnnl_conv_run(mq_dnnl_conv *conv, const mq_dnnl_conv_size *size, const void *x, void *y,
+                      void *scratch)
+{
+    (void)conv, (void)size, (void)x, (void)y, (void)scratch;
+    return false;
+}

@@ -1,8 +1,11 @@
 /* Conv and ConvTranspose over any number of spatial dimensions, in groups: unrolled tiles times
  * weights (im2col); one input channel a group (depthwise) is added up tap by tap instead.
  * onnx.ai/onnx/operators/onnx__Conv.html, onnx__ConvTranspose.html */
+#include <math.h>
+
 #include "shared/base/math.h"
 #include "worker/blas/blas.h"
+#include "worker/dnnl/dnnl.h"
 #include "worker/ops/window.h"
 
 enum { TILE_FLOATS = 1 << 18, TILE_MIN = 64 };
@@ -146,10 +149,81 @@ static mq_code conv_shape(const mq_op_call *call, mq_error *err)
     return any_shape(call, false, err);
 }
 
+/* The state of a Conv with constant weights is a mq_dnnl_conv; without it, or with bits that must
+ * not depend on the batch, tiles do. */
+static mq_code conv_prepare(const mq_op_call *call, mq_arena *arena, const void **state,
+                            mq_error *err)
+{
+    (void)err;
+    const mq_window_attrs *a = call->attrs;
+    const mq_tensor *w = call->inputs[1], *bias = mq_call_input(call, 2);
+    size_t axes = w->shape.rank < 3 ? 0 : (size_t)w->shape.rank - 2;
+    *state = NULL;
+    if (call->kernels != 0 || w->data == NULL || (bias != NULL && bias->data == NULL) ||
+        axes == 0 || axes > MQ_DNNL_AXES_MAX || w->dtype != MQ_DT_F32 || a->group < 1 ||
+        a->group > MQ_DIM_MAX || (a->strides.is_given && a->strides.count != axes) ||
+        (a->dilations.is_given && a->dilations.count != axes) ||
+        (bias != NULL && mq_elements(bias) != (size_t)w->shape.dims[0])) {
+        return MQ_OK; /* shape() says what is wrong with it, if anything is */
+    }
+    mq_dnnl_conv_spec spec = {.x_type = MQ_DT_F32,
+                              .y_type = MQ_DT_F32,
+                              .axes = (int32_t)axes,
+                              .channels = w->shape.dims[1] * a->group,
+                              .maps = w->shape.dims[0],
+                              .group = a->group,
+                              .w = w->data,
+                              .bias = bias == NULL ? NULL : bias->data,
+                              .low = -INFINITY,
+                              .high = INFINITY};
+    for (size_t i = 0; i < axes; i++) {
+        spec.kernel[i] = w->shape.dims[i + 2];
+        spec.stride[i] = a->strides.is_given ? a->strides.at[i] : 1;
+        spec.dilation[i] = a->dilations.is_given ? a->dilations.at[i] : 1;
+        if (spec.kernel[i] < 1 || spec.stride[i] < 1 || spec.dilation[i] < 1) {
+            return MQ_OK;
+        }
+    }
+    *state = mq_dnnl_conv_new(&spec, arena);
+    return MQ_OK;
+}
+
+static void conv_release(const void *state)
+{
+    mq_dnnl_conv_free((mq_dnnl_conv *)(uintptr_t)state);
+}
+
+static mq_dnnl_conv_size dnnl_size(const conv *c)
+{
+    mq_dnnl_conv_size s = {.batch = (int64_t)c->batch};
+    for (int32_t i = 0; i < c->w.axes && i < MQ_DNNL_AXES_MAX; i++) {
+        s.in[i] = c->w.in[i], s.out[i] = c->w.out[i];
+        s.begin[i] = c->w.begin[i], s.end[i] = c->w.end[i];
+    }
+    return s;
+}
+
+static mq_dnnl_conv *dnnl_of(const mq_op_call *call)
+{
+    return (mq_dnnl_conv *)(uintptr_t)call->state;
+}
+
+static mq_code conv_ready(const mq_op_call *call, mq_error *err)
+{
+    (void)err;
+    conv c = sizes(call, false);
+    mq_dnnl_conv_size size = dnnl_size(&c);
+    if (mq_elements(call->outputs[0]) > 0 && mq_elements(call->inputs[0]) > 0) {
+        (void)mq_dnnl_conv_ready(dnnl_of(call), &size);
+    }
+    return MQ_OK;
+}
+
 static size_t conv_scratch(const mq_op_call *call)
 {
     conv c = sizes(call, false);
-    return tile_bytes(&c);
+    mq_dnnl_conv_size size = dnnl_size(&c);
+    return mq_max_size(tile_bytes(&c), mq_dnnl_conv_scratch(dnnl_of(call), &size));
 }
 
 /* y[outputs of a group] += weights x tile, tile by tile. */
@@ -182,6 +256,10 @@ static mq_code conv_run(const mq_op_call *call, mq_error *err)
     conv c = sizes(call, false);
     const float *x = call->inputs[0]->data, *weights = call->inputs[1]->data;
     float *y = call->outputs[0]->data;
+    mq_dnnl_conv_size size = dnnl_size(&c);
+    if (mq_dnnl_conv_run(dnnl_of(call), &size, x, y, call->scratch)) {
+        return MQ_OK;
+    }
     fill_bias(call, &c);
     for (size_t image = 0; image < c.batch; image++) {
         for (size_t g = 0; g < c.groups; g++) {
@@ -338,6 +416,9 @@ const mq_op mq_op_conv = {
     .specs = conv_specs,
     .shape = conv_shape,
     .scratch = conv_scratch,
+    .prepare = conv_prepare,
+    .release = conv_release,
+    .ready = conv_ready,
     .run = conv_run,
     .grad = conv_grad,
     .flop = conv_flop,
