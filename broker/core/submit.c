@@ -4,34 +4,36 @@
 
 enum { POOL_RESERVE = 8 /* an eighth of the pool is kept for what is already accepted */ };
 
-/* Content of a submit, so that a resend can be told from another job under the same id. */
+/* Content of a submit, so that a resend can be told from another job under the same id. What is
+ * empty is told by the lengths alone. */
 static void hash_of(const mq_msg_submit_job *item, const mq_bytes *body, uint64_t out[2])
 {
-    const mq_span texts[] = {item->kind, item->queue,      item->model,
-                             item->memo, item->durability, item->tenant};
+    const mq_span texts[] = {item->kind,      item->queue,  item->model,
+                             item->memo,      item->tenant, item->unique,
+                             item->limit_key, item->needs,  item->durability};
+    const uint64_t numbers[] = {item->priority << 32 | (item->runs_anyway ? 1U : 0U),
+                                (uint64_t)item->run_at_ms,
+                                item->seats_min << 32 ^ item->seats_max,
+                                (uint64_t)item->durability.len << 32 | item->deps_count,
+                                item->memory_bytes,
+                                (uint64_t)item->kind.len << 48 | (uint64_t)item->queue.len << 32 |
+                                    (uint64_t)item->model.len << 16 | item->memo.len,
+                                (uint64_t)item->tenant.len << 48 |
+                                    (uint64_t)item->unique.len << 32 |
+                                    (uint64_t)item->limit_key.len << 16 | item->needs.len};
     out[0] = 1;
     out[1] = 2;
+    mq_hash_wide(mq_span_of(numbers, sizeof numbers), out);
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
-        mq_hash64_pair(texts[i], out);
+        if (texts[i].len > 0) {
+            mq_hash_wide(texts[i], out);
+        }
     }
     for (uint32_t i = 0; i < item->deps_count; i++) {
-        mq_hash64_pair(item->deps[i], out);
-    }
-    const uint64_t numbers[] = {item->priority, (uint64_t)item->run_at_ms, item->seats_min,
-                                item->seats_max, item->deps_count};
-    mq_hash64_pair(mq_span_of(numbers, sizeof numbers), out);
-    if (item->unique.len > 0 || item->runs_anyway) { /* else as before there was such a thing */
-        out[0] += item->runs_anyway;
-        out[1] += item->runs_anyway;
-        mq_hash64_pair(item->unique, out);
-    }
-    if (item->limit_key.len > 0 || item->needs.len > 0 || item->memory_bytes > 0) {
-        const uint64_t route[] = {mq_hash64(item->limit_key, 1), mq_hash64(item->needs, 2),
-                                  item->memory_bytes};
-        mq_hash64_pair(mq_span_of(route, sizeof route), out);
+        mq_hash_wide(item->deps[i], out);
     }
     if (body != NULL) {
-        mq_hash64_pair(mq_span_of(body->data, body->len), out);
+        mq_hash_wide(mq_span_of(body->data, body->len), out);
     }
 }
 
@@ -80,10 +82,10 @@ static mq_code check_deps(const mq_msg_submit_job *item, mq_error *err)
 }
 
 /* What needs the registry, or is one of its name in the deployment, lives in shard 0. */
-static mq_code check_place(const mq_core *core, const mq_msg_submit_job *item, mq_error *err)
+static mq_code check_place(const mq_core *core, const mq_msg_submit_job *item,
+                           const mq_kind_policy *kind, mq_error *err)
 {
-    bool is_gang =
-        mq_kinds_policy(core, item->kind)->is_gang || item->seats_min > 0 || item->seats_max > 0;
+    bool is_gang = kind->is_gang || item->seats_min > 0 || item->seats_max > 0;
     bool is_home = is_gang || item->model.len > 0 || item->memo.len > 0 || item->unique.len > 0;
     if (core->config.is_away && is_home) {
         return refuse(err, MQ_E_ARG,
@@ -95,9 +97,8 @@ static mq_code check_place(const mq_core *core, const mq_msg_submit_job *item, m
 
 /* What is wrong with the request itself, whatever the state of the queue. */
 static mq_code check_item(const mq_core *core, const mq_msg_submit_job *item, const mq_bytes *body,
-                          bool *is_transient, mq_error *err)
+                          const mq_kind_policy *kind, bool *is_transient, mq_error *err)
 {
-    const mq_kind_policy *kind = mq_kinds_policy(core, item->kind);
     int64_t ms = mq_ulid_ms(item->id);
     if (ms < 0) {
         return refuse(err, MQ_E_ARG, "id: must be a ULID of 26 upper-case letters and digits");
@@ -148,13 +149,13 @@ static mq_code check_item(const mq_core *core, const mq_msg_submit_job *item, co
         return refuse(err, MQ_E_ARG, "lkey: 1 to 64 printable letters without blank / @");
     }
     const char *needs = mq_needs_check(item);
-    return needs != NULL ? refuse(err, MQ_E_ARG, needs) : check_place(core, item, err);
+    return needs != NULL ? refuse(err, MQ_E_ARG, needs) : check_place(core, item, kind, err);
 }
 
 mq_code mq_core_check(const mq_core *core, const mq_msg_submit_job *item, mq_error *err)
 {
     bool is_transient;
-    return check_item(core, item, NULL, &is_transient, err);
+    return check_item(core, item, NULL, mq_kinds_policy(core, item->kind), &is_transient, err);
 }
 
 /* Why there is no room now; NULL when there is. */
@@ -222,9 +223,9 @@ static bool fill_names(mq_core *core, mq_job *job, const mq_msg_submit_job *item
            mq_pool_copy(&core->pool, item->unique, &job->unique);
 }
 
-static void fill_limits(const mq_core *core, mq_job *job, const mq_msg_submit_job *item)
+static void fill_limits(const mq_core *core, mq_job *job, const mq_msg_submit_job *item,
+                        const mq_kind_policy *kind)
 {
-    const mq_kind_policy *kind = mq_kinds_policy(core, item->kind);
     job->priority = (uint8_t)item->priority;
     job->is_quiet = item->is_quiet;
     job->run_at_ms = item->run_at_ms;
@@ -263,7 +264,7 @@ static bool is_surely_new(const mq_core *core, const mq_job *job)
 
 /* A new job with its fields set, in state NONE; NULL when there is no room. Takes body. */
 static mq_job *take_in(mq_core *core, const mq_msg_submit_job *item, mq_bytes *body,
-                       bool is_transient)
+                       const mq_kind_policy *kind, bool is_transient)
 {
     mq_job *job = mq_job_new(core, item->id);
     if (job == NULL) {
@@ -280,7 +281,7 @@ static mq_job *take_in(mq_core *core, const mq_msg_submit_job *item, mq_bytes *b
         mq_job_free(core, job);
         return NULL;
     }
-    fill_limits(core, job, item);
+    fill_limits(core, job, item, kind);
     hash_of(item, body, job->hash);
     mq_unique_hold(core, job);
     job->is_fresh = is_surely_new(core, job);
@@ -386,7 +387,8 @@ void mq_submit(mq_core *core, const mq_input *in, mq_outputs *out)
     mq_error *err = &core->err;
     bool is_transient = false;
     mq_job *job = NULL;
-    mq_code code = check_item(core, item, in->body, &is_transient, err);
+    const mq_kind_policy *kind = mq_kinds_policy(core, item->kind);
+    mq_code code = check_item(core, item, in->body, kind, &is_transient, err);
     /* What was taken when the clocks were right is known whatever they say now. */
     bool is_repeat = (code == MQ_OK || code == MQ_E_CLOCK) && answer_repeat(core, in, out);
     if (code == MQ_E_CLOCK && !is_repeat && core->is_loading) {
@@ -401,7 +403,7 @@ void mq_submit(mq_core *core, const mq_input *in, mq_outputs *out)
         if (why == NULL && mq_span_is(item->durability, "replicated")) {
             why = mq_replica_closed(core);
         }
-        job = why == NULL ? take_in(core, item, in->body, is_transient) : NULL;
+        job = why == NULL ? take_in(core, item, in->body, kind, is_transient) : NULL;
         if (job == NULL) {
             core->stats.refused_busy++;
             mq_say_submitted(out, in->conn, in->rid, item->id, "busy", "",
@@ -433,11 +435,12 @@ void mq_submit(mq_core *core, const mq_input *in, mq_outputs *out)
 mq_job *mq_submit_new(mq_core *core, const mq_msg_submit_job *item, mq_bytes *body)
 {
     bool is_transient = false;
-    if (check_item(core, item, body, &is_transient, &core->err) != MQ_OK || is_transient ||
+    const mq_kind_policy *kind = mq_kinds_policy(core, item->kind);
+    if (check_item(core, item, body, kind, &is_transient, &core->err) != MQ_OK || is_transient ||
         no_room(core, item, body, false) != NULL) {
         return NULL;
     }
-    mq_job *job = take_in(core, item, body, false);
+    mq_job *job = take_in(core, item, body, kind, false);
     core->stats.submitted += job != NULL;
     return job;
 }
@@ -480,7 +483,7 @@ mq_job *mq_spawn_new(mq_core *core, const mq_job *parent, const mq_msg_spawned *
         .durability = mq_str(parent->is_replicated ? "replicated" : ""),
         .is_quiet = true,
     };
-    mq_job *job = take_in(core, &item, body, false);
+    mq_job *job = take_in(core, &item, body, mq_kinds_policy(core, item.kind), false);
     if (job != NULL) {
         job->is_spawned = true;
         job->is_fresh = false;

@@ -74,7 +74,7 @@ void mq_index_remove(const mq_core *core, mq_index *index, uint32_t value)
 
 uint32_t mq_id_hash(mq_span id)
 {
-    return (uint32_t)mq_hash64(id, 0x6a6f62);
+    return (uint32_t)mq_hash_quick(id, 0x6a6f62);
 }
 
 /* ---- what each index hashes ---- */

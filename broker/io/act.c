@@ -8,6 +8,17 @@
 #include "shared/base/assert.h"
 #include "shared/base/log.h"
 
+mq_code mq_act_send_packed(mq_broker *b, uint64_t conn, mq_command command, mq_span header,
+                           mq_span payload)
+{
+    mq_side *side = mq_conn_side(conn) == MQ_FRONT ? b->front : b->back;
+    mq_code code = mq_side_send(side, conn, command, header, payload);
+    if (code == MQ_E_NOT_FOUND && side == b->front) {
+        mq_gets_drop(b, conn);
+    }
+    return code;
+}
+
 mq_code mq_act_send(mq_broker *b, uint64_t conn, mq_command command, const void *message,
                     mq_span payload)
 {
@@ -21,12 +32,7 @@ mq_code mq_act_send(mq_broker *b, uint64_t conn, mq_command command, const void 
                err.text);
         return MQ_E_LIMIT;
     }
-    mq_side *side = mq_conn_side(conn) == MQ_FRONT ? b->front : b->back;
-    mq_code code = mq_side_send(side, conn, command, mq_buf_span(&b->header), payload);
-    if (code == MQ_E_NOT_FOUND && side == b->front) {
-        mq_gets_drop(b, conn);
-    }
-    return code;
+    return mq_act_send_packed(b, conn, command, mq_buf_span(&b->header), payload);
 }
 
 void mq_act_error(mq_broker *b, uint64_t conn, uint64_t rid, mq_code code, const char *text,
@@ -138,22 +144,24 @@ static void send_done(mq_broker *b, const group *g)
 
 static mq_code send_jobs(mq_broker *b, const group *g)
 {
-    mq_msg_job_item items[MQ_GROUP_MAX];
+    const mq_msg_job message = {0};
     const mq_output *first = &b->out->items[g->at[0]];
     mq_span payload = first->payload;
+    mq_wire_list list;
     mq_buf_reset(&b->payload);
+    bool is_whole = mq_wire_list_begin(&list, MQ_CMD_job, &message, &b->header);
     for (uint32_t i = 0; i < g->count; i++) {
-        const mq_output *o = &b->out->items[g->at[i]];
-        items[i] = o->as.job;
-        items[i].len = o->payload.len;
+        mq_output *o = &b->out->items[g->at[i]];
+        o->as.job.len = o->payload.len;
+        is_whole = is_whole && mq_wire_list_add(&list, &o->as.job, &b->header);
         if (g->count > 1) {
             mq_buf_add_span(&b->payload, o->payload);
             payload = mq_buf_span(&b->payload);
         }
     }
-    MQ_ASSERT(!b->payload.is_full);
-    mq_msg_job message = {.jobs = items, .jobs_count = g->count};
-    return mq_act_send(b, first->conn, MQ_CMD_job, &message, payload);
+    MQ_ASSERT(is_whole && !b->payload.is_full); /* group_from looked at the sizes */
+    mq_wire_list_end(&list, &b->header);
+    return mq_act_send_packed(b, first->conn, MQ_CMD_job, mq_buf_span(&b->header), payload);
 }
 
 static void send_verdicts(mq_broker *b, const group *g)
@@ -394,7 +402,7 @@ static void act_groups(mq_broker *b, lost_jobs *lost)
     static uint8_t taken[MQ_OUTPUTS_MAX]; /* one thread; not in use when a step nests */
     memset(taken, 0, b->out->count);
     for (uint32_t i = 0; i < b->out->count; i++) {
-        const mq_output *o = &b->out->items[i];
+        mq_output *o = &b->out->items[i];
         if (taken[i] != 0 || !is_grouped(o->type) || o->conn == 0) {
             continue;
         }

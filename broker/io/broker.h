@@ -176,6 +176,9 @@ void mq_act_step(mq_broker *b, mq_input *in);
  * queued. */
 mq_code mq_act_send(mq_broker *b, uint64_t conn, mq_command command, const void *message,
                     mq_span payload);
+/* The same with a header that is written already. */
+mq_code mq_act_send_packed(mq_broker *b, uint64_t conn, mq_command command, mq_span header,
+                           mq_span payload);
 void mq_act_error(mq_broker *b, uint64_t conn, uint64_t rid, mq_code code, const char *text,
                   uint64_t retry_ms);
 
@@ -184,7 +187,7 @@ MQ_MUST_USE mq_code mq_outbox_new(mq_outbox **out, mq_error *err);
 void mq_outbox_free(mq_outbox *box);
 /* Keeps a submitted, ended or verdict for the message that the turn's end sends to its peer. False:
  * it is to be sent by itself, now (a large result); what was kept before has gone. */
-bool mq_outbox_add(mq_broker *b, const mq_output *o);
+bool mq_outbox_add(mq_broker *b, mq_output *o);
 void mq_outbox_flush(mq_broker *b);
 
 /* ---- late.c ---- */

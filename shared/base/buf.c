@@ -46,7 +46,7 @@ uint8_t *mq_buf_extend(mq_buf *buf, size_t len)
     return at;
 }
 
-bool mq_buf_add(mq_buf *buf, const void *data, size_t len)
+bool mq_buf_grow_add(mq_buf *buf, const void *data, size_t len)
 {
     uint8_t *at = mq_buf_extend(buf, len);
     if (at == NULL) {
@@ -56,11 +56,6 @@ bool mq_buf_add(mq_buf *buf, const void *data, size_t len)
         memcpy(at, data, len);
     }
     return true;
-}
-
-bool mq_buf_add_span(mq_buf *buf, mq_span s)
-{
-    return mq_buf_add(buf, s.data, s.len);
 }
 
 bool mq_buf_add_str(mq_buf *buf, const char *s)

@@ -20,8 +20,23 @@ void mq_buf_release(mq_buf *buf);
 void mq_buf_reset(mq_buf *buf);
 
 /* Each appends all or nothing; false sets is_full. */
-bool mq_buf_add(mq_buf *buf, const void *data, size_t len);
-bool mq_buf_add_span(mq_buf *buf, mq_span s);
+bool mq_buf_grow_add(mq_buf *buf, const void *data, size_t len);
+
+static inline bool mq_buf_add(mq_buf *buf, const void *data, size_t len)
+{
+    if (len == 0 || len > buf->capacity - buf->len || buf->is_full) {
+        return mq_buf_grow_add(buf, data, len);
+    }
+    memcpy(buf->data + buf->len, data, len);
+    buf->len += len;
+    return true;
+}
+
+static inline bool mq_buf_add_span(mq_buf *buf, mq_span s)
+{
+    return mq_buf_add(buf, s.data, s.len);
+}
+
 bool mq_buf_add_str(mq_buf *buf, const char *s);
 bool mq_buf_printf(mq_buf *buf, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 

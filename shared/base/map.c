@@ -6,6 +6,8 @@
 
 #include "shared/base/assert.h"
 
+/* ---- hashes ---- */
+
 static uint64_t mix(uint64_t h)
 {
     h ^= h >> 32;
@@ -30,23 +32,82 @@ uint64_t mq_hash64(mq_span s, uint64_t seed)
     return mix(h);
 }
 
-void mq_hash64_pair(mq_span s, uint64_t pair[2])
+__extension__ typedef unsigned __int128 wide;
+
+/* Odd constants with as many ones as zeros. */
+#define K0 UINT64_C(0x9e3779b97f4a7c15)
+#define K1 UINT64_C(0xd6e8feb86659fd93)
+#define K2 UINT64_C(0xa0761d6478bd642f)
+#define K3 UINT64_C(0xe7037ed1a0b428db)
+
+static uint64_t fold(uint64_t a, uint64_t b)
 {
-    uint64_t a = UINT64_C(0xcbf29ce484222325) ^ pair[0] ^ (uint64_t)s.len;
-    uint64_t b = UINT64_C(0xcbf29ce484222325) ^ pair[1] ^ (uint64_t)s.len;
-    size_t i = 0;
-    for (; i + 8 <= s.len; i += 8) { /* neither waits for the other's product */
-        uint64_t word;
-        memcpy(&word, s.data + i, sizeof word);
-        a = mix(a ^ le64toh(word));
-        b = mix(b ^ le64toh(word));
+    wide product = (wide)a * b;
+    return (uint64_t)product ^ (uint64_t)(product >> 64);
+}
+
+static uint64_t word_at(const uint8_t *at)
+{
+    uint64_t word; /* little-endian on every machine: the wide one is stored */
+    memcpy(&word, at, sizeof word);
+    return le64toh(word);
+}
+
+static uint32_t half_at(const uint8_t *at)
+{
+    uint32_t half;
+    memcpy(&half, at, sizeof half);
+    return le32toh(half);
+}
+
+/* The last 1..16 bytes of s as two words: they overlap what came before, or each other, which costs
+ * nothing as the length is part of the hash. */
+static void tail_of(mq_span s, uint64_t out[2])
+{
+    const uint8_t *end = s.data + s.len;
+    if (s.len >= 16) {
+        out[0] = word_at(end - 16);
+        out[1] = word_at(end - 8);
+    } else if (s.len >= 8) {
+        out[0] = word_at(s.data);
+        out[1] = word_at(end - 8);
+    } else if (s.len >= 4) {
+        out[0] = half_at(s.data);
+        out[1] = half_at(end - 4);
+    } else {
+        out[0] = (uint64_t)s.data[0] << 16 | (uint64_t)s.data[s.len / 2] << 8 | end[-1];
+        out[1] = 0;
     }
-    for (; i < s.len; i++) {
-        a = (a ^ s.data[i]) * UINT64_C(0x100000001b3);
-        b = (b ^ s.data[i]) * UINT64_C(0x100000001b3);
+}
+
+uint64_t mq_hash_quick(mq_span s, uint64_t seed)
+{
+    uint64_t tail[2] = {0, 0};
+    uint64_t h = seed ^ fold(s.len ^ K0, K1);
+    for (size_t i = 0; i + 16 < s.len; i += 16) {
+        h = fold(word_at(s.data + i) ^ h, word_at(s.data + i + 8) ^ K2);
     }
-    pair[0] = mix(a);
-    pair[1] = mix(b);
+    if (s.len > 0) {
+        tail_of(s, tail);
+    }
+    h = fold(tail[0] ^ h, tail[1] ^ K3);
+    return h ^ h >> 32;
+}
+
+void mq_hash_wide(mq_span s, uint64_t pair[2])
+{
+    uint64_t tail[2] = {0, 0};
+    uint64_t a = pair[0] ^ fold(s.len ^ K0, K1), b = pair[1] ^ fold(s.len ^ K2, K3);
+    for (size_t i = 0; i + 16 < s.len; i += 16) { /* neither waits for the other's product */
+        uint64_t low = word_at(s.data + i), high = word_at(s.data + i + 8);
+        a = fold(low ^ a, high ^ K2);
+        b = fold(low ^ K1, high ^ b);
+    }
+    if (s.len > 0) {
+        tail_of(s, tail);
+    }
+    pair[0] = fold(tail[0] ^ a, tail[1] ^ K3);
+    pair[1] = fold(tail[0] ^ K0, tail[1] ^ b);
 }
 
 mq_code mq_map_init(mq_map *map, uint32_t capacity, uint64_t seed, mq_error *err)

@@ -40,7 +40,11 @@ uint32_t mq_map_remove(mq_map *map, mq_span key);
  * security. */
 uint64_t mq_hash64(mq_span s, uint64_t seed);
 
-/* pair[i] = mq_hash64(s, pair[i]) for both, in one pass. */
-void mq_hash64_pair(mq_span s, uint64_t pair[2]);
+/* A quicker one for tables in memory and for content that is compared within one version: a product
+ * of 128 bits, folded, for each 16 bytes (as in W. Yi's wyhash). Never stored as a name. */
+uint64_t mq_hash_quick(mq_span s, uint64_t seed);
+
+/* The same with 128 bits: each half depends on all of s and on what pair was. */
+void mq_hash_wide(mq_span s, uint64_t pair[2]);
 
 #endif

@@ -35,12 +35,17 @@ void mq_ulid_new(char out[MQ_ULID_SIZE])
     mq_ulid_make(mq_clock_wall_ms(), random, out);
 }
 
-/* Value + 1 of each letter, 0 for what is none. */
+/* Value of each letter and the bit IS_LETTER; 0 for what is none. */
+enum { IS_LETTER = 0x80 };
 static const uint8_t values[256] = {
-    ['0'] = 1,  ['1'] = 2,  ['2'] = 3,  ['3'] = 4,  ['4'] = 5,  ['5'] = 6,  ['6'] = 7,  ['7'] = 8,
-    ['8'] = 9,  ['9'] = 10, ['A'] = 11, ['B'] = 12, ['C'] = 13, ['D'] = 14, ['E'] = 15, ['F'] = 16,
-    ['G'] = 17, ['H'] = 18, ['J'] = 19, ['K'] = 20, ['M'] = 21, ['N'] = 22, ['P'] = 23, ['Q'] = 24,
-    ['R'] = 25, ['S'] = 26, ['T'] = 27, ['V'] = 28, ['W'] = 29, ['X'] = 30, ['Y'] = 31, ['Z'] = 32,
+    ['0'] = IS_LETTER | 0,  ['1'] = IS_LETTER | 1,  ['2'] = IS_LETTER | 2,  ['3'] = IS_LETTER | 3,
+    ['4'] = IS_LETTER | 4,  ['5'] = IS_LETTER | 5,  ['6'] = IS_LETTER | 6,  ['7'] = IS_LETTER | 7,
+    ['8'] = IS_LETTER | 8,  ['9'] = IS_LETTER | 9,  ['A'] = IS_LETTER | 10, ['B'] = IS_LETTER | 11,
+    ['C'] = IS_LETTER | 12, ['D'] = IS_LETTER | 13, ['E'] = IS_LETTER | 14, ['F'] = IS_LETTER | 15,
+    ['G'] = IS_LETTER | 16, ['H'] = IS_LETTER | 17, ['J'] = IS_LETTER | 18, ['K'] = IS_LETTER | 19,
+    ['M'] = IS_LETTER | 20, ['N'] = IS_LETTER | 21, ['P'] = IS_LETTER | 22, ['Q'] = IS_LETTER | 23,
+    ['R'] = IS_LETTER | 24, ['S'] = IS_LETTER | 25, ['T'] = IS_LETTER | 26, ['V'] = IS_LETTER | 27,
+    ['W'] = IS_LETTER | 28, ['X'] = IS_LETTER | 29, ['Y'] = IS_LETTER | 30, ['Z'] = IS_LETTER | 31,
 };
 
 int64_t mq_ulid_ms(mq_span s)
@@ -48,16 +53,18 @@ int64_t mq_ulid_ms(mq_span s)
     if (s.len != MQ_ULID_LEN || s.data[0] > '7') {
         return -1;
     }
-    uint64_t ms = 0, bad = 0; /* bit 63 of bad: some letter is none; looked at once, at the end */
-    for (size_t i = 0; i < 10; i++) {
-        uint64_t value = (uint64_t)values[s.data[i]] - 1;
-        bad |= value;
-        ms = ms << 5 | (value & 31);
+    const uint8_t *at = s.data;
+    uint64_t ms = 0;
+    uint8_t all = IS_LETTER; /* looked at once, at the end */
+    for (size_t i = 0; i < 10; i += 2) {
+        uint8_t high = values[at[i]], low = values[at[i + 1]];
+        all &= high & low;
+        ms = ms << 10 | (uint64_t)(high & 31) << 5 | (low & 31);
     }
-    for (size_t i = 10; i < MQ_ULID_LEN; i++) {
-        bad |= (uint64_t)values[s.data[i]] - 1;
+    for (size_t i = 10; i < MQ_ULID_LEN; i += 4) {
+        all &= values[at[i]] & values[at[i + 1]] & values[at[i + 2]] & values[at[i + 3]];
     }
-    return bad >> 63 != 0 ? -1 : (int64_t)ms;
+    return all == 0 ? -1 : (int64_t)ms;
 }
 
 /* Value of a letter, or -1. */

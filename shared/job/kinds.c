@@ -10,6 +10,14 @@ static const mq_kind_policy policies[] = {
 #undef MQ_KIND
 };
 
+/* Lengths of their names: most rows are passed by without a look at the text. */
+static const size_t name_lens[] = {
+#define MQ_KIND(symbol, name, is_gang, is_transient, max_run_ms, attempts_max, body_bytes_max)     \
+    sizeof(name) - 1,
+#include "shared/job/kinds.def"
+#undef MQ_KIND
+};
+
 static const mq_kind_policy own_kind = {"", false, false, 3600000, 5, 1048576};
 
 enum { POLICY_COUNT = sizeof policies / sizeof policies[0] };
@@ -17,7 +25,7 @@ enum { POLICY_COUNT = sizeof policies / sizeof policies[0] };
 const mq_kind_policy *mq_kind_policy_find(mq_span name)
 {
     for (uint32_t i = 0; i < POLICY_COUNT; i++) {
-        if (mq_span_is(name, policies[i].name)) {
+        if (name.len == name_lens[i] && mq_span_is(name, policies[i].name)) {
             return &policies[i];
         }
     }

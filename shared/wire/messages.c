@@ -184,13 +184,12 @@ static void close_map(mq_buf *out, size_t from, uint32_t count)
     }
 }
 
-static void encode_shape(mq_writer *w, const mq_shape *shape, const void *message)
+/* Returns how many of the fields were there. */
+static uint32_t encode_fields(mq_writer *w, const mq_field *f, const mq_field *end,
+                              const void *message)
 {
-    size_t from = w->buf->len;
     uint32_t count = 0;
-    const mq_field *end = shape->fields + shape->field_count;
-    mq_write_map(w, 0);
-    for (const mq_field *f = shape->fields; f < end; f++) {
+    for (; f < end; f++) {
         if (is_absent(f, message)) {
             continue;
         }
@@ -200,6 +199,14 @@ static void encode_shape(mq_writer *w, const mq_shape *shape, const void *messag
             encode_value(w, f, message);
         }
     }
+    return count;
+}
+
+static void encode_shape(mq_writer *w, const mq_shape *shape, const void *message)
+{
+    size_t from = w->buf->len;
+    mq_write_map(w, 0);
+    uint32_t count = encode_fields(w, shape->fields, shape->fields + shape->field_count, message);
     close_map(w->buf, from, count);
 }
 
@@ -220,6 +227,50 @@ mq_code mq_wire_encode(mq_command command, const void *message, mq_buf *out, mq_
                        shape->name, limit);
     }
     return MQ_OK;
+}
+
+/* ---- growing lists ---- */
+
+bool mq_wire_list_begin(mq_wire_list *list, mq_command command, const void *message, mq_buf *out)
+{
+    const mq_shape *shape = mq_wire_shape(command);
+    MQ_ASSERT(shape != NULL && shape->fields[shape->field_count - 1].type == MQ_FIELD_LIST);
+    const mq_field *last = &shape->fields[shape->field_count - 1];
+    mq_writer w;
+    mq_buf_reset(out);
+    mq_writer_init(&w, out);
+    mq_write_map(&w, 0);
+    uint32_t count = encode_fields(&w, shape->fields, last, message);
+    close_map(out, 0, count + 1);
+    mq_write_raw16(&w, &last->wire, 1 + last->key_len);
+    *list = (mq_wire_list){.item = last->item, .count_max = last->count_max, .count_at = out->len};
+    const uint8_t head[3] = {0xdc}; /* a list whose count has 16 bits: it is not known yet */
+    return mq_buf_add(out, head, sizeof head);
+}
+
+bool mq_wire_list_add(mq_wire_list *list, const void *item, mq_buf *out)
+{
+    size_t from = out->len;
+    mq_writer w;
+    if (list->count == list->count_max) {
+        return false;
+    }
+    mq_writer_init(&w, out);
+    encode_shape(&w, list->item, item);
+    if (out->is_full || out->len > MQ_HEADER_BYTES_MAX) {
+        out->len = from;
+        out->is_full = false;
+        return false;
+    }
+    list->count++;
+    return true;
+}
+
+void mq_wire_list_end(const mq_wire_list *list, mq_buf *out)
+{
+    MQ_ASSERT(list->count <= UINT16_MAX && list->count_at + 3 <= out->len);
+    out->data[list->count_at + 1] = (uint8_t)(list->count >> 8);
+    out->data[list->count_at + 2] = (uint8_t)list->count;
 }
 
 /* ---- decoding ---- */

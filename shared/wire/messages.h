@@ -89,6 +89,23 @@ const char *mq_command_name(mq_command command);
 MQ_MUST_USE mq_code mq_wire_encode(mq_command command, const void *message, mq_buf *out,
                                    mq_error *err);
 
+/* A message that grows item by item: its last field is a list (submitted, done, job, verdict ...).
+ * Items are written as they come, nothing is kept of them. */
+typedef struct mq_wire_list {
+    const struct mq_shape *item;
+    uint32_t count, count_max;
+    size_t count_at; /* in the buffer, which is the caller's */
+} mq_wire_list;
+
+/* Empties out and begins message `command` in it; message: its other fields (the list in it is not
+ * looked at). */
+MQ_MUST_USE bool mq_wire_list_begin(mq_wire_list *list, mq_command command, const void *message,
+                                    mq_buf *out);
+/* Adds one item. False: it does not fit any more, the header is as it was before. */
+MQ_MUST_USE bool mq_wire_list_add(mq_wire_list *list, const void *item, mq_buf *out);
+/* Ends it: out is a whole header now. */
+void mq_wire_list_end(const mq_wire_list *list, mq_buf *out);
+
 /* Reads a header into the struct of `command` (zeroed first). Never trusts a length: depth, nodes,
  * text and list limits are checked, duplicate keys, trailing bytes, ext types and wrong types
  * refused with the key's name. Lists are taken from the arena. Spans borrow from `header`. */
