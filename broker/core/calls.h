@@ -99,6 +99,9 @@ mq_span mq_digits(uint64_t n, char out[21]); /* decimal */
 /* ---- wait.c: answers ---- */
 
 mq_output *mq_out_add(mq_outputs *out, mq_output_type type, uint64_t conn, uint64_t rid);
+/* The same for a JOB, whose `as` the caller sets as a whole. */
+mq_output *mq_out_job(mq_outputs *out, uint64_t conn);
+void mq_out_release(mq_outputs *out, mq_bytes *bytes);
 /* Text that lives as long as the outputs. */
 mq_span mq_out_text(mq_outputs *out, mq_span a, mq_span b, mq_span c);
 /* Gives back bytes of an input that were not kept. */
@@ -154,7 +157,11 @@ void mq_lane_init(mq_core *core);
 bool mq_lane_push(mq_core *core, mq_job *job); /* false: no lane left */
 void mq_lane_remove(mq_core *core, mq_job *job);
 mq_job *mq_lane_top(mq_core *core, mq_lane *lane); /* NULL: all its strands are blocked */
-uint64_t mq_lane_key(const mq_job *job);
+static inline uint64_t mq_lane_key(const mq_job *job)
+{
+    MQ_ASSERT(job->priority <= 9 && job->number < UINT64_C(1) << MQ_AGE_BITS);
+    return (uint64_t)(9 - job->priority) << MQ_AGE_BITS | job->number;
+}
 void mq_lanes_refresh(mq_core *core); /* pauses or limits have changed */
 
 /* ---- tree.c, strand.c ---- */

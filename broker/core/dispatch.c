@@ -270,7 +270,7 @@ void mq_send_job(mq_core *core, mq_job *job, mq_outputs *out)
     w->reserved--;
     w->sent++;
     job->is_sent = true;
-    mq_output *item = mq_out_add(out, MQ_OUT_JOB, w->conn, 0);
+    mq_output *item = mq_out_job(out, w->conn);
     mq_job_item_fill(core, job, &item->as.job, out);
     item->bytes = job->body;
     item->payload = job->body == NULL ? (mq_span){0} : mq_span_of(job->body->data, job->body->len);
@@ -294,7 +294,7 @@ void mq_body_came(mq_core *core, const mq_input *in, mq_outputs *out)
     mq_job *job = mq_job_find(core, in->as.id);
     if (job == NULL || job->has_body) {
         if (in->body != NULL) {
-            mq_out_add(out, MQ_OUT_RELEASE, 0, 0)->bytes = in->body;
+            mq_out_release(out, in->body);
         }
         return;
     }

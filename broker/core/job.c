@@ -53,7 +53,7 @@ void mq_bytes_release(mq_core *core, mq_bytes *bytes, mq_outputs *out)
     if (bytes != NULL) {
         MQ_ASSERT(core->held_bytes >= bytes->len);
         core->held_bytes -= bytes->len;
-        mq_out_add(out, MQ_OUT_RELEASE, 0, 0)->bytes = bytes;
+        mq_out_release(out, bytes);
     }
 }
 

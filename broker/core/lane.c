@@ -4,12 +4,6 @@
  * with their first job and go with their last (strand.c). It must not know workers. */
 #include "broker/core/state.h"
 
-uint64_t mq_lane_key(const mq_job *job)
-{
-    MQ_ASSERT(job->priority <= 9 && job->number < UINT64_C(1) << MQ_AGE_BITS);
-    return (uint64_t)(9 - job->priority) << MQ_AGE_BITS | job->number;
-}
-
 /* Joins two heaps; either may be MQ_NONE. */
 static uint32_t meld(mq_core *core, uint32_t a, uint32_t b)
 {

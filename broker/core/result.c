@@ -110,6 +110,16 @@ static void spawn_all(mq_core *core, mq_job *job, const mq_input *in, mq_outputs
     }
 }
 
+static void publish_all(mq_core *core, mq_job *job, const mq_input *in)
+{
+    const mq_msg_result_item *item = in->as.result.item;
+    mq_worker *w = item->publish_count == 0 ? NULL : mq_worker_find(core, in->as.result.worker);
+    mq_span fingerprint = w == NULL ? (mq_span){0} : mq_name_text(core, w->fingerprint);
+    for (uint32_t i = 0; i < item->publish_count; i++) {
+        mq_publish(core, job, &item->publish[i], fingerprint);
+    }
+}
+
 static void keep_unpins(mq_core *core, mq_job *job, const mq_msg_result_item *item)
 {
     mq_ref text = mq_pool_take(&core->pool, (size_t)item->blobs_count * MQ_HASH_LEN);
@@ -157,15 +167,11 @@ void mq_complete(mq_core *core, mq_job *job, const mq_input *in, mq_outputs *out
     }
     core->names[job->kind].crash_row = 0;
     mq_run_note(core, job->kind, item->run_us);
-    mq_worker *w = mq_worker_find(core, in->as.result.worker);
-    mq_span fingerprint = w == NULL ? (mq_span){0} : mq_name_text(core, w->fingerprint);
     job->code = 0;
     mq_ref_drop(core, &job->error);
     mq_job_set_result(core, job, in->body);
     spawn_all(core, job, in, out);
-    for (uint32_t i = 0; i < item->publish_count; i++) {
-        mq_publish(core, job, &item->publish[i], fingerprint);
-    }
+    publish_all(core, job, in);
     if (item->blobs_count > 0 && !job->is_transient) {
         keep_unpins(core, job, item);
     }

@@ -33,6 +33,7 @@ enum {
     MQ_NOTE_LINE_MAX = 1024,
     MQ_NOTE_PROGRESS_MAX = 1024, /* a longer progress is not kept after the end */
     MQ_WORKER_MODELS = 8,        /* that a worker is remembered for */
+    MQ_NAME_HINTS = 32,          /* names that are found without a look into their index */
 };
 
 /* ---- jobs ---- */
@@ -451,11 +452,12 @@ struct mq_core {
 
     mq_index job_index, name_index, lane_index, flow_index, strand_index, worker_index,
         object_index, blob_index, recent_index, unique_index;
-    mq_heap timers;                 /* per job */
-    mq_heap limit_timers;           /* per limit: when to look at it again */
-    mq_limit every_key;             /* "key=*": what each key gets that has no limit of its own */
-    bool has_draining;              /* some queue takes no new jobs */
-    uint64_t virtual_now[MQ_RANKS]; /* fairness: start of what was granted last (fair.c) */
+    mq_heap timers;       /* per job */
+    mq_heap limit_timers; /* per limit: when to look at it again */
+    mq_limit every_key;   /* "key=*": what each key gets that has no limit of its own */
+    uint32_t name_hints[MQ_NAME_HINTS]; /* table.c */
+    bool has_draining;                  /* some queue takes no new jobs */
+    uint64_t virtual_now[MQ_RANKS];     /* fairness: start of what was granted last (fair.c) */
     mq_pool pool;
 
     uint32_t dirty_head, dirty_tail;

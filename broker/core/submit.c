@@ -413,7 +413,7 @@ void mq_submit(mq_core *core, const mq_input *in, mq_outputs *out)
     }
     if (job == NULL) {
         if (in->body != NULL) {
-            mq_out_add(out, MQ_OUT_RELEASE, 0, 0)->bytes = in->body;
+            mq_out_release(out, in->body);
         }
         return;
     }

@@ -114,10 +114,21 @@ static bool name_is(const mq_core *core, uint32_t value, const void *key)
     return mq_span_eq(mq_pool_span(&core->pool, core->names[value].text), *(const mq_span *)key);
 }
 
+/* Where a name that was taken lately is remembered: nearly every job has the names of the one
+ * before it. A hint is right when the text is; a name that is gone has none. */
+static uint32_t hint_of(mq_span text)
+{
+    return (text.data[0] + 7U * text.data[text.len - 1] + (uint32_t)text.len) % MQ_NAME_HINTS;
+}
+
 uint32_t mq_name_find(const mq_core *core, mq_span text)
 {
     if (text.len == 0) {
         return 0;
+    }
+    uint32_t hint = core->name_hints[hint_of(text)];
+    if (mq_span_eq(mq_pool_span(&core->pool, core->names[hint].text), text)) {
+        return hint;
     }
     return mq_index_find(core, &core->name_index, mq_id_hash(text), name_is, &text);
 }
@@ -127,6 +138,9 @@ uint32_t mq_name_take(mq_core *core, mq_span text)
     uint32_t name = mq_name_find(core, text);
     if (name != MQ_NONE) {
         core->names[name].refs++;
+        if (name != 0) {
+            core->name_hints[hint_of(text)] = name;
+        }
         return name;
     }
     mq_ref ref;

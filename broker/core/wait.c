@@ -1,15 +1,34 @@
 /* Answers: those given at once, and those that wait for a commit. It must not decide anything. */
 #include "broker/core/state.h"
 
-mq_output *mq_out_add(mq_outputs *out, mq_output_type type, uint64_t conn, uint64_t rid)
+/* The ordinary ones are large and come several to a job: `as` is what the caller makes it. */
+static mq_output *take(mq_outputs *out, mq_output_type type, uint64_t conn, uint64_t rid)
 {
     MQ_ASSERT(out->count < MQ_OUTPUTS_MAX);
     mq_output *item = &out->items[out->count++];
-    memset(item, 0, sizeof *item);
     item->type = type;
     item->conn = conn;
     item->rid = rid;
+    item->payload = (mq_span){0};
+    item->bytes = NULL;
     return item;
+}
+
+mq_output *mq_out_add(mq_outputs *out, mq_output_type type, uint64_t conn, uint64_t rid)
+{
+    mq_output *item = take(out, type, conn, rid);
+    memset(&item->as, 0, sizeof item->as);
+    return item;
+}
+
+mq_output *mq_out_job(mq_outputs *out, uint64_t conn)
+{
+    return take(out, MQ_OUT_JOB, conn, 0);
+}
+
+void mq_out_release(mq_outputs *out, mq_bytes *bytes)
+{
+    take(out, MQ_OUT_RELEASE, 0, 0)->bytes = bytes;
 }
 
 mq_span mq_out_text(mq_outputs *out, mq_span a, mq_span b, mq_span c)
@@ -29,7 +48,7 @@ mq_span mq_out_text(mq_outputs *out, mq_span a, mq_span b, mq_span c)
 void mq_out_refuse(mq_outputs *out, mq_bytes *bytes)
 {
     if (bytes != NULL) {
-        mq_out_add(out, MQ_OUT_RELEASE, 0, 0)->bytes = bytes;
+        mq_out_release(out, bytes);
     }
 }
 
@@ -39,7 +58,7 @@ void mq_say_submitted(mq_outputs *out, uint64_t conn, uint64_t rid, mq_span id, 
     if (conn == 0) {
         return;
     }
-    mq_output *item = mq_out_add(out, MQ_OUT_SUBMITTED, conn, rid);
+    mq_output *item = take(out, MQ_OUT_SUBMITTED, conn, rid);
     item->as.submitted = (mq_msg_submitted_job){
         .id = id,
         .verdict = mq_str(verdict),
@@ -60,7 +79,7 @@ void mq_say_reply(mq_outputs *out, uint64_t conn, uint64_t rid, const char *verd
 void mq_say_verdict(mq_outputs *out, uint64_t conn, mq_span id, uint64_t epoch, uint64_t grant,
                     const char *verdict)
 {
-    mq_output *item = mq_out_add(out, MQ_OUT_VERDICT, conn, 0);
+    mq_output *item = take(out, MQ_OUT_VERDICT, conn, 0);
     item->as.verdict =
         (mq_msg_held_verdict){.id = id, .epoch = epoch, .grant = grant, .verdict = mq_str(verdict)};
 }
@@ -74,7 +93,7 @@ void mq_say_error(mq_outputs *out, uint64_t conn, uint64_t rid, mq_code code, co
 
 void mq_say_ended(mq_core *core, mq_job *job, mq_outputs *out)
 {
-    mq_output *item = mq_out_add(out, MQ_OUT_ENDED, job->conn, 0);
+    mq_output *item = take(out, MQ_OUT_ENDED, job->conn, 0);
     mq_span id = mq_span_of(job->id, MQ_ULID_LEN);
     item->bytes = job->result;
     item->payload = job->result != NULL ? mq_span_of(job->result->data, job->result->len)

@@ -420,7 +420,7 @@ static void act_groups(mq_broker *b, lost_jobs *lost)
 
 void mq_act_step(mq_broker *b, mq_input *in)
 {
-    in->now_ms = mq_broker_now(b);
+    in->now_ms = in->now_ms == 0 ? mq_broker_now(b) : in->now_ms;
     mq_core_step(b->core, in, b->out);
     uint64_t generation = b->generation;
     if (b->out->batch != NULL) {

@@ -170,7 +170,7 @@ typedef struct mq_broker {
 int64_t mq_broker_now(const mq_broker *b);
 
 /* ---- act.c ---- */
-/* Steps the core and does what it says. */
+/* Steps the core and does what it says. in->now_ms 0: now; the jobs of one message share theirs. */
 void mq_act_step(mq_broker *b, mq_input *in);
 /* Sends one message to a connection; a failed send is noted and forgotten. MQ_OK when it was
  * queued. */

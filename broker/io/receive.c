@@ -148,10 +148,11 @@ static void on_submit(const mq_incoming *m)
         return;
     }
     mq_span rest = m->payload, body;
+    int64_t now_ms = mq_broker_now(m->b);
     for (uint32_t i = 0; i < submit.jobs_count; i++) {
         bool is_full = false;
         MQ_ASSERT(mq_incoming_slice(&rest, submit.jobs[i].len, &body));
-        mq_input in = {.type = MQ_IN_SUBMIT, .conn = m->conn, .rid = submit.rid};
+        mq_input in = {.type = MQ_IN_SUBMIT, .now_ms = now_ms, .conn = m->conn, .rid = submit.rid};
         in.body = mq_body_new(body, &is_full);
         in.as.submit = &submit.jobs[i];
         if (is_full) {

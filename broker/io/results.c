@@ -49,14 +49,17 @@ static void tell_missing(const mq_incoming *m, const mq_msg_result_item *item, m
 
 /* One job of a result into the core. */
 static bool feed_result(const mq_incoming *m, mq_span worker, const mq_msg_result_item *item,
-                        mq_span bytes)
+                        mq_span bytes, int64_t now_ms)
 {
     bool is_full = false;
-    mq_bytes *bodies[64] = {NULL};
+    mq_bytes *bodies[64]; /* item->spawn_count of them */
     for (uint32_t i = 0; i < item->spawn_count; i++) {
         bodies[i] = mq_body_new(item->spawn[i].body, &is_full);
     }
-    mq_input in = {.type = MQ_IN_RESULT, .conn = m->conn, .body = mq_body_new(bytes, &is_full)};
+    mq_input in = {.type = MQ_IN_RESULT,
+                   .now_ms = now_ms,
+                   .conn = m->conn,
+                   .body = mq_body_new(bytes, &is_full)};
     in.as.result.item = item;
     in.as.result.worker = worker;
     in.as.result.spawn_bodies = bodies;
@@ -75,12 +78,13 @@ static void feed_results(const mq_incoming *m, const mq_msg_result *result, mq_s
                          uint32_t missing_count)
 {
     mq_span rest = m->payload, bytes;
+    int64_t now_ms = mq_broker_now(m->b);
     for (uint32_t i = 0; i < result->jobs_count; i++) {
         const mq_msg_result_item *item = &result->jobs[i];
         MQ_ASSERT(mq_incoming_slice(&rest, item->len, &bytes));
         if (missing_count > 0 && is_missing(item, missing, missing_count)) {
             tell_missing(m, item, missing, missing_count);
-        } else if (!feed_result(m, result->worker, item, bytes)) {
+        } else if (!feed_result(m, result->worker, item, bytes, now_ms)) {
             return;
         }
     }

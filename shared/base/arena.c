@@ -77,7 +77,7 @@ static mq_arena_block *grow(mq_arena *arena, size_t need)
     return block;
 }
 
-void *mq_arena_alloc(mq_arena *arena, size_t count, size_t size)
+void *mq_arena_take(mq_arena *arena, size_t count, size_t size)
 {
     size_t bytes;
     if (!mq_mul_size(count, size, &bytes) || bytes > SIZE_MAX / 2) {
@@ -95,7 +95,13 @@ void *mq_arena_alloc(mq_arena *arena, size_t count, size_t size)
     }
     block->used = at + bytes;
     MQ_ASSERT(block->used <= block->size);
-    return memset(block->bytes + at, 0, bytes);
+    return block->bytes + at;
+}
+
+void *mq_arena_alloc(mq_arena *arena, size_t count, size_t size)
+{
+    void *p = mq_arena_take(arena, count, size);
+    return p == NULL ? NULL : memset(p, 0, count * size);
 }
 
 void *mq_arena_copy(mq_arena *arena, mq_span s)

@@ -30,6 +30,9 @@ void mq_arena_reset(mq_arena *arena);
 /* Zeroed bytes, or NULL at the ceiling or when count * size overflows. */
 void *mq_arena_alloc(mq_arena *arena, size_t count, size_t size);
 
+/* The same without the zeroes, for what is written as a whole or piece by piece. */
+void *mq_arena_take(mq_arena *arena, size_t count, size_t size);
+
 /* Copy of bytes or text (NUL-terminated for convenience), or NULL at the ceiling. */
 void *mq_arena_copy(mq_arena *arena, mq_span s);
 char *mq_arena_str(mq_arena *arena, mq_span s);

@@ -298,7 +298,7 @@ static void *slot(void *message, uint32_t offset)
     return (uint8_t *)message + offset;
 }
 
-/* Opens a list and takes room for it: *items stays NULL when it is empty. */
+/* Opens a list and takes room for it, not zeroed: *items stays NULL when it is empty. */
 static mq_code open_list(decoder *d, const mq_field *f, size_t size, void *message, uint8_t **items)
 {
     uint32_t count = mq_read_array(&d->reader);
@@ -308,7 +308,7 @@ static mq_code open_list(decoder *d, const mq_field *f, size_t size, void *messa
     }
     *items = NULL;
     if (count > 0) {
-        *items = mq_arena_alloc(d->arena, count, size);
+        *items = mq_arena_take(d->arena, count, size);
         if (*items == NULL) {
             return mq_fail(d->err, MQ_E_LIMIT, "%s: no memory left for %u entries of this message",
                            f->key, count);
@@ -347,7 +347,9 @@ static mq_code decode_list(decoder *d, const mq_field *f, void *message)
     mq_code code = open_list(d, f, f->item->size, message, &items);
     uint32_t count = code == MQ_OK ? count_of(f, message) : 0;
     for (uint32_t i = 0; i < count; i++) {
-        code = decode_shape(d, f->item, items + (size_t)i * f->item->size);
+        uint8_t *item = items + (size_t)i * f->item->size;
+        memset(item, 0, f->item->size); /* just before it is filled: it is in the cache then */
+        code = decode_shape(d, f->item, item);
         if (code != MQ_OK) {
             return d->err == NULL ? code : mq_wrap(d->err, "%s[%u]", f->key, i);
         }
