@@ -279,6 +279,15 @@ void mq_run_note(mq_core *core, uint32_t kind, uint64_t run_us);  /* a job of th
 void mq_start_count(mq_core *core, mq_job *job, uint32_t starts); /* before it leaves its lane */
 void mq_send_job(mq_core *core, mq_job *job, mq_outputs *out);    /* when nothing is waited for */
 /* Jobs it may be sent now: its credit, which may hold more than its idle slots (it prefetches). */
+/* ---- idle.c ---- */
+/* To be called where a worker's free slots have become more. */
+void mq_idle_note(mq_core *core, uint32_t worker);
+/* First worker from `from` to before `to` that has a free slot; MQ_NONE when there is none. */
+uint32_t mq_idle_next(mq_core *core, uint32_t from, uint32_t to);
+uint32_t mq_idle_slots(const mq_core *core); /* free ones of all workers */
+/* False: it surely has no free slot. */
+bool mq_idle_is(const mq_core *core, uint32_t worker);
+
 uint32_t mq_worker_free(const mq_worker *worker);
 /* The same for jobs that are not transient: online slots are not theirs. */
 uint32_t mq_worker_batch(const mq_worker *worker);

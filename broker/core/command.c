@@ -167,6 +167,7 @@ static void do_undrain(mq_core *core, const mq_input *in, mq_outputs *out)
         return;
     }
     w->is_draining = false;
+    mq_idle_note(core, (uint32_t)(w - core->workers));
     mq_say_reply(out, in->conn, in->rid, "ok", "", "");
 }
 

@@ -85,6 +85,7 @@ static void lay_out(mq_core *core, cursor *c, const mq_core_config *k)
     core->strands = carve(c, k->strands_max, sizeof(mq_strand));
     core->limits = carve(c, k->limits_max, sizeof(mq_limit));
     core->workers = carve(c, k->workers_max, sizeof(mq_worker));
+    core->idle = carve(c, (k->workers_max + 63) / 64, sizeof(uint64_t));
     core->gangs = carve(c, k->gangs_max, sizeof(mq_gang));
     core->waiters = carve(c, k->waiters_max, sizeof(mq_waiter));
     core->asks = carve(c, k->asks_max, sizeof(mq_ask));
@@ -369,16 +370,18 @@ void mq_core_stats_read(const mq_core *core, mq_core_stats *out)
     out->transient = core->transient;
     out->workers = core->worker_slots.count;
     out->slots = core->slots_connected;
-    out->free_slots = 0;
-    for (uint32_t i = 0; i < core->worker_slots.high; i++) {
-        out->free_slots += mq_worker_free(&core->workers[i]);
-    }
+    out->free_slots = mq_idle_slots(core);
     out->gangs = core->gang_slots.count;
     out->waiters = core->waiter_slots.count;
     out->held_bytes = core->held_bytes;
     out->pool_bytes_used = core->pool.used_bytes;
     out->is_loading = core->is_loading;
     out->is_full = core->is_full;
+}
+
+uint32_t mq_core_crons(const mq_core *core)
+{
+    return core->stats.crons;
 }
 
 uint32_t mq_core_slots(const mq_core *core)

@@ -317,7 +317,8 @@ typedef struct mq_core_stats {
         unpublished;  /* a memo that came twice, or a full registry */
 } mq_core_stats;
 
-void mq_core_stats_read(const mq_core *core, mq_core_stats *out);
+void mq_core_stats_read(const mq_core *core, mq_core_stats *out); /* looks at all idle workers */
+uint32_t mq_core_crons(const mq_core *core);                      /* the same as in stats, cheap */
 
 /* What is wrong with a job itself, whatever room there is: MQ_OK, or as its submit would be
  * refused.

@@ -69,6 +69,7 @@ void mq_unhold(mq_core *core, mq_job *job)
         MQ_ASSERT(w->reserved > 0);
         w->reserved--;
         job->is_sent = true;
+        mq_idle_note(core, job->worker);
     }
     job->worker = job->held_prev = job->held_next = MQ_NONE;
 }
@@ -138,40 +139,54 @@ void mq_run_note(mq_core *core, uint32_t kind, uint64_t run_us)
                           : *mean - (*mean - now) / 32;
 }
 
+typedef struct choice {
+    uint32_t worker; /* MQ_NONE: none yet */
+    uint32_t affinity;
+} choice;
+
+/* The best of the idle workers from `from` to before `to`, unless there is as good a one already.
+ */
+static void look(mq_core *core, const mq_lane *lane, uint32_t model, mq_span blob, uint32_t from,
+                 uint32_t to, choice *best)
+{
+    while (best->worker == MQ_NONE || best->affinity < MQ_AFFINITY_MOST) {
+        uint32_t no = mq_idle_next(core, from, to);
+        if (no == MQ_NONE) {
+            return;
+        }
+        from = no + 1;
+        if (!may_take(core, &core->workers[no], lane)) {
+            continue;
+        }
+        uint32_t affinity = mq_affinity_of(&core->workers[no], model, blob);
+        if (best->worker == MQ_NONE || affinity > best->affinity) {
+            *best = (choice){no, affinity};
+        }
+    }
+}
+
 /* Next fitting worker after the last one that got a job, before it one that holds the job's model
  * (affinity.c); MQ_NONE when there is none. */
 static uint32_t pick(mq_core *core, const mq_lane *lane, uint32_t model)
 {
     uint32_t count = core->worker_slots.high;
-    uint32_t first = MQ_NONE, best = 0;
-    mq_span blob = mq_model_blob(core, model);
     if (lane == core->pack_lane && core->pack_left > 0 && model == 0 &&
         may_take(core, &core->workers[core->pack_worker], lane)) {
         core->pack_left--;
         return core->pack_worker;
     }
-    for (uint32_t i = 0; i < count; i++) {
-        uint32_t no = (core->worker_cursor + i) % count;
-        const mq_worker *w = &core->workers[no];
-        if (!may_take(core, w, lane)) {
-            continue;
-        }
-        uint32_t affinity = mq_affinity_of(w, model, blob);
-        if (first == MQ_NONE || affinity > best) {
-            first = no;
-            best = affinity;
-        }
-        if (best == MQ_AFFINITY_MOST) {
-            break;
-        }
-    }
-    if (first != MQ_NONE) {
-        core->worker_cursor = (first + 1) % count;
-        core->pack_worker = first;
+    mq_span blob = mq_model_blob(core, model);
+    uint32_t middle = core->worker_cursor < count ? core->worker_cursor : 0;
+    choice best = {.worker = MQ_NONE};
+    look(core, lane, model, blob, middle, count, &best);
+    look(core, lane, model, blob, 0, middle, &best);
+    if (best.worker != MQ_NONE) {
+        core->worker_cursor = (best.worker + 1) % count;
+        core->pack_worker = best.worker;
         core->pack_lane = lane;
         core->pack_left = pack_of(core, lane) - 1;
     }
-    return first;
+    return best.worker;
 }
 
 void mq_fetch_body(mq_core *core, mq_job *job, mq_outputs *out)
@@ -333,16 +348,6 @@ static bool try_lane(mq_core *core, mq_lane *lane, mq_outputs *out)
     return true;
 }
 
-static bool has_free(const mq_core *core)
-{
-    for (uint32_t i = 0; i < core->worker_slots.high; i++) {
-        if (mq_worker_free(&core->workers[i]) > 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
 void mq_dispatch(mq_core *core, mq_outputs *out)
 {
     core->turn++;
@@ -351,7 +356,8 @@ void mq_dispatch(mq_core *core, mq_outputs *out)
     core->affinity_ms = INT64_MAX;
     mq_limits_turn(core);
     for (int i = 0; i < MQ_TURN_GRANTS; i++) {
-        if (!has_free(core) || !mq_wait_room(core, 256) || out->count > MQ_OUTPUTS_MAX / 2) {
+        if (mq_idle_next(core, 0, core->worker_slots.high) == MQ_NONE || !mq_wait_room(core, 256) ||
+            out->count > MQ_OUTPUTS_MAX / 2) {
             return;
         }
         mq_lane *lane = best_lane(core);

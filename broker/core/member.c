@@ -31,6 +31,7 @@ static void release_seat(mq_core *core, mq_seat *seat)
     if (!seat->is_sent) {
         MQ_ASSERT(w->reserved > 0);
         w->reserved--;
+        mq_idle_note(core, seat->worker);
     }
 }
 

@@ -464,6 +464,7 @@ struct mq_core {
     uint32_t kept_head, kept_tail; /* jobs whose create waits, oldest first */
     uint32_t dirty_reg_head, dirty_reg_tail;
     uint32_t unresolved_head, unresolved_tail; /* jobs whose deps are not looked up yet */
+    uint64_t *idle; /* a bit for each worker (idle.c) */
     uint32_t worker_cursor;
     uint32_t pack_worker, pack_left; /* it gets so many more jobs of pack_lane in this pass */
     const mq_lane *pack_lane;

@@ -287,6 +287,7 @@ void mq_worker_credit(mq_core *core, const mq_input *in, mq_outputs *out)
     mq_worker *w = sender(core, in, m->worker, out);
     if (w != NULL) {
         set_credit(w, &w->credit_seq, m->seq, m->free, m->jobs_seen);
+        mq_idle_note(core, number_of(core, w));
     }
 }
 
@@ -298,6 +299,7 @@ void mq_worker_beat(mq_core *core, const mq_input *in, mq_outputs *out)
         return;
     }
     set_credit(w, &w->beat_seq, m->seq, m->free, m->jobs_seen);
+    mq_idle_note(core, number_of(core, w));
     mq_worker_told_blobs(w, m->blobs, m->blobs_count);
     w->rss_bytes = m->rss_bytes;
     w->load_milli = m->load_milli;
@@ -355,6 +357,7 @@ void mq_workers_turn(mq_core *core, mq_outputs *out)
     core->workers_checked_ms = core->now_ms;
     for (uint32_t i = 0; i < core->worker_slots.high; i++) {
         mq_worker *w = &core->workers[i];
+        MQ_ASSERT(mq_worker_free(w) == 0 || mq_idle_is(core, i));
         if (w->is_used && core->now_ms - w->seen_ms > core->config.lease_ms) {
             remove(core, w, true, "worker lost", out);
         }

@@ -190,13 +190,6 @@ static void reply_error(mq_broker *b, uint64_t conn, uint64_t rid, const mq_erro
     mq_act_send(b, conn, MQ_CMD_reply, &message, (mq_span){0});
 }
 
-static uint32_t count_crons(const mq_broker *b)
-{
-    mq_core_stats stats;
-    mq_core_stats_read(b->core, &stats);
-    return stats.crons;
-}
-
 /* The rules: what stands behind the priority ("5 alone"), and the arguments behind that. */
 static void add_rules(const mq_msg_command *m, mq_buf *meta)
 {
@@ -218,7 +211,7 @@ static mq_code pack(mq_broker *b, const mq_msg_command *m, mq_span body, mq_buf 
     if (m->args_count < 5) {
         return mq_fail(err, MQ_E_ARG, "cron-add: name, schedule, zone, missed and kind are needed");
     }
-    if (count_crons(b) >= MQ_CRONS_MAX) {
+    if (mq_core_crons(b->core) >= MQ_CRONS_MAX) {
         return mq_fail(err, MQ_E_LIMIT, "cron: there are %d names, the most there may be",
                        MQ_CRONS_MAX);
     }
@@ -399,7 +392,7 @@ void mq_cron_tick(mq_broker *b)
         memset(c->all, 0xff, sizeof c->all);
     }
     uint32_t row = 0, fired = 0;
-    if (count_crons(b) == 0) {
+    if (mq_core_crons(b->core) == 0) {
         return;
     }
     for (uint32_t i = 0; i < b->core_config.registry_max && b->core != NULL; i++) {
