@@ -33,7 +33,7 @@ OPT_tsan := -O1 -g -fsanitize=thread -fno-omit-frame-pointer
 OPT_cov := -O0 -g --coverage
 OPT_fuzz := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 # Training promises equal bits: no contraction into FMA outside kernels that ask for it by name.
-NUMERIC := -ffp-contract=off -fno-fast-math
+NUMERIC := -ffp-contract=off -fno-fast-math -fno-math-errno
 CFLAGS_ALL := -std=c11 -D_GNU_SOURCE -I. -I$(B)/gen -DMQ_VERSION='"$(VERSION)"' $(if $(HAVE_DNNL),-DMQ_DNNL) \
   $(OPT_$(V)) $(HARDEN) $(NUMERIC) $(WARN) $(PKG_CFLAGS) $(CFLAGS)
 LDFLAGS_ALL := $(OPT_$(V)) -Wl,-z,relro,-z,now $(LDFLAGS)

@@ -1,6 +1,8 @@
 /* Element-wise functions with attributes: LeakyRelu, Elu, Selu, Celu, HardSigmoid, ThresholdedRelu,
  * Gelu; and Clip, whose bounds are attributes below opset 11 and inputs from then on. */
+#include "worker/ops/act.h"
 #include "worker/ops/kit.h"
+#include "worker/ops/simd.h"
 
 typedef struct act_attrs {
     float alpha, gamma; /* gamma: Selu; HardSigmoid calls it beta */
@@ -40,13 +42,6 @@ static inline bool is_tanh(const act_attrs *a)
 {
     return mq_span_is(a->approximate, "tanh");
 }
-static inline float gelu(float x, const act_attrs *a)
-{
-    if (is_tanh(a)) {
-        return 0.5f * x * (1.0f + mq_tanhf(0.797884561f * (x + 0.044715f * x * x * x)));
-    }
-    return 0.5f * x * (1.0f + mq_erff(x * 0.707106781f));
-}
 static inline float gelu_slope(float x, const act_attrs *a)
 {
     if (is_tanh(a)) {
@@ -57,16 +52,36 @@ static inline float gelu_slope(float x, const act_attrs *a)
     return 0.5f * (1.0f + mq_erff(x * 0.707106781f)) + x * 0.398942280f * mq_expf(-0.5f * x * x);
 }
 
-#define ACT(symbol, f, slope, ref)                                                                 \
+#define LOOP(symbol, f)                                                                            \
+    MQ_ALWAYS_INLINE void symbol##_loop(const float *x, const act_attrs *at, float *y, size_t n)   \
+    {                                                                                              \
+        const act_attrs a = *at;                                                                   \
+        MQ_EACH_ALONE                                                                              \
+        for (size_t i = 0; i < n; i++) {                                                           \
+            y[i] = f(x[i], &a);                                                                    \
+        }                                                                                          \
+    }                                                                                              \
+    MQ_SIMD(symbol##_all, (const float *x, const act_attrs *a, float *y, size_t n),                \
+            symbol##_loop(x, a, y, n), (x, a, y, n))
+LOOP(leaky_relu, leaky)
+LOOP(elu, elu)
+LOOP(selu, selu)
+LOOP(celu, celu)
+LOOP(hard_sigmoid, hard_sigmoid)
+LOOP(thresholded_relu, thresholded)
+
+static void gelu_all(const float *x, const act_attrs *a, float *y, size_t n)
+{
+    mq_act_map((mq_act){.kind = is_tanh(a) ? MQ_ACT_GELU_TANH : MQ_ACT_GELU}, x, y, n);
+}
+
+#define ACT(symbol, slope, ref)                                                                    \
     static mq_code run_##symbol(const mq_op_call *call, mq_error *err)                             \
     {                                                                                              \
         (void)err;                                                                                 \
         const act_attrs *a = call->attrs;                                                          \
-        const float *x = F32(call->inputs[0]);                                                     \
-        float *y = call->outputs[0]->data;                                                         \
-        for (size_t i = 0, n = mq_elements(call->inputs[0]); i < n; i++) {                         \
-            y[i] = f(x[i], a);                                                                     \
-        }                                                                                          \
+        symbol##_all(F32(call->inputs[0]), a, call->outputs[0]->data,                              \
+                     mq_elements(call->inputs[0]));                                                \
         return MQ_OK;                                                                              \
     }                                                                                              \
     static void grad_##symbol(const mq_op_grad *g)                                                 \
@@ -94,13 +109,13 @@ static inline float gelu_slope(float x, const act_attrs *a)
         return MQ_OK;                                                                              \
     }
 
-ACT(leaky_relu, leaky, x < 0.0f ? a->alpha : 1.0f, x < 0 ? a * x : x)
-ACT(elu, elu, x < 0.0f ? y + a->alpha : 1.0f, x < 0 ? a * expm1(x) : x)
-ACT(selu, selu, x > 0.0f ? a->gamma : y + a->gamma * a->alpha, c *(x > 0 ? x : a * expm1(x)))
-ACT(celu, celu, x > 0.0f ? 1.0f : y / a->alpha + 1.0f, x > 0 ? x : a * expm1(x / a))
-ACT(hard_sigmoid, hard_sigmoid, y > 0.0f && y < 1.0f ? a->alpha : 0.0f, fmin(1, fmax(0, a *x + c)))
-ACT(thresholded_relu, thresholded, x > a->alpha ? 1.0f : 0.0f, x > a ? x : 0)
-ACT(gelu, gelu, gelu_slope(x, a),
+ACT(leaky_relu, x < 0.0f ? a->alpha : 1.0f, x < 0 ? a * x : x)
+ACT(elu, x < 0.0f ? y + a->alpha : 1.0f, x < 0 ? a * expm1(x) : x)
+ACT(selu, x > 0.0f ? a->gamma : y + a->gamma * a->alpha, c *(x > 0 ? x : a * expm1(x)))
+ACT(celu, x > 0.0f ? 1.0f : y / a->alpha + 1.0f, x > 0 ? x : a * expm1(x / a))
+ACT(hard_sigmoid, y > 0.0f && y < 1.0f ? a->alpha : 0.0f, fmin(1, fmax(0, a *x + c)))
+ACT(thresholded_relu, x > a->alpha ? 1.0f : 0.0f, x > a ? x : 0)
+ACT(gelu, gelu_slope(x, a),
     is_tanh(attrs) ? x / 2 * (1 + tanh(sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)))
                    : x / 2 * (1 + erf(x / sqrt(2))))
 

@@ -58,8 +58,13 @@ static mq_code shape_old(const mq_op_call *call, mq_error *err)
 #define INT_KERNEL(symbol, type, suffix, op)                                                       \
     KERNEL(symbol, type, suffix, (type)((uint64_t)x op(uint64_t) z))
 #define KERNELS(symbol, op)                                                                        \
-    KERNEL(symbol, float, f32, x op z)                                                             \
-    KERNEL(symbol, double, f64, x op z)
+    MQ_ALWAYS_INLINE void symbol##_loop(const mq_pair *pair, const void *pa, const void *pb,       \
+                                        void *py){MQ_PAIR_LOOP(                                    \
+        float, float, x op z)} MQ_SIMD(symbol##_f32,                                               \
+                                       (const mq_pair *pair, const void *pa, const void *pb,       \
+                                        void *py),                                                 \
+                                       symbol##_loop(pair, pa, pb, py), (pair, pa, pb, py))        \
+        KERNEL(symbol, double, f64, x op z)
 #define INT_KERNELS(symbol, op)                                                                    \
     INT_KERNEL(symbol, int8_t, i8, op)                                                             \
     INT_KERNEL(symbol, int16_t, i16, op)                                                           \

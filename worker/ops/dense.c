@@ -44,24 +44,15 @@ static mq_code shape(const mq_op_call *call, mq_error *err)
     return MQ_OK;
 }
 
-static void finish(float *restrict y, int64_t m, int64_t n, const float *restrict b,
-                   mq_activation act)
+static void finish(float *y, int64_t m, int64_t n, const float *b, const mq_dense_attrs *a)
 {
+    mq_act act = {a->act, a->a, a->b};
+    if (b == NULL) {
+        mq_act_map(act, y, y, (size_t)(m * n));
+        return;
+    }
     for (int64_t r = 0; r < m; r++, y += n) {
-        if (act == MQ_ACT_RELU && b != NULL) {
-            for (int64_t i = 0; i < n; i++) {
-                float v = y[i] + b[i];
-                y[i] = v < 0.0f ? 0.0f : v;
-            }
-        } else if (act == MQ_ACT_RELU) {
-            for (int64_t i = 0; i < n; i++) {
-                y[i] = y[i] < 0.0f ? 0.0f : y[i];
-            }
-        } else if (b != NULL) {
-            for (int64_t i = 0; i < n; i++) {
-                y[i] = y[i] + b[i];
-            }
-        }
+        mq_act_row(act, b, y, (size_t)n);
     }
 }
 
@@ -134,7 +125,7 @@ static mq_code run(const mq_op_call *call, mq_error *err)
     if (held != NULL && is_for_dnnl(&s) &&
         mq_dnnl_dense_run(held->dnnl, s.m, call->inputs[0]->data, y, call->scratch)) {
         if (!held->has_relu) {
-            finish(y, s.m, s.n, NULL, a->act);
+            finish(y, s.m, s.n, NULL, a);
         }
         return MQ_OK;
     }
@@ -149,7 +140,7 @@ static mq_code run(const mq_op_call *call, mq_error *err)
                                  .ldb = s.ldw,
                                  .c = y,
                                  .ldc = s.n});
-    finish(y, s.m, s.n, b == NULL ? NULL : b->data, a->act);
+    finish(y, s.m, s.n, b == NULL ? NULL : b->data, a);
     return MQ_OK;
 }
 

@@ -4,15 +4,13 @@
 
 #include <stdbool.h>
 
-typedef enum mq_activation {
-    MQ_ACT_NONE = 0,
-    MQ_ACT_RELU = 1,
-} mq_activation;
+#include "worker/ops/act.h"
 
 /* Inputs x [..., K], W [K, N] or (is_transposed) [N, K], b [N] or omitted. */
 typedef struct mq_dense_attrs {
     bool is_transposed;
     mq_activation act;
+    float a, b; /* of the activation, see act.h; training knows none and Relu */
 } mq_dense_attrs;
 
 #endif

@@ -1,5 +1,5 @@
 /* Shared helpers of the operators; see kit.h. */
-#include "worker/ops/kit.h"
+#include "worker/ops/flat.h"
 
 #include "shared/base/assert.h"
 
@@ -168,40 +168,10 @@ float mq_logf(float x)
 
 float mq_tanhf(float x)
 {
-    float a = x < 0.0f ? -x : x;
-    if (a < 0.625f) { /* Cephes: odd polynomial where 1 - 2 / (e^2x + 1) would cancel */
-        float z = x * x;
-        float p = -5.70498872745e-3f;
-        p = p * z + 2.06390887954e-2f;
-        p = p * z - 5.37397155531e-2f;
-        p = p * z + 1.33314422036e-1f;
-        p = p * z - 3.33332819422e-1f;
-        return p * z * x + x;
-    }
-    float y = 1.0f - 2.0f / (mq_expf(2.0f * a) + 1.0f);
-    return x < 0.0f ? -y : x != x ? x : y;
+    return mq_tanh_flat(x);
 }
 
 float mq_erff(float x)
 {
-    float a = x < 0.0f ? -x : x;
-    if (a < 1.0f) { /* Maclaurin series: (2 / sqrt(pi)) sum (-1)^n x^(2n+1) / (n! (2n+1)) */
-        static const float c[11] = {1.0f,          -1.0f / 3,       1.0f / 10,      -1.0f / 42,
-                                    1.0f / 216,    -1.0f / 1320,    1.0f / 9360,    -1.0f / 75600,
-                                    1.0f / 685440, -1.0f / 6894720, 1.0f / 76204800};
-        float z = x * x, p = c[10];
-        for (int i = 9; i >= 0; i--) {
-            p = p * z + c[i];
-        }
-        return 1.12837917f * x * p;
-    }
-    /* Abramowitz and Stegun 7.1.26, absolute error 1.5e-7 */
-    float t = 1.0f / (1.0f + 0.3275911f * a);
-    float p = 1.061405429f;
-    p = p * t - 1.453152027f;
-    p = p * t + 1.421413741f;
-    p = p * t - 0.284496736f;
-    p = p * t + 0.254829592f;
-    float y = 1.0f - p * t * mq_expf(-a * a);
-    return x < 0.0f ? -y : x != x ? x : y;
+    return mq_erf_flat(x);
 }

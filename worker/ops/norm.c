@@ -1,5 +1,6 @@
 /* BatchNormalization and LayerNormalization. */
 #include "worker/ops/kit.h"
+#include "worker/ops/rows.h"
 
 typedef struct norm_attrs {
     float epsilon, momentum;
@@ -320,18 +321,10 @@ static mq_code layer_run(const mq_op_call *call, mq_error *err)
     const float *scale = F32(call->inputs[1]);
     for (size_t r = 0; r < rows; r++) {
         const float *x = F32(call->inputs[0]) + r * n;
-        float *y = (float *)call->outputs[0]->data + r * n, mean, inverse;
-        moments(x, n, a->epsilon, &mean, &inverse);
-        for (size_t i = 0; i < n; i++) {
-            float v = (x[i] - mean) * inverse * scale[i];
-            y[i] = bias == NULL ? v : v + F32(bias)[i];
-        }
-        if (means != NULL) {
-            ((float *)means->data)[r] = mean;
-        }
-        if (inverses != NULL) {
-            ((float *)inverses->data)[r] = inverse;
-        }
+        float *y = (float *)call->outputs[0]->data + r * n;
+        mq_row_layer_norm(x, scale, bias == NULL ? NULL : F32(bias), a->epsilon, y, n,
+                          means == NULL ? NULL : (float *)means->data + r,
+                          inverses == NULL ? NULL : (float *)inverses->data + r);
     }
     return MQ_OK;
 }

@@ -4,6 +4,7 @@
 #define MQ_WORKER_OPS_PAIR_H
 
 #include "worker/ops/kit.h"
+#include "worker/ops/simd.h"
 
 typedef struct mq_pair {
     int32_t rank; /* at least 1 */
@@ -28,18 +29,21 @@ void mq_pair_at(const mq_pair *pair, size_t o, size_t *a, size_t *b);
         out_type *y = (out_type *)py + o * n;                                                      \
         bool is_a = pair->a[pair->rank - 1] != 0, is_b = pair->b[pair->rank - 1] != 0;             \
         if (is_a && is_b) {                                                                        \
+            MQ_EACH_ALONE                                                                          \
             for (size_t i = 0; i < n; i++) {                                                       \
                 const type x = a[i], z = b[i];                                                     \
                 y[i] = (expr);                                                                     \
             }                                                                                      \
         } else if (is_a) {                                                                         \
             const type z = b[0];                                                                   \
+            MQ_EACH_ALONE                                                                          \
             for (size_t i = 0; i < n; i++) {                                                       \
                 const type x = a[i];                                                               \
                 y[i] = (expr);                                                                     \
             }                                                                                      \
         } else {                                                                                   \
             const type x = a[0];                                                                   \
+            MQ_EACH_ALONE                                                                          \
             for (size_t i = 0; i < n; i++) {                                                       \
                 const type z = b[is_b ? i : 0];                                                    \
                 y[i] = (expr);                                                                     \

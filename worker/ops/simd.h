@@ -11,6 +11,14 @@
 
 #define MQ_ALWAYS_INLINE static inline __attribute__((always_inline))
 
+/* Before a loop whose output may be one of its inputs, element for element: no iteration depends on
+ * another, and compilers need not look for an overlap. */
+#if defined(__GNUC__) && !defined(__clang__) /* clang's form is a warning where it cannot */
+#define MQ_EACH_ALONE _Pragma("GCC ivdep")
+#else
+#define MQ_EACH_ALONE
+#endif
+
 #if defined(__x86_64__)
 #define MQ_SIMD(name, params, loop, args)                                                          \
     __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq"))) static void name##_512 params    \

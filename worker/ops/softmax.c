@@ -1,6 +1,7 @@
 /* Softmax and LogSoftmax. Up to opset 12 the input is taken as a matrix cut at `axis`; from 13 on
  * only `axis` is normalized. onnx.ai/onnx/operators/onnx__Softmax.html */
 #include "worker/ops/kit.h"
+#include "worker/ops/rows.h"
 
 typedef struct softmax_attrs {
     int64_t axis;
@@ -44,28 +45,20 @@ static mq_code shape(const mq_op_call *call, mq_error *err)
     return code == MQ_OK ? mq_shape_same(call, err) : code;
 }
 
-/* One row with step 1: the common case, whose passes vectorize. */
+/* One row with step 1, the common case. */
 static void row_f32(const float *x, float *y, size_t n, bool is_log)
 {
-    float top = x[0], sum = 0.0f;
-    for (size_t i = 1; i < n; i++) {
-        top = x[i] > top ? x[i] : top;
+    if (!is_log) {
+        mq_row_softmax(x, NULL, 1.0f, y, n);
+        return;
     }
+    float top = mq_row_max(x, n), sum = 0.0f;
     for (size_t i = 0; i < n; i++) {
-        y[i] = mq_expf(x[i] - top);
+        sum += mq_expf(x[i] - top);
     }
+    float shift = mq_logf(sum);
     for (size_t i = 0; i < n; i++) {
-        sum += y[i];
-    }
-    if (is_log) {
-        float shift = mq_logf(sum);
-        for (size_t i = 0; i < n; i++) {
-            y[i] = (x[i] - top) - shift;
-        }
-    } else {
-        for (size_t i = 0; i < n; i++) {
-            y[i] = y[i] / sum;
-        }
+        y[i] = (x[i] - top) - shift;
     }
 }
 

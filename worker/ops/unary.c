@@ -1,7 +1,8 @@
 /* Operators that map each element by a function of one variable and have no attributes. One macro
  * row gives the float, double and gradient loops. float32 uses the functions of kit.h, whose bits
  * are fixed; float64 uses libm. */
-#include "worker/ops/kit.h"
+#include "worker/ops/flat.h"
+#include "worker/ops/simd.h"
 
 /* --- functions; x is the input, y the output, in gradients d = dL/dy --- */
 
@@ -58,16 +59,20 @@ static inline double hard_swish_f64(double x)
 /* --- the operators --- */
 
 #define RUN(symbol, f32, f64)                                                                      \
+    MQ_ALWAYS_INLINE void symbol##_loop(const float *x, float *y, size_t n)                        \
+    {                                                                                              \
+        MQ_EACH_ALONE                                                                              \
+        for (size_t i = 0; i < n; i++) {                                                           \
+            y[i] = f32(x[i]);                                                                      \
+        }                                                                                          \
+    }                                                                                              \
+    MQ_SIMD(symbol##_all, (const float *x, float *y, size_t n), symbol##_loop(x, y, n), (x, y, n)) \
     static mq_code run_##symbol(const mq_op_call *call, mq_error *err)                             \
     {                                                                                              \
         (void)err;                                                                                 \
         size_t n = mq_elements(call->inputs[0]);                                                   \
         if (call->inputs[0]->dtype == MQ_DT_F32) {                                                 \
-            const float *x = call->inputs[0]->data;                                                \
-            float *y = call->outputs[0]->data;                                                     \
-            for (size_t i = 0; i < n; i++) {                                                       \
-                y[i] = f32(x[i]);                                                                  \
-            }                                                                                      \
+            symbol##_all(call->inputs[0]->data, call->outputs[0]->data, n);                        \
         } else {                                                                                   \
             const double *x = call->inputs[0]->data;                                               \
             double *y = call->outputs[0]->data;                                                    \
@@ -141,7 +146,7 @@ static inline double hard_swish_f64(double x)
 UNARY(relu, "Relu", relu_f32, relu_f64, x<0 ? 0 : x, y> 0.0f ? d : 0.0f, MQ_GRAD_OUTPUTS, ANY);
 UNARY(sigmoid, "Sigmoid", mq_sigmoidf, sigmoid_f64, 1 / (1 + exp(-x)), d *y *(1.0f - y),
       MQ_GRAD_OUTPUTS, ANY);
-UNARY(tanh, "Tanh", mq_tanhf, tanh, tanh(x), d *(1.0f - y * y), MQ_GRAD_OUTPUTS, ANY);
+UNARY(tanh, "Tanh", mq_tanh_flat, tanh, tanh(x), d *(1.0f - y * y), MQ_GRAD_OUTPUTS, ANY);
 UNARY(exp, "Exp", mq_expf, exp, exp(x), d *y, MQ_GRAD_OUTPUTS, ANY);
 UNARY(log, "Log", mq_logf, log, log(x), d / x, MQ_GRAD_INPUTS, POSITIVE);
 UNARY(sqrt, "Sqrt", sqrtf, sqrt, sqrt(x), d * 0.5f / y, MQ_GRAD_OUTPUTS, POSITIVE);
@@ -151,7 +156,7 @@ UNARY(softplus, "Softplus", softplus_f32, softplus_f64, log1p(exp(x)), d *mq_sig
       MQ_GRAD_INPUTS, ANY);
 UNARY(softsign, "Softsign", softsign_f32, softsign_f64, x / (1 + fabs(x)),
       d / ((1.0f + fabsf(x)) * (1.0f + fabsf(x))), MQ_GRAD_INPUTS, ANY);
-UNARY(erf, "Erf", mq_erff, erf, erf(x), d * 1.12837917f * mq_expf(-x * x), MQ_GRAD_INPUTS, ANY);
+UNARY(erf, "Erf", mq_erf_flat, erf, erf(x), d * 1.12837917f * mq_expf(-x * x), MQ_GRAD_INPUTS, ANY);
 UNARY(hard_swish, "HardSwish", hard_swish_f32, hard_swish_f64,
       x *(x <= -3  ? 0
           : x >= 3 ? 1
