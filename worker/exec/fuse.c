@@ -18,20 +18,6 @@ static bool is_f32(const mq_program *p, uint32_t v, int32_t rank)
            p->values[v].tensor.shape.rank == rank;
 }
 
-bool mq_fuse_is(const mq_step *step, const char *name)
-{
-    return step->op != NULL && strcmp(step->op->name, name) == 0 && step->op->domain[0] == '\0';
-}
-
-uint32_t mq_fuse_reader(const mq_program *p, uint32_t s)
-{
-    uint32_t v = p->steps[s].outputs[0];
-    if (p->steps[s].output_count != 1 || p->values[v].uses != 1 || p->values[v].is_output) {
-        return MQ_NO_VALUE;
-    }
-    return p->values[v].reader;
-}
-
 /* Step s takes over the output of the step that read it. */
 static void take_over(mq_program *p, uint32_t s, uint32_t reader)
 {

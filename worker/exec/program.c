@@ -208,6 +208,7 @@ mq_code mq_bind_graph(mq_scope *scope, const mq_graph *g, const bool *is_param, 
     mq_program *p = scope->program;
     size_t captures = capture_room(g), room = value_room(g) + captures;
     p->graph = g;
+    p->value_room = (uint32_t)room + 1;
     p->values = mq_arena_new(p->arena, mq_value, room + 1);
     p->steps = mq_arena_new(p->arena, mq_step, (size_t)g->node_count + 1);
     p->inputs = mq_arena_new(p->arena, uint32_t, (size_t)g->input_count + captures + 1);

@@ -56,6 +56,8 @@ struct mq_program {
     uint32_t *inputs;  /* values of the free graph inputs, in order */
     uint32_t *outputs; /* values of the graph outputs, in order */
     uint32_t value_count, step_count, input_count, output_count;
+    uint32_t value_room;
+    enum { MQ_DOUBLE_UNKNOWN, MQ_DOUBLE_NONE, MQ_DOUBLE_SOME } doubles; /* fuse_match.c */
     uint32_t fused_count, folded_count;
     uint32_t kernels; /* MQ_KERNELS_* */
     mq_arena *arena;  /* holds all of it; that of the outermost program */
@@ -76,6 +78,10 @@ MQ_MUST_USE mq_code mq_program_fold(mq_program *program, mq_error *err);
 
 /* Joins steps into one kernel where the intermediate value has no other reader (fuse.c). */
 MQ_MUST_USE mq_code mq_program_fuse(mq_program *program, mq_error *err);
+
+/* All that makes a run faster and has no gradient, mq_program_fuse included: rules of optimize.c.
+ */
+MQ_MUST_USE mq_code mq_program_optimize(mq_program *program, mq_error *err);
 
 /* One of the above for the programs of all graphs within. */
 typedef mq_code mq_program_pass(mq_program *program, mq_error *err);

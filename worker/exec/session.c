@@ -59,7 +59,7 @@ static mq_code build(mq_session *s, mq_error *err)
         code = mq_program_fold(p, err);
     }
     if (code == MQ_OK && !s->options.no_fusion) {
-        code = mq_program_fuse(p, err);
+        code = mq_program_optimize(p, err);
     }
     mq_program_kernels(p, (s->options.is_exact ? MQ_KERNELS_EXACT : 0u) |
                               (s->options.own_kernels ? MQ_KERNELS_OWN : 0u));
