@@ -72,11 +72,59 @@ if command -v systemd-analyze >/dev/null 2>&1; then
     done
 fi
 if python3 -c 'import yaml' 2>/dev/null; then
-    python3 - deploy/compose.yaml deploy/k8s/base/*.yaml <<'PYTHON' || status=1
-import sys, yaml
+    python3 - deploy/compose.yaml deploy/k8s/*/*.yaml <<'PYTHON' || status=1
+import os, re, sys, yaml
+
+found = {}
 for path in sys.argv[1:]:
-    for document in yaml.safe_load_all(open(path)):
+    found[path] = list(yaml.safe_load_all(open(path)))
+    for document in found[path]:
         assert isinstance(document, dict), path
+        for name in document.get("resources", []) if path.endswith("kustomization.yaml") else []:
+            assert os.path.exists(os.path.join(os.path.dirname(path), name)), f"{path}: no {name}"
+
+
+def url(text):
+    """Host, port and user that a replica is told."""
+    match = re.fullmatch(r"tcp:([^:]+):(\d+),user=(\w+),secret=(\S+)", text)
+    assert match, f"--replica-of {text}"
+    return match.groups()
+
+
+# A replica follows a server that listens where it looks, on a network of both, as a user that the server knows.
+services = found["deploy/compose.yaml"][0]["services"]
+command = services["redis-replica"]["command"]
+host, port, user, secret = url(command[command.index("--replica-of") + 1])
+state = services[host]
+assert state["command"][state["command"].index("--port") + 1] == port, "redis-replica: wrong port"
+assert set(state["networks"]) & set(services["redis-replica"]["networks"]), "redis-replica: no network of both"
+assert f"{user}.secret" in state["secrets"] and os.path.basename(secret) in services["redis-replica"]["secrets"]
+assert f"user {user} " in open("deploy/redis/users-state.acl").read(), f"no user {user}"
+
+pods = {d["metadata"]["name"]: d for path in found for d in found[path] if d.get("kind") == "StatefulSet"}
+policies = [d["spec"] for path in found for d in found[path] if d.get("kind") == "NetworkPolicy"]
+container = pods["state-replica"]["spec"]["template"]["spec"]["containers"][0]
+env = {e["name"]: e["value"] for e in container["env"]}
+assert '${MAASQ_REPLICA_OF:+--replica-of "$MAASQ_REPLICA_OF"}' in container["args"][0], container["args"]
+host, port, user, secret = url(env["MAASQ_REPLICA_OF"])
+args = pods[host]["spec"]["template"]["spec"]["containers"][0]["args"]
+assert args[args.index("--port") + 1] == port, "state-replica: wrong port"
+
+
+def may(way, client, server):
+    """Whether a policy lets pods of the one app out to, or in from, the other."""
+    mine, key = (server, "ingress") if way == "from" else (client, "egress")
+    other = client if way == "from" else server
+    return any(
+        {"podSelector": {"matchLabels": {"app": other}}} in rule.get(way, [])
+        for p in policies
+        if p["podSelector"].get("matchLabels") == {"app": mine}
+        for rule in p.get(key, [])
+    )
+
+
+for client, server in (("state-replica", host), ("broker", host), ("broker", "state-replica")):
+    assert may("from", client, server) and may("to", client, server), f"policies: {client} to {server}"
 PYTHON
 fi
 # Several brokers: each is told to others under an endpoint of its own, and all agree on the shards.
@@ -100,6 +148,8 @@ for address in $(grep -hoE 'tcp://broker-[0-9]:77[0-9]+' deploy/compose.yaml | s
     }
 done
 if command -v kubectl >/dev/null 2>&1; then
-    kubectl kustomize deploy/k8s/base >/dev/null || status=1
+    for folder in deploy/k8s/*/; do
+        kubectl kustomize "$folder" >/dev/null || status=1
+    done
 fi
 exit $status
