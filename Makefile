@@ -236,7 +236,8 @@ tsan: ## the tests of the threaded parts under ThreadSanitizer
 SOURCES_C := $(shell find shared broker worker client tests -name '*.c' 2>/dev/null | sort)
 SOURCES_H := $(shell find shared broker worker client tests -name '*.h' 2>/dev/null | sort)
 # gcc 12's analyzer follows calls within these; the broker's core it takes for null dereferences.
-ANALYZED := $(filter shared/% client/%,$(SOURCES_C))
+# In group.c it does not know that calloc zeroes; clang-tidy's analyzer, which does, sees that file.
+ANALYZED := $(filter-out client/src/group.c,$(filter shared/% client/%,$(SOURCES_C)))
 .PHONY: lint lint-format lint-rules lint-cppcheck lint-analyzer lint-tidy lint-scripts format
 lint: lint-format lint-rules lint-scripts lint-cppcheck lint-analyzer lint-tidy ## all static checks
 lint-format:

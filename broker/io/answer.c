@@ -316,6 +316,7 @@ static void answer_queues(mq_broker *b, const mq_msg_query *query, mq_buf *out)
         }
         mq_buf_add_str(out, "}");
     }
+    mq_answer_idle_queues(b, out);
     mq_buf_add_str(out, "]");
 }
 

@@ -240,6 +240,36 @@ void mq_answer_kinds(mq_broker *b, const mq_msg_query *query, mq_buf *out)
     mq_buf_add_str(out, "]");
 }
 
+static bool has_lane(const mq_broker *b, mq_span queue)
+{
+    mq_lane_view l;
+    for (uint32_t i = 0; i < b->core_config.lanes_max; i++) {
+        if (mq_core_lane(b->core, i, &l) && mq_span_eq(l.queue, queue)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+void mq_answer_idle_queues(const mq_broker *b, mq_buf *out)
+{
+    static mq_entry entry;
+    mq_entry_view e;
+    for (uint32_t i = 0; i < b->core_config.registry_max; i++) {
+        if (!mq_core_entry(b->core, i, &e) || e.key.type != MQ_ENTRY_QUEUE ||
+            mq_entry_read(e.value, &entry, NULL) != MQ_OK ||
+            !(entry.is_paused || entry.is_draining) || has_lane(b, e.key.name)) {
+            continue;
+        }
+        mq_json_comma(out);
+        mq_buf_add_str(out, "{");
+        mq_json_text(out, "queue", e.key.name);
+        mq_json_bool(out, "is_paused", entry.is_paused);
+        mq_json_bool(out, "is_draining", entry.is_draining);
+        mq_buf_add_str(out, "}");
+    }
+}
+
 /* ---- status ---- */
 
 /* Jobs that wait for more than a free worker. */

@@ -22,6 +22,9 @@ void mq_answer_send(mq_broker *b, uint64_t conn, uint64_t rid, mq_code code, con
 const char *mq_hold_text(const mq_broker *b, const mq_hold_view *hold, char *out, size_t size);
 void mq_answer_limits(mq_broker *b, const mq_msg_query *query, mq_buf *out);
 void mq_answer_kinds(mq_broker *b, const mq_msg_query *query, mq_buf *out);
+/* Rows of the answer `queues` for queues that are paused or drained and have no lane: no job waits.
+ */
+void mq_answer_idle_queues(const mq_broker *b, mq_buf *out);
 /* Fields of status: how many jobs are held back by what, kinds in quarantine. */
 void mq_status_holds(const mq_broker *b, const mq_core_stats *s, mq_buf *out);
 void mq_answer_tenants(mq_broker *b, const mq_msg_query *query, mq_buf *out);

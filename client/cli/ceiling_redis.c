@@ -337,8 +337,10 @@ mq_code mq_bare_redis_values(mq_bare_redis *r, uint32_t jobs, uint32_t window, s
         each[got] = (double)(mq_clock_mono_ns() - shot_ns) / 1e6;
     }
     *rate = jobs / ((double)(mq_clock_mono_ns() - start_ns) / 1e9);
-    qsort(each, jobs, sizeof *each, by_size);
-    *p50_ms = each[jobs / 2];
+    if (each != NULL) {
+        qsort(each, jobs, sizeof *each, by_size);
+        *p50_ms = each[jobs / 2];
+    }
     if (c != NULL) {
         redisFree(c);
     }

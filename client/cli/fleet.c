@@ -1,8 +1,25 @@
 /* `maasq queue` and `maasq worker`: what operators see and steer of the fleet. */
 #include <stdio.h>
+#include <string.h>
 
 #include "client/cli/fleet.h"
 #include "client/cli/out.h"
+
+/* One shard may have no job of a paused queue while another has: its row says nothing more. */
+static bool is_said_by_another(const json_t *queues, const json_t *queue)
+{
+    size_t i;
+    json_t *other;
+    bool has_kind = mq_js_text(queue, "kind", "")[0] != '\0';
+    json_array_foreach(queues, i, other)
+    {
+        if (!has_kind && mq_js_text(other, "kind", "")[0] != '\0' &&
+            strcmp(mq_js_text(other, "queue", ""), mq_js_text(queue, "queue", "")) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
 
 void mq_fleet_queues(const json_t *answer)
 {
@@ -11,6 +28,9 @@ void mq_fleet_queues(const json_t *answer)
     json_t *queue;
     json_array_foreach(json_object_get(answer, "queues"), i, queue)
     {
+        if (is_said_by_another(json_object_get(answer, "queues"), queue)) {
+            continue;
+        }
         bool is_paused = json_is_true(json_object_get(queue, "is_paused"));
         bool is_draining = json_is_true(json_object_get(queue, "is_draining"));
         mq_table_cell(table, "%s", mq_js_text(queue, "queue", "-"));
@@ -26,7 +46,7 @@ void mq_fleet_queues(const json_t *answer)
                       : is_draining                 ? "draining"
                                                     : "open");
     }
-    mq_table_print(table, "no queue has a job that waits");
+    mq_table_print(table, "no queue has a job that waits, and none is paused");
 }
 
 int mq_cmd_queue_list(mq_cli *cli, const mq_argv *args)

@@ -1,6 +1,8 @@
 /* `maasq job`: any kind of job, from the outside. */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #include "client/cli/cli.h"
@@ -64,20 +66,38 @@ mq_code mq_job_body(const mq_argv *args, mq_buf *body, mq_error *err)
     return code;
 }
 
-/* "2026-11-23T16:00:00Z" or "+90" (seconds from now). */
+/* "90", "90s", "15m", "2h", "3d": milliseconds, or -1. */
+static int64_t read_span(const char *text)
+{
+    static const char units[] = "smhd";
+    static const int64_t seconds[] = {1, 60, 3600, 86400};
+    char *end = NULL;
+    errno = 0;
+    long long n = text[0] >= '0' && text[0] <= '9' ? strtoll(text, &end, 10) : -1;
+    const char *unit = end == NULL || *end == '\0' ? units : strchr(units, *end);
+    bool is_whole = end != NULL && (*end == '\0' || end[1] == '\0');
+    if (n < 0 || errno != 0 || unit == NULL || !is_whole || n > INT64_MAX / 86400 / 1000) {
+        return -1;
+    }
+    return (int64_t)n * seconds[unit - units] * 1000;
+}
+
+/* "2026-11-23T16:00:00Z", or from now: "+90" (seconds), "+15m", "+2h", "+1d". */
 static mq_code read_time(const char *text, int64_t *out, mq_error *err)
 {
-    int64_t seconds = 0;
     struct tm parts = {0};
-    if (text[0] == '+' && mq_text_int(text + 1, &seconds) && seconds >= 0) {
-        *out = mq_clock_wall_ms() + seconds * 1000;
+    int64_t span_ms = text[0] == '+' ? read_span(text + 1) : -1;
+    if (span_ms >= 0 && span_ms <= INT64_MAX - mq_clock_wall_ms()) {
+        *out = mq_clock_wall_ms() + span_ms;
         return MQ_OK;
     }
     const char *end = strptime(text, "%Y-%m-%dT%H:%M:%S", &parts);
     if (end == NULL || strcmp(end, "Z") != 0) {
-        return mq_fail(err, MQ_E_ARG,
-                       "--at: '%.40s' is neither +SECONDS nor a UTC time as 2026-11-23T16:00:00Z",
-                       text);
+        return mq_fail(
+            err, MQ_E_ARG,
+            "--at: '%.40s' is neither a span from now (+90, +15m, +2h, +1d) nor a UTC time "
+            "as 2026-11-23T16:00:00Z",
+            text);
     }
     *out = (int64_t)timegm(&parts) * 1000;
     return MQ_OK;
@@ -410,8 +430,7 @@ int mq_job_list(mq_cli *cli, const mq_argv *args, const char *filter)
     }
     mq_table_print(table, "no such jobs");
     if (mq_js_text(answer, "next", "")[0] != '\0') {
-        printf("\nthere are more: --filter \"after=%s\" goes on\n",
-               mq_js_text(answer, "next", ""));
+        printf("\nthere are more: --filter \"after=%s\" goes on\n", mq_js_text(answer, "next", ""));
     }
     json_decref(answer);
     return MQ_EXIT_OK;

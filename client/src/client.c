@@ -543,13 +543,15 @@ static int flush_one(maasq_client *client, int64_t deadline_ms, int64_t timeout_
     pthread_mutex_lock(&client->lock);
     mq_code code = mq_client_wait(client, is_flushed, client, deadline_ms);
     uint32_t left = client->core.waiting_count + client->core.sent_count;
+    char busy[sizeof client->busy];
+    memcpy(busy, client->busy, sizeof busy);
     pthread_mutex_unlock(&client->lock);
     if (code == MQ_E_ARG) {
         return mq_client_fail(err, code, "maasq_flush: must not be called in a callback");
     }
     if (code != MQ_OK) {
-        return mq_client_fail(err, code, "%u submits have no answer after %lld ms", left,
-                              (long long)timeout_ms);
+        return mq_client_fail(err, code, "%u submits are not taken after %lld ms%s%s", left,
+                              (long long)timeout_ms, busy[0] == '\0' ? "" : ": busy, ", busy);
     }
     return MAASQ_OK;
 }

@@ -169,6 +169,7 @@ struct maasq_client {
     char welcome_blobs[513];
     int64_t clock_ahead_ms; /* the broker's wall clock minus ours */
     mq_error refusal;       /* text of the latest error message */
+    char busy[160];         /* why a submit was told busy last; empty once one was taken */
     bool is_woken;          /* event_fd has been written and not read */
     bool is_led;            /* a thread that waits takes the turns; see lead.c */
     bool is_parked_long;    /* the client's own thread sleeps until it is told */

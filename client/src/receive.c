@@ -137,6 +137,8 @@ static void on_submitted(maasq_client *client, int64_t now_ms, mq_msg_submitted 
         uint32_t sends = before == MQ_CCORE_NONE ? 0 : client->core.entries[before].sends;
         uint32_t slot = mq_ccore_submitted(&client->core, now_ms, j->id, verdict, j->retry_ms,
                                            is_ended, &accepted);
+        (void)mq_span_copy(verdict == MQ_E_BUSY ? j->text : mq_str(""), client->busy,
+                           sizeof client->busy);
         if (slot != MQ_CCORE_NONE) {
             mq_job_end(client, slot,
                        &(mq_end){.state = "lost",

@@ -48,6 +48,17 @@ maasq limit remove key=acme >"$T/out" || bad "limit remove" "$(cat "$T/out")"
 until_true "without the limit it runs" in_state "$b" succeeded
 maasq job cancel "$a" --hard >"$T/out" 2>&1
 
+# --- run-at, as people write it
+for at in +3600 +60m +1h; do submit echo --at $at --ttl 7200 >>"$T/later"; done
+for id in $(cat "$T/later"); do
+    is "a delayed job is scheduled" scheduled "$(shown "$id" .state)"
+    maasq job cancel "$id" >"$T/out"
+done
+for at in 1h + +1w +-5 +5hh tomorrow; do
+    submit echo --at "$at" >"$T/out" 2>&1
+    is "--at $at is a usage error" 2 $?
+done
+
 # --- a rate of a queue
 maasq limit set queue=mail --rate 1/h --burst 2 >"$T/out"
 for i in 1 2 3; do submit echo --queue mail --param i=$i >>"$T/mail"; done
@@ -60,6 +71,7 @@ until_true "it runs then" in_state "$(sed -n 3p "$T/mail")" succeeded
 # --- a quota of a tenant
 maasq tenant quota small 1 >"$T/out"
 maasq queue pause later >"$T/out"
+has "a paused queue is listed without a job" 'later .* paused' "$(maasq queue list)"
 one=$(submit echo --queue later --tenant small)
 if submit echo --queue later --tenant small --timeout 2 >"$T/out" 2>&1; then bad "a quota refuses" "it did not"; else good "a quota refuses"; fi
 is "tenant list shows it" "1 of 1" "$(maasq tenant list --json | jq -r '.tenants[] | select(.tenant == "small") | "\(.live) of \(.quota)"')"
@@ -100,7 +112,10 @@ if quarantined; then bad "kind resume ends it" "it did not"; else good "kind res
 # --- drain of a queue
 maasq queue drain old >"$T/out"
 if submit echo --queue old --timeout 2 >"$T/out" 2>&1; then bad "a drained queue refuses" "it did not"; else good "a drained queue refuses"; fi
+has "and says why" 'busy, the queue is being drained' "$(cat "$T/out")"
+has "a drained queue is listed" 'old .* draining' "$(maasq queue list)"
 maasq queue resume old >"$T/out"
+if maasq queue list | grep -q 'old '; then bad "an open one without a job is not" "it is"; else good "an open one without a job is not"; fi
 until_true "a resumed one does not" submit echo --queue old
 
 finish

@@ -146,7 +146,9 @@ static inline void case_tensor_attr(op_case *c, mq_attr *a, const char **at)
              *at + type + 2);
     const char *from = text;
     bool is_random;
-    case_tensor(c, &init->tensor, &from, &is_random, NULL);
+    mq_prng unused = {0};
+    case_tensor(c, &init->tensor, &from, &is_random, &unused);
+    MQ_ASSERT(!is_random);
     a->type = MQ_ATTR_TENSOR;
     a->tensor = init;
     *at += len + 1;

@@ -211,7 +211,7 @@ static mq_code run(const mq_op_call *call, mq_error *err)
     const ensemble_attrs *a = call->attrs;
     size_t targets = (size_t)a->n_targets, rows = (size_t)call->outputs[0]->shape.dims[0];
     double *scores = call->scratch;
-    size_t *times = (size_t *)(scores + targets), *starts = times + targets;
+    size_t *times = (void *)(scores + targets), *starts = times + targets;
     find_sets(a, starts);
     for (size_t r = 0; r < rows; r++) {
         mq_code code = score_row(call, starts, r, scores, times, err);
