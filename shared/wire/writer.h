@@ -166,7 +166,7 @@ static inline __attribute__((always_inline)) void mq_write_key(mq_writer *w, con
         return;
     }
     at[0] = (uint8_t)(0xa0 | len);
-    memcpy(at + 1, key, len);
+    memcpy(at + 1, key, len); /* NOLINT(bugprone-not-null-terminated-result) */
     w->buf->len += len + 1;
 }
 

@@ -82,7 +82,8 @@ static void spoil_inputs(op_case *c, mq_prng *prng)
         }
         size_t count = t->bytes / mq_dtype_bytes(t->dtype);
         for (size_t k = 0; k < count && t->dtype != MQ_DT_BOOL && is_chosen(prng, 2); k++) {
-            case_put(t, k, (double)(odd_number(prng) / 2));
+            int64_t half = odd_number(prng) / 2; /* whole, for every type */
+            case_put(t, k, (double)half);
         }
     }
 }
