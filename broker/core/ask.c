@@ -19,7 +19,7 @@ const mq_recent *mq_recent_find(const mq_core *core, mq_span id)
 static void forget(mq_core *core, uint32_t no)
 {
     mq_recent *r = &core->recents[no];
-    int64_t ms = mq_ulid_ms(mq_span_of(r->id, MQ_ULID_LEN));
+    int64_t ms = mq_ulid_time(r->id);
     core->evicted_id_ms = mq_max_i64(core->evicted_id_ms, ms);
     mq_index_remove(core, &core->recent_index, no);
     mq_name_drop(core, r->kind);

@@ -28,7 +28,6 @@ uint32_t mq_name_take(mq_core *core, mq_span text);
 uint32_t mq_name_find(const mq_core *core, mq_span text);
 void mq_name_hold(mq_core *core, uint32_t name);
 void mq_name_drop(mq_core *core, uint32_t name);
-mq_span mq_name_text(const mq_core *core, uint32_t name);
 
 uint32_t mq_id_hash(mq_span id);
 void mq_table_init(mq_core *core);
@@ -52,6 +51,10 @@ static inline mq_span mq_pool_span(const mq_pool *pool, mq_ref ref)
 {
     return (mq_span){ref.at == 0 ? NULL : pool->base + (uint64_t)ref.at * MQ_POOL_UNIT,
                      ref.at == 0 ? 0 : ref.len};
+}
+static inline mq_span mq_name_text(const mq_core *core, uint32_t name)
+{
+    return mq_pool_span(&core->pool, core->names[name].text);
 }
 static inline uint8_t *mq_pool_at(mq_pool *pool, mq_ref ref)
 {

@@ -57,7 +57,7 @@ static mq_index carve_index(cursor *c, uint32_t capacity)
     while (size < capacity * 2) {
         size *= 2;
     }
-    return (mq_index){.slots = carve(c, size, sizeof(uint32_t)), .mask = size - 1};
+    return (mq_index){.slots = carve(c, size, sizeof(mq_index_slot)), .mask = size - 1};
 }
 
 static void carve_indices(mq_core *core, cursor *c, const mq_core_config *k)

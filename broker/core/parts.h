@@ -27,10 +27,16 @@ typedef struct mq_pool {
     uint32_t free_head[MQ_POOL_CLASSES]; /* unit of the first free chunk, 0 = none */
 } mq_pool;
 
-/* Open addressing over indices of some array: slots hold index + 1, 0 = empty, so zeroed memory is
- * an empty index. */
+/* The hash stands beside the index: what is passed by on the way to an element is not looked at,
+ * which would be a miss of the caches each time. */
+typedef struct mq_index_slot {
+    uint32_t hash;
+    uint32_t entry; /* index + 1; 0 = empty, so zeroed memory is an empty index */
+} mq_index_slot;
+
+/* Open addressing over indices of some array. */
 typedef struct mq_index {
-    uint32_t *slots;
+    mq_index_slot *slots;
     uint32_t mask;
     uint32_t (*hash_of)(const mq_core *core, uint32_t value);
 } mq_index;

@@ -257,7 +257,7 @@ static void fill_limits(const mq_core *core, mq_job *job, const mq_msg_submit_jo
  * younger than this ownership, and than everything that was forgotten. */
 static bool is_surely_new(const mq_core *core, const mq_job *job)
 {
-    int64_t ms = mq_ulid_ms(mq_span_of(job->id, MQ_ULID_LEN));
+    int64_t ms = mq_ulid_time(job->id);
     return !core->is_loading && ms >= core->begun_ms && ms > core->evicted_id_ms &&
            job->memo.at == 0;
 }

@@ -36,10 +36,10 @@ bool mq_slots_has(const mq_slots *slots, uint32_t spare)
 uint32_t mq_index_find(const mq_core *core, const mq_index *index, uint32_t hash, mq_index_is *is,
                        const void *key)
 {
-    for (uint32_t i = hash & index->mask; index->slots[i] != 0; i = (i + 1) & index->mask) {
-        uint32_t value = index->slots[i] - 1;
-        if (is(core, value, key)) {
-            return value;
+    const mq_index_slot *slots = index->slots;
+    for (uint32_t i = hash & index->mask; slots[i].entry != 0; i = (i + 1) & index->mask) {
+        if (slots[i].hash == hash && is(core, slots[i].entry - 1, key)) {
+            return slots[i].entry - 1;
         }
     }
     return MQ_NONE;
@@ -47,29 +47,31 @@ uint32_t mq_index_find(const mq_core *core, const mq_index *index, uint32_t hash
 
 void mq_index_put(const mq_core *core, mq_index *index, uint32_t value)
 {
-    uint32_t i = index->hash_of(core, value) & index->mask;
-    while (index->slots[i] != 0) {
-        MQ_ASSERT(index->slots[i] != value + 1);
+    uint32_t hash = index->hash_of(core, value);
+    uint32_t i = hash & index->mask;
+    while (index->slots[i].entry != 0) {
+        MQ_ASSERT(index->slots[i].entry != value + 1);
         i = (i + 1) & index->mask;
     }
-    index->slots[i] = value + 1;
+    index->slots[i] = (mq_index_slot){hash, value + 1};
 }
 
 void mq_index_remove(const mq_core *core, mq_index *index, uint32_t value)
 {
-    uint32_t hole = index->hash_of(core, value) & index->mask;
-    while (index->slots[hole] != value + 1) {
-        MQ_ASSERT(index->slots[hole] != 0);
-        hole = (hole + 1) & index->mask;
+    mq_index_slot *slots = index->slots;
+    uint32_t mask = index->mask;
+    uint32_t hole = index->hash_of(core, value) & mask;
+    while (slots[hole].entry != value + 1) {
+        MQ_ASSERT(slots[hole].entry != 0);
+        hole = (hole + 1) & mask;
     }
-    for (uint32_t i = (hole + 1) & index->mask; index->slots[i] != 0; i = (i + 1) & index->mask) {
-        uint32_t home = index->hash_of(core, index->slots[i] - 1) & index->mask;
-        if (((i - home) & index->mask) >= ((i - hole) & index->mask)) {
-            index->slots[hole] = index->slots[i];
+    for (uint32_t i = (hole + 1) & mask; slots[i].entry != 0; i = (i + 1) & mask) {
+        if (((i - slots[i].hash) & mask) >= ((i - hole) & mask)) {
+            slots[hole] = slots[i];
             hole = i;
         }
     }
-    index->slots[hole] = 0;
+    slots[hole].entry = 0;
 }
 
 uint32_t mq_id_hash(mq_span id)
@@ -170,9 +172,4 @@ void mq_name_drop(mq_core *core, uint32_t name)
         mq_ref_drop(core, &n->text);
         n->next_free = mq_slots_give(&core->name_slots, name);
     }
-}
-
-mq_span mq_name_text(const mq_core *core, uint32_t name)
-{
-    return mq_pool_span(&core->pool, core->names[name].text);
 }

@@ -110,7 +110,7 @@ void mq_retention_sum(const mq_store_batch *batch, mq_kept_delta *out)
         if (f->is_dead) {
             continue;
         }
-        uint64_t minute = (uint64_t)(mq_ulid_ms(f->id) / MINUTE_MS);
+        uint64_t minute = (uint64_t)(mq_ulid_time((const char *)f->id.data) / MINUTE_MS);
         uint32_t at = 0;
         while (at < out->count && out->minutes[at] != minute && at + 1 < MQ_KEPT_PER_COMMIT) {
             at++;

@@ -148,6 +148,9 @@ static uint32_t slot_of(const mq_map *map, mq_span key, uint32_t hash)
 
 uint32_t mq_map_find(const mq_map *map, mq_span key)
 {
+    if (map->count == 0) {
+        return MQ_MAP_NONE;
+    }
     return map->slots[slot_of(map, key, (uint32_t)mq_hash64(key, map->seed))].value;
 }
 

@@ -67,6 +67,16 @@ int64_t mq_ulid_ms(mq_span s)
     return all == 0 ? -1 : (int64_t)ms;
 }
 
+int64_t mq_ulid_time(const char id[MQ_ULID_LEN])
+{
+    uint64_t ms = 0;
+    for (int i = 0; i < 10; i += 2) {
+        uint8_t high = values[(uint8_t)id[i]], low = values[(uint8_t)id[i + 1]];
+        ms = ms << 10 | (uint64_t)(high & 31) << 5 | (low & 31);
+    }
+    return (int64_t)ms;
+}
+
 /* Value of a letter, or -1. */
 static int digit_of(uint8_t letter)
 {

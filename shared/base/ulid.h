@@ -38,4 +38,7 @@ void mq_ulid_follow(char id[MQ_ULID_SIZE], mq_span other);
 /* Milliseconds in an id, or -1 when s is not a ULID in upper case. */
 int64_t mq_ulid_ms(mq_span s);
 
+/* The same of an id that is known to be one: looks at its first ten letters only. */
+int64_t mq_ulid_time(const char id[MQ_ULID_LEN]);
+
 #endif

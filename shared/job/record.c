@@ -25,25 +25,8 @@ mq_transition mq_transition_unpack(uint64_t word)
                            .to = (mq_state)(word & 0xf)};
 }
 
-static uint32_t count_fields(const mq_job_record *r)
-{
-    uint32_t count = 0;
-    count += r->dep_count > 0;
-    count += r->member_count > 0;
-    count += r->history_count > 0;
-#define MQ_REC_U64(field, key)        count += r->field != 0;
-#define MQ_REC_I64(field, key)        count += r->field != 0;
-#define MQ_REC_TEXT(field, key, max)  count += r->field.len > 0;
-#define MQ_REC_BYTES(field, key, max) count += r->field.len > 0;
-#include "shared/job/record.def"
-#undef MQ_REC_U64
-#undef MQ_REC_I64
-#undef MQ_REC_TEXT
-#undef MQ_REC_BYTES
-    return count;
-}
-
-static void write_lists(mq_writer *w, const mq_job_record *r)
+/* Returns how many of them there are. */
+static uint32_t write_lists(mq_writer *w, const mq_job_record *r)
 {
     if (r->dep_count > 0) {
         mq_write_key(w, "deps");
@@ -68,6 +51,26 @@ static void write_lists(mq_writer *w, const mq_job_record *r)
             mq_write_u64(w, r->history[i]);
         }
     }
+    return (r->dep_count > 0 ? 1U : 0U) + (r->member_count > 0 ? 1U : 0U) +
+           (r->history_count > 0 ? 1U : 0U);
+}
+
+/* Writes the count into the map's head at `from`, which has room for 65,535: as nearly all records
+ * have 16 fields or more, it is what the count needs. */
+static void close_map(mq_buf *out, size_t from, uint32_t count)
+{
+    uint8_t *head = out->data + from;
+    if (out->is_full) {
+        return;
+    }
+    if (count < 16) {
+        head[0] = (uint8_t)(0x80 | count);
+        memmove(head + 1, head + 3, out->len - from - 3);
+        out->len -= 2;
+    } else {
+        head[1] = (uint8_t)(count >> 8);
+        head[2] = (uint8_t)count;
+    }
 }
 
 mq_code mq_job_record_pack(const mq_job_record *record, mq_buf *out, mq_error *err)
@@ -77,26 +80,32 @@ mq_code mq_job_record_pack(const mq_job_record *record, mq_buf *out, mq_error *e
     MQ_ASSERT(r->history_count <= MQ_RECORD_HISTORY_MAX);
     mq_writer w;
     mq_writer_init(&w, out);
-    mq_write_map(&w, count_fields(r));
+    size_t from = out->len;
+    uint32_t count = 0;
+    const uint8_t map_head[3] = {0xde};
+    (void)mq_buf_add(out, map_head, sizeof map_head);
 #define MQ_REC_U64(field, key)                                                                     \
     if (r->field != 0) {                                                                           \
-        mq_write_key(&w, key);                                                                     \
-        mq_write_u64(&w, r->field);                                                                \
+        count++;                                                                                   \
+        mq_write_key_u64(&w, key, r->field);                                                       \
     }
 #define MQ_REC_I64(field, key)                                                                     \
     if (r->field != 0) {                                                                           \
+        count++;                                                                                   \
         mq_write_key(&w, key);                                                                     \
         mq_write_i64(&w, r->field);                                                                \
     }
 #define MQ_REC_TEXT(field, key, max)                                                               \
     MQ_ASSERT(r->field.len <= (max));                                                              \
     if (r->field.len > 0) {                                                                        \
+        count++;                                                                                   \
         mq_write_key(&w, key);                                                                     \
         mq_write_text(&w, r->field);                                                               \
     }
 #define MQ_REC_BYTES(field, key, max)                                                              \
     MQ_ASSERT(r->field.len <= (max));                                                              \
     if (r->field.len > 0) {                                                                        \
+        count++;                                                                                   \
         mq_write_key(&w, key);                                                                     \
         mq_write_bytes(&w, r->field);                                                              \
     }
@@ -105,7 +114,8 @@ mq_code mq_job_record_pack(const mq_job_record *record, mq_buf *out, mq_error *e
 #undef MQ_REC_I64
 #undef MQ_REC_TEXT
 #undef MQ_REC_BYTES
-    write_lists(&w, r);
+    count += write_lists(&w, r);
+    close_map(out, from, count);
     if (out->is_full) {
         return mq_fail(err, MQ_E_LIMIT, "job record: does not fit into %zu bytes", out->limit);
     }

@@ -11,9 +11,8 @@ static const int64_t retention_max_ms = INT64_C(3660) * 24 * 3600 * 1000;
 
 int64_t mq_batch_minute(mq_span id)
 {
-    int64_t ms = mq_ulid_ms(id);
-    MQ_ASSERT(ms >= 0);
-    return ms / MINUTE_MS;
+    MQ_ASSERT(id.len == MQ_ULID_LEN);
+    return mq_ulid_time((const char *)id.data) / MINUTE_MS;
 }
 
 mq_code mq_owner_check(mq_span owner, mq_span endpoint, int64_t ttl_ms, mq_error *err)

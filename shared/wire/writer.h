@@ -170,6 +170,22 @@ static inline __attribute__((always_inline)) void mq_write_key(mq_writer *w, con
     w->buf->len += len + 1;
 }
 
+/* Both in one piece. */
+static inline __attribute__((always_inline)) void mq_write_key_u64(mq_writer *w, const char *key,
+                                                                   uint64_t value)
+{
+    size_t len = strlen(key);
+    uint8_t *at = mq_writer_room(w, len + 10);
+    if (at == NULL) {
+        mq_write_key(w, key);
+        mq_write_u64(w, value);
+        return;
+    }
+    at[0] = (uint8_t)(0xa0 | len);
+    memcpy(at + 1, key, len);
+    w->buf->len = (size_t)(mq_writer_u64(at + 1 + len, value) - w->buf->data);
+}
+
 /* Raw bytes: MessagePack bin. */
 static inline void mq_write_bytes(mq_writer *w, mq_span s)
 {
