@@ -42,6 +42,8 @@ void mq_recent_add(mq_core *core, const mq_job *job)
     uint32_t no = (uint32_t)(core->recent_total++ % core->config.recent_max);
     mq_recent *r = &core->recents[no];
     if (r->id[0] != '\0') {
+        uint32_t soon = (uint32_t)((core->recent_total + 3) % core->config.recent_max);
+        mq_index_foresee(&core->recent_index, core->recents[soon].id_hash);
         forget(core, no);
     }
     /* Else its last lease ended without a result: that one, when it comes, is stale. */

@@ -17,9 +17,16 @@ uint32_t mq_slots_take(mq_slots *slots, const void *array, size_t stride, size_t
 uint32_t mq_slots_give(mq_slots *slots, uint32_t index);
 bool mq_slots_has(const mq_slots *slots, uint32_t spare);
 
+/* most and regions (zeroed) are set. */
+void mq_index_init(mq_index *index);
 typedef bool mq_index_is(const mq_core *core, uint32_t value, const void *key);
 uint32_t mq_index_find(const mq_core *core, const mq_index *index, uint32_t hash, mq_index_is *is,
                        const void *key);
+/* Something with this hash will be looked for soon. */
+static inline void mq_index_foresee(const mq_index *index, uint32_t hash)
+{
+    __builtin_prefetch(&index->slots[hash & index->mask]);
+}
 void mq_index_put(const mq_core *core, mq_index *index, uint32_t value);
 void mq_index_remove(const mq_core *core, mq_index *index, uint32_t value);
 

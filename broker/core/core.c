@@ -57,7 +57,11 @@ static mq_index carve_index(cursor *c, uint32_t capacity)
     while (size < capacity * 2) {
         size *= 2;
     }
-    return (mq_index){.slots = carve(c, size, sizeof(mq_index_slot)), .mask = size - 1};
+    mq_index index = {.most = size};
+    index.regions[0] = carve(c, size, sizeof(mq_index_slot));
+    index.regions[1] = carve(c, size / 2, sizeof(mq_index_slot));
+    mq_index_init(&index);
+    return index;
 }
 
 static void carve_indices(mq_core *core, cursor *c, const mq_core_config *k)

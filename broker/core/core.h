@@ -347,6 +347,10 @@ uint32_t mq_core_slots(const mq_core *core);
  * stored yet is not shown: the state before is. */
 bool mq_core_record(const mq_core *core, uint32_t slot, mq_job_record *out);
 
+/* A submit of this id is a few steps away: what its look-ups will touch is brought into the caches
+ * meanwhile. A hint, it changes nothing. */
+void mq_core_foresee(const mq_core *core, mq_span id);
+
 /* Cheap facts of a job for filters and lists. */
 typedef struct mq_job_view {
     mq_span id, kind, queue, model, tenant, worker;

@@ -21,6 +21,13 @@ uint32_t mq_core_find(const mq_core *core, mq_span id)
     return mq_index_find(core, &core->job_index, mq_id_hash(id), job_is, &id);
 }
 
+void mq_core_foresee(const mq_core *core, mq_span id)
+{
+    uint32_t hash = mq_id_hash(id);
+    mq_index_foresee(&core->job_index, hash);
+    mq_index_foresee(&core->recent_index, hash);
+}
+
 mq_job *mq_job_new(mq_core *core, mq_span id)
 {
     MQ_ASSERT(id.len == MQ_ULID_LEN);

@@ -34,10 +34,17 @@ typedef struct mq_index_slot {
     uint32_t entry; /* index + 1; 0 = empty, so zeroed memory is an empty index */
 } mq_index_slot;
 
-/* Open addressing over indices of some array. */
+/* Open addressing over indices of some array. It is as large as it has to be: a thousand jobs in a
+ * broker that could hold a million then lie in a few pages of it, which stay in the caches. It
+ * doubles into the other one of its two regions when it is half full (the longest step, to 2^22
+ * slots, takes some 30 ms), and is small again when it is empty. */
 typedef struct mq_index {
-    mq_index_slot *slots;
-    uint32_t mask;
+    mq_index_slot *slots; /* one of regions */
+    uint32_t mask, count;
+    uint32_t most;    /* slots of regions[0]; regions[1] has half of them */
+    uint32_t used[2]; /* slots of each that were used before, and may not be empty */
+    mq_index_slot
+        *regions[2]; /* sizes most, most / 4 ... lie in the first, most / 2 ... in the other */
     uint32_t (*hash_of)(const mq_core *core, uint32_t value);
 } mq_index;
 

@@ -2,6 +2,8 @@
  * job is beyond its id. */
 #include "broker/core/state.h"
 
+enum { INDEX_FIRST = 4096 }; /* slots of an index that has little in it */
+
 uint32_t mq_slots_take(mq_slots *slots, const void *array, size_t stride, size_t next_offset)
 {
     uint32_t index = slots->free_head;
@@ -45,15 +47,53 @@ uint32_t mq_index_find(const mq_core *core, const mq_index *index, uint32_t hash
     return MQ_NONE;
 }
 
-void mq_index_put(const mq_core *core, mq_index *index, uint32_t value)
+/* Makes `size` empty slots the current ones. */
+static void begin_slots(mq_index *index, uint32_t size)
 {
-    uint32_t hash = index->hash_of(core, value);
-    uint32_t i = hash & index->mask;
+    uint32_t region = ((uint32_t)__builtin_ctz(index->most) - (uint32_t)__builtin_ctz(size)) & 1;
+    uint32_t dirty = index->used[region] < size ? index->used[region] : size;
+    index->slots = index->regions[region];
+    index->mask = size - 1;
+    if (dirty > 0) {
+        memset(index->slots, 0, dirty * sizeof index->slots[0]);
+    }
+    index->used[region] = index->used[region] < size ? size : index->used[region];
+}
+
+void mq_index_init(mq_index *index)
+{
+    begin_slots(index, index->most < INDEX_FIRST ? index->most : INDEX_FIRST);
+}
+
+static void put(mq_index *index, mq_index_slot slot)
+{
+    uint32_t i = slot.hash & index->mask;
     while (index->slots[i].entry != 0) {
-        MQ_ASSERT(index->slots[i].entry != value + 1);
+        MQ_ASSERT(index->slots[i].entry != slot.entry);
         i = (i + 1) & index->mask;
     }
-    index->slots[i] = (mq_index_slot){hash, value + 1};
+    index->slots[i] = slot;
+}
+
+static void grow(mq_index *index)
+{
+    const mq_index_slot *from = index->slots;
+    uint32_t size = index->mask + 1;
+    begin_slots(index, size * 2);
+    for (uint32_t i = 0; i < size; i++) {
+        if (from[i].entry != 0) {
+            put(index, from[i]);
+        }
+    }
+}
+
+void mq_index_put(const mq_core *core, mq_index *index, uint32_t value)
+{
+    if (index->count * 2 > index->mask && index->mask + 1 < index->most) {
+        grow(index);
+    }
+    put(index, (mq_index_slot){index->hash_of(core, value), value + 1});
+    index->count++;
 }
 
 void mq_index_remove(const mq_core *core, mq_index *index, uint32_t value)
@@ -72,6 +112,9 @@ void mq_index_remove(const mq_core *core, mq_index *index, uint32_t value)
         }
     }
     slots[hole].entry = 0;
+    if (--index->count == 0 && index->mask >= INDEX_FIRST) {
+        mq_index_init(index);
+    }
 }
 
 uint32_t mq_id_hash(mq_span id)

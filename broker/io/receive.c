@@ -11,7 +11,7 @@
 #include "shared/base/assert.h"
 #include "shared/base/ulid.h"
 
-enum { ARENA_BYTES = 16 << 20 };
+enum { ARENA_BYTES = 16 << 20, AHEAD = 4 /* jobs that are foreseen */ };
 
 static const mq_span none = {0};
 
@@ -151,6 +151,9 @@ static void on_submit(const mq_incoming *m)
     int64_t now_ms = mq_broker_now(m->b);
     for (uint32_t i = 0; i < submit.jobs_count; i++) {
         bool is_full = false;
+        if (i + AHEAD < submit.jobs_count && m->b->core != NULL) {
+            mq_core_foresee(m->b->core, submit.jobs[i + AHEAD].id);
+        }
         MQ_ASSERT(mq_incoming_slice(&rest, submit.jobs[i].len, &body));
         mq_input in = {.type = MQ_IN_SUBMIT, .now_ms = now_ms, .conn = m->conn, .rid = submit.rid};
         in.body = mq_body_new(body, &is_full);
