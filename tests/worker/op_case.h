@@ -300,9 +300,12 @@ static inline bool op_case_init(op_case *c, const mq_op *op, int index, mq_prng 
     }
     c->node.attrs = c->attrs;
     mq_error err;
-    const void *attrs = mq_arena_alloc(&c->arena, op->attrs_bytes + 1, 1);
+    void *filled = mq_arena_alloc(&c->arena, op->attrs_bytes + 1, 1);
+    const void *attrs = filled;
     const mq_op *found = op;
-    if ((op->flags & MQ_OP_INTERNAL) == 0) {
+    if ((op->flags & MQ_OP_INTERNAL) != 0 && op->specs != NULL) {
+        case_must(mq_op_fill(&c->node, op, filled, &err), op, index, &err);
+    } else if ((op->flags & MQ_OP_INTERNAL) == 0) {
         case_must(mq_op_bind(&c->node, op->since, &c->arena, &found, &attrs, &err), op, index,
                   &err);
         MQ_ASSERT(found == op);

@@ -327,6 +327,11 @@ bool mq_dnnl_conv_ready(mq_dnnl_conv *c, const mq_dnnl_conv_size *size)
     return true;
 }
 
+bool mq_dnnl_conv_has(const mq_dnnl_conv *c, const mq_dnnl_conv_size *size)
+{
+    return find(c, size) != NULL;
+}
+
 size_t mq_dnnl_conv_scratch(const mq_dnnl_conv *c, const mq_dnnl_conv_size *size)
 {
     const sized *at = find(c, size);

@@ -89,6 +89,7 @@ typedef struct mq_dnnl_conv mq_dnnl_conv;
 mq_dnnl_conv *mq_dnnl_conv_new(const mq_dnnl_conv_spec *spec, mq_arena *arena);
 void mq_dnnl_conv_free(mq_dnnl_conv *conv);
 bool mq_dnnl_conv_ready(mq_dnnl_conv *conv, const mq_dnnl_conv_size *size);
+bool mq_dnnl_conv_has(const mq_dnnl_conv *conv, const mq_dnnl_conv_size *size);
 size_t mq_dnnl_conv_scratch(const mq_dnnl_conv *conv, const mq_dnnl_conv_size *size);
 bool mq_dnnl_conv_run(mq_dnnl_conv *conv, const mq_dnnl_conv_size *size, const void *x, void *y,
                       void *scratch);

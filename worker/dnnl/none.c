@@ -67,6 +67,12 @@ bool mq_dnnl_conv_ready(mq_dnnl_conv *conv, const mq_dnnl_conv_size *size)
     return false;
 }
 
+bool mq_dnnl_conv_has(const mq_dnnl_conv *conv, const mq_dnnl_conv_size *size)
+{
+    (void)conv, (void)size;
+    return false;
+}
+
 size_t mq_dnnl_conv_scratch(const mq_dnnl_conv *conv, const mq_dnnl_conv_size *size)
 {
     (void)conv, (void)size;

@@ -213,11 +213,13 @@ static void find_overwrites(mq_plan *plan)
     const mq_program *p = plan->program;
     for (uint32_t s = 0; s < p->step_count; s++) {
         const mq_step *step = &p->steps[s];
-        if (plan->calls[s].op == NULL || (step->op->flags & MQ_OP_ELEMENTWISE) == 0) {
+        bool is_any = (step->op->flags & MQ_OP_ELEMENTWISE) != 0;
+        bool is_last = (step->op->flags & MQ_OP_OVER_LAST) != 0 && step->input_count == 4;
+        if (plan->calls[s].op == NULL || !(is_any || is_last)) {
             continue;
         }
         uint32_t y = step->outputs[0];
-        for (uint32_t i = 0; i < step->input_count && plan->places[y].root == y; i++) {
+        for (uint32_t i = is_any ? 0 : 3; i < step->input_count && plan->places[y].root == y; i++) {
             if (may_overwrite(plan, s, i)) {
                 uint32_t root = root_of(plan, step->inputs[i]);
                 plan->places[root].last = plan->places[y].last;

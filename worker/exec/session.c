@@ -6,6 +6,7 @@
 #include "shared/base/assert.h"
 #include "shared/base/math.h"
 #include "worker/blas/blas.h"
+#include "worker/exec/layout.h"
 #include "worker/exec/plan.h"
 
 enum { PLANS_DEFAULT = 16, PLANS_MAX = 256 };
@@ -63,6 +64,9 @@ static mq_code build(mq_session *s, mq_error *err)
     }
     mq_program_kernels(p, (s->options.is_exact ? MQ_KERNELS_EXACT : 0u) |
                               (s->options.own_kernels ? MQ_KERNELS_OWN : 0u));
+    if (code == MQ_OK && !s->options.no_fusion) {
+        code = mq_program_layout(p, err);
+    }
     return code == MQ_OK ? mq_program_prepare(p, err) : code;
 }
 

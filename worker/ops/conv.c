@@ -5,8 +5,7 @@
 
 #include "shared/base/math.h"
 #include "worker/blas/blas.h"
-#include "worker/dnnl/dnnl.h"
-#include "worker/ops/window.h"
+#include "worker/ops/conv.h"
 
 enum { TILE_FLOATS = 1 << 18, TILE_MIN = 64 };
 
@@ -149,42 +148,46 @@ static mq_code conv_shape(const mq_op_call *call, mq_error *err)
     return any_shape(call, false, err);
 }
 
+bool mq_conv_spec_of(const mq_op_call *call, const mq_window_attrs *a, mq_dnnl_conv_spec *out)
+{
+    const mq_tensor *w = call->inputs[1], *bias = mq_call_input(call, 2);
+    size_t axes = w->shape.rank < 3 ? 0 : (size_t)w->shape.rank - 2;
+    if (w->data == NULL || (bias != NULL && bias->data == NULL) || axes == 0 ||
+        axes > MQ_DNNL_AXES_MAX || w->dtype != MQ_DT_F32 || a->group < 1 || a->group > MQ_DIM_MAX ||
+        (a->strides.is_given && a->strides.count != axes) ||
+        (a->dilations.is_given && a->dilations.count != axes) ||
+        (bias != NULL && mq_elements(bias) != (size_t)w->shape.dims[0])) {
+        return false; /* shape() says what is wrong with it, if anything is */
+    }
+    *out = (mq_dnnl_conv_spec){.x_type = MQ_DT_F32,
+                               .y_type = MQ_DT_F32,
+                               .axes = (int32_t)axes,
+                               .channels = w->shape.dims[1] * a->group,
+                               .maps = w->shape.dims[0],
+                               .group = a->group,
+                               .w = w->data,
+                               .bias = bias == NULL ? NULL : bias->data,
+                               .low = -INFINITY,
+                               .high = INFINITY};
+    bool fits = true;
+    for (size_t i = 0; i < axes; i++) {
+        out->kernel[i] = w->shape.dims[i + 2];
+        out->stride[i] = a->strides.is_given ? a->strides.at[i] : 1;
+        out->dilation[i] = a->dilations.is_given ? a->dilations.at[i] : 1;
+        fits = fits && out->kernel[i] >= 1 && out->stride[i] >= 1 && out->dilation[i] >= 1;
+    }
+    return fits;
+}
+
 /* The state of a Conv with constant weights is a mq_dnnl_conv; without it, or with bits that must
  * not depend on the batch, tiles do. */
 static mq_code conv_prepare(const mq_op_call *call, mq_arena *arena, const void **state,
                             mq_error *err)
 {
     (void)err;
-    const mq_window_attrs *a = call->attrs;
-    const mq_tensor *w = call->inputs[1], *bias = mq_call_input(call, 2);
-    size_t axes = w->shape.rank < 3 ? 0 : (size_t)w->shape.rank - 2;
-    *state = NULL;
-    if (call->kernels != 0 || w->data == NULL || (bias != NULL && bias->data == NULL) ||
-        axes == 0 || axes > MQ_DNNL_AXES_MAX || w->dtype != MQ_DT_F32 || a->group < 1 ||
-        a->group > MQ_DIM_MAX || (a->strides.is_given && a->strides.count != axes) ||
-        (a->dilations.is_given && a->dilations.count != axes) ||
-        (bias != NULL && mq_elements(bias) != (size_t)w->shape.dims[0])) {
-        return MQ_OK; /* shape() says what is wrong with it, if anything is */
-    }
-    mq_dnnl_conv_spec spec = {.x_type = MQ_DT_F32,
-                              .y_type = MQ_DT_F32,
-                              .axes = (int32_t)axes,
-                              .channels = w->shape.dims[1] * a->group,
-                              .maps = w->shape.dims[0],
-                              .group = a->group,
-                              .w = w->data,
-                              .bias = bias == NULL ? NULL : bias->data,
-                              .low = -INFINITY,
-                              .high = INFINITY};
-    for (size_t i = 0; i < axes; i++) {
-        spec.kernel[i] = w->shape.dims[i + 2];
-        spec.stride[i] = a->strides.is_given ? a->strides.at[i] : 1;
-        spec.dilation[i] = a->dilations.is_given ? a->dilations.at[i] : 1;
-        if (spec.kernel[i] < 1 || spec.stride[i] < 1 || spec.dilation[i] < 1) {
-            return MQ_OK;
-        }
-    }
-    *state = mq_dnnl_conv_new(&spec, arena);
+    mq_dnnl_conv_spec spec;
+    bool fits = call->kernels == 0 && mq_conv_spec_of(call, call->attrs, &spec);
+    *state = fits ? mq_dnnl_conv_new(&spec, arena) : NULL;
     return MQ_OK;
 }
 
@@ -193,12 +196,12 @@ static void conv_release(const void *state)
     mq_dnnl_conv_free((mq_dnnl_conv *)(uintptr_t)state);
 }
 
-static mq_dnnl_conv_size dnnl_size(const conv *c)
+mq_dnnl_conv_size mq_conv_size_of(const mq_window *w, int64_t batch)
 {
-    mq_dnnl_conv_size s = {.batch = (int64_t)c->batch};
-    for (int32_t i = 0; i < c->w.axes && i < MQ_DNNL_AXES_MAX; i++) {
-        s.in[i] = c->w.in[i], s.out[i] = c->w.out[i];
-        s.begin[i] = c->w.begin[i], s.end[i] = c->w.end[i];
+    mq_dnnl_conv_size s = {.batch = batch};
+    for (int32_t i = 0; i < w->axes && i < MQ_DNNL_AXES_MAX; i++) {
+        s.in[i] = w->in[i], s.out[i] = w->out[i];
+        s.begin[i] = w->begin[i], s.end[i] = w->end[i];
     }
     return s;
 }
@@ -212,7 +215,7 @@ static mq_code conv_ready(const mq_op_call *call, mq_error *err)
 {
     (void)err;
     conv c = sizes(call, false);
-    mq_dnnl_conv_size size = dnnl_size(&c);
+    mq_dnnl_conv_size size = mq_conv_size_of(&c.w, (int64_t)c.batch);
     if (mq_elements(call->outputs[0]) > 0 && mq_elements(call->inputs[0]) > 0) {
         (void)mq_dnnl_conv_ready(dnnl_of(call), &size);
     }
@@ -222,7 +225,7 @@ static mq_code conv_ready(const mq_op_call *call, mq_error *err)
 static size_t conv_scratch(const mq_op_call *call)
 {
     conv c = sizes(call, false);
-    mq_dnnl_conv_size size = dnnl_size(&c);
+    mq_dnnl_conv_size size = mq_conv_size_of(&c.w, (int64_t)c.batch);
     return mq_max_size(tile_bytes(&c), mq_dnnl_conv_scratch(dnnl_of(call), &size));
 }
 
@@ -256,7 +259,7 @@ static mq_code conv_run(const mq_op_call *call, mq_error *err)
     conv c = sizes(call, false);
     const float *x = call->inputs[0]->data, *weights = call->inputs[1]->data;
     float *y = call->outputs[0]->data;
-    mq_dnnl_conv_size size = dnnl_size(&c);
+    mq_dnnl_conv_size size = mq_conv_size_of(&c.w, (int64_t)c.batch);
     if (mq_dnnl_conv_run(dnnl_of(call), &size, x, y, call->scratch)) {
         return MQ_OK;
     }

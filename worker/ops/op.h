@@ -149,6 +149,7 @@ enum {
     MQ_OP_ELEMENTWISE = 2, /* output 0 may use the memory of an input of equal type and shape */
     MQ_OP_INTERNAL = 4,    /* made by fusion, not accepted from a file */
     MQ_OP_OF_SHAPE = 8,    /* run reads only type and shape of its inputs, their data may be NULL */
+    MQ_OP_OVER_LAST = 32,  /* output 0 may use the memory of the last input of four, as above */
     MQ_OP_MAKES = 16,      /* run sets type, shape and memory of its outputs; there is no shape() */
 };
 
@@ -222,6 +223,9 @@ const mq_op *mq_op_find(const char *domain, const char *name, int64_t opset);
  * (MQ_E_UNSUPPORTED, MQ_E_FORMAT) name node, operator, domain, opset and reason. */
 MQ_MUST_USE mq_code mq_op_bind(const mq_node *node, int64_t opset, mq_arena *arena,
                                const mq_op **op, const void **attrs, mq_error *err);
+
+/* The attribute struct of the operator from the node's attributes and defaults; no parse. */
+MQ_MUST_USE mq_code mq_op_fill(const mq_node *node, const mq_op *op, void *attrs, mq_error *err);
 
 /* Checks the input types of a call against the row, then op->shape (MQ_OP_MAKES: types only). Same
  * form of errors. Sets call->is_widened. */

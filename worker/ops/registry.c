@@ -119,8 +119,9 @@ static void put_value(const mq_attr *attr, uint8_t *at)
     }
 }
 
-static mq_code fill_attrs(const mq_node *node, const mq_op *op, uint8_t *out, mq_error *err)
+mq_code mq_op_fill(const mq_node *node, const mq_op *op, void *attrs, mq_error *err)
 {
+    uint8_t *out = attrs;
     uint32_t known = 0;
     for (const mq_attr_spec *spec = op->specs; spec != NULL && spec->name != NULL; spec++) {
         const mq_attr *attr = mq_node_attr(node, spec->name);
@@ -177,7 +178,7 @@ mq_code mq_op_bind(const mq_node *node, int64_t opset, mq_arena *arena, const mq
         }
     }
     if (code == MQ_OK) {
-        code = fill_attrs(node, found, filled, err);
+        code = mq_op_fill(node, found, filled, err);
     }
     if (code == MQ_OK && found->parse != NULL) {
         code = found->parse(node, opset, filled, err);
