@@ -5,19 +5,20 @@
 #include <math.h>
 
 #include "shared/base/clock.h"
+#include "worker/models/builder.h"
 #include "worker/train/philox.h"
 
 static const char plain[] = "\"lr\":0.05,\"schedule\":\"constant\"";
-static const char manifest[] =
-    "{\"model\":\"m\",\"data\":\"d\",\"init\":{\"arch\":\"mlp:20-24-16-4\"},\"epochs\":%u,"
-    "\"batch\":64,\"shards\":8,%s,\"mode\":\"%s\","
-    "\"run\":{\"commit_ms\":10,\"progress_ms\":0,\"transport\":\"%s\"}}";
+static const char manifest[] = "{\"model\":\"m\",\"data\":\"d\",\"init\":{%s},\"epochs\":%u,"
+                               "\"batch\":64,\"shards\":8,%s,\"mode\":\"%s\","
+                               "\"run\":{\"commit_ms\":10,\"progress_ms\":0,\"transport\":\"%s\"}}";
 
 typedef struct trial {
     uint32_t members, epochs;
     const char *mode, *transport;
     bool keep_checkpoint;
     const char *recipe; /* NULL = plain */
+    const char *init;   /* NULL = an mlp */
 } trial;
 
 static char body[1024];
@@ -26,8 +27,9 @@ static mq_forked_outcome outcome;
 static void start(fixture *f, const trial *t)
 {
     mq_error err = {MQ_OK, ""};
-    (void)snprintf(body, sizeof body, manifest, t->epochs, t->recipe == NULL ? plain : t->recipe,
-                   t->mode, t->transport);
+    (void)snprintf(body, sizeof body, manifest,
+                   t->init == NULL ? "\"arch\":\"mlp:20-24-16-4\"" : t->init, t->epochs,
+                   t->recipe == NULL ? plain : t->recipe, t->mode, t->transport);
     mq_forked_job job = {
         .run = mq_kind_run_train,
         .body = mq_str(body),
@@ -65,7 +67,7 @@ static void same(const proof *a, const proof *b)
     assert_string_equal(a->chain, b->chain);
 }
 
-static const trial alone = {1, 3, "gang", "auto", false, NULL};
+static const trial alone = {1, 3, "gang", "auto", false, NULL, NULL};
 
 static const proof *expected(fixture *f)
 {
@@ -84,7 +86,7 @@ static void any_number_of_members_and_any_transport_gives_one_hash(void **state)
     for (size_t w = 0; w < 6; w++) {
         for (size_t i = 0; i < 2; i++) {
             proof p;
-            trial t = {members[w], 3, "gang", transports[i], false, NULL};
+            trial t = {members[w], 3, "gang", transports[i], false, NULL, NULL};
             start(*state, &t);
             finish(*state, &p);
             same(&p, expected(*state));
@@ -110,12 +112,70 @@ static void every_recipe_gives_one_hash_however_it_is_shared(void **state)
     } ways[] = {{2, "gang", "shm"}, {3, "gang", "message"}, {3, "pipeline:3", "auto"}};
     for (size_t r = 0; r < sizeof recipes / sizeof recipes[0]; r++) {
         proof want, p;
-        trial t = {1, 2, "gang", "auto", false, recipes[r]};
+        trial t = {1, 2, "gang", "auto", false, recipes[r], NULL};
         start(*state, &t);
         finish(*state, &want);
         for (size_t i = 0; i < sizeof ways / sizeof ways[0]; i++) {
-            trial other = {ways[i].members, 2, ways[i].mode, ways[i].transport, false, recipes[r]};
+            trial other = {ways[i].members, 2,          ways[i].mode, ways[i].transport,
+                           false,           recipes[r], NULL};
             mq_forked_gang_kill_at(((fixture *)*state)->gang, 1, i == 0 ? 20 : 0);
+            start(*state, &other);
+            finish(*state, &p);
+            same(&p, &want);
+        }
+    }
+}
+
+/* A net with a convolution, BatchNorm and pooling as a blob of the fixture; out: its hash. */
+static void put_net(const fixture *f, char blob[MQ_SHA256_HEX])
+{
+    mq_error err = {MQ_OK, ""};
+    mq_builder b = {.seed = 3, .err = &err};
+    char path[160];
+    mq_buf bytes;
+    mq_buf_init(&bytes, 1 << 20);
+    assert_int_equal(mq_model_new(&b.model, "net", 0, &err), MQ_OK);
+    mq_built x = mq_build_input(&b, 3, (const int64_t[]){1, 4, 5});
+    x = mq_build_conv(&b, "conv", x, 1, 6, (mq_window){3, 1, 1}, false);
+    x = mq_build_batch_norm(&b, "norm", x, 6);
+    x = mq_build_one(&b, "Relu", "relu", x);
+    x = mq_build_max_pool(&b, "pool", x, (mq_window){2, 2, 0});
+    x = mq_build_one(&b, "Flatten", "flatten", x);
+    (void)mq_build_gemm(&b, "fc", x, 6 * 2 * 2, FX_CLASSES, MQ_FIRST_XAVIER);
+    mq_build_output(&b, "logits", FX_CLASSES);
+    assert_int_equal(b.code, MQ_OK);
+    assert_int_equal(mq_model_save(b.model, &bytes, &err), MQ_OK);
+    mq_sha256_hex_of(mq_buf_span(&bytes), blob);
+    (void)snprintf(path, sizeof path, "%s/%s", f->dir, blob);
+    FILE *file = fopen(path, "wb");
+    assert_non_null(file);
+    assert_int_equal(fwrite(bytes.data, 1, bytes.len, file), bytes.len);
+    fclose(file);
+    mq_buf_release(&bytes);
+    mq_model_free(b.model);
+}
+
+/* Moments of BatchNorm, too, follow from the manifest alone; and so do attention's sums. */
+static void nets_of_all_kinds_give_one_hash_however_they_are_shared(void **state)
+{
+    char blob[MQ_SHA256_HEX], init[128];
+    put_net(*state, blob);
+    (void)snprintf(init, sizeof init, "\"blob\":\"%s\"", blob);
+    const char *const inits[] = {init, "\"arch\":\"transformer:5-4-1-8-2-4\""};
+    static const struct {
+        uint32_t members;
+        const char *mode, *transport;
+    } ways[] = {{2, "gang", "shm"}, {3, "gang", "message"}, {2, "pipeline:2", "auto"}};
+    for (size_t n = 0; n < 2; n++) {
+        proof want, p;
+        const char *recipe = n == 0 ? NULL : "\"optimizer\":\"adam\"";
+        trial t = {1, 3, "gang", "auto", false, recipe, inits[n]};
+        start(*state, &t);
+        finish(*state, &want);
+        for (size_t i = 0; i < sizeof ways / sizeof ways[0]; i++) {
+            trial other = {ways[i].members, 3,      ways[i].mode, ways[i].transport,
+                           false,           recipe, inits[n]};
+            mq_forked_gang_kill_at(((fixture *)*state)->gang, 1, i == 0 ? 25 : 0);
             start(*state, &other);
             finish(*state, &p);
             same(&p, &want);
@@ -126,7 +186,7 @@ static void every_recipe_gives_one_hash_however_it_is_shared(void **state)
 static void training_learns(void **state)
 {
     proof p;
-    trial t = {2, 40, "gang", "auto", false, NULL};
+    trial t = {2, 40, "gang", "auto", false, NULL, NULL};
     start(*state, &t);
     finish(*state, &p);
     const char *at = strstr(outcome.result, "\"train_accuracy\":");
@@ -146,7 +206,7 @@ static void kills(fixture *f, const char *mode, const char *transport, uint32_t 
     const char *wanted = getenv("MAASQ_SEED");
     mq_prng prng = {wanted == NULL ? seed : seed + strtoull(wanted, NULL, 10)};
     proof p;
-    trial t = {3, 3, mode, transport, false, NULL};
+    trial t = {3, 3, mode, transport, false, NULL, NULL};
     uint32_t deaths = 0;
     uint64_t calls[3];
     start(f, &t);
@@ -183,7 +243,7 @@ static void members_may_join_in_the_middle(void **state)
     static const char *const transports[] = {"shm", "message"};
     for (size_t i = 0; i < 2; i++) {
         proof p, q;
-        trial t = {1, 60, "gang", transports[i], false, NULL};
+        trial t = {1, 60, "gang", transports[i], false, NULL, NULL};
         start(f, &t);
         finish(f, &q);
         start(f, &t);
@@ -205,7 +265,7 @@ static void a_run_whose_members_all_died_goes_on_from_its_checkpoint(void **stat
     fixture *f = *state;
     for (uint64_t call = 150; call < 400; call += 60) {
         proof p;
-        trial t = {2, 3, "gang", "auto", false, NULL};
+        trial t = {2, 3, "gang", "auto", false, NULL, NULL};
         mq_forked_gang_kill_at(f->gang, 0, call);
         mq_forked_gang_kill_at(f->gang, 1, call);
         start(f, &t);
@@ -228,7 +288,7 @@ static void a_pipeline_of_any_depth_gives_the_hash_of_a_gang(void **state)
     static const char *const transports[] = {"auto", "message"};
     for (size_t i = 0; i < 8; i++) {
         proof p;
-        trial t = {members[i % 4], 3, modes[i % 4], transports[i / 4], false, NULL};
+        trial t = {members[i % 4], 3, modes[i % 4], transports[i / 4], false, NULL, NULL};
         start(*state, &t);
         finish(*state, &p);
         same(&p, expected(*state));
@@ -244,7 +304,7 @@ static void a_hung_member_is_reported_and_replaced(void **state)
 {
     fixture *f = *state;
     proof p, q;
-    trial t = {2, 200, "gang", "auto", false, NULL};
+    trial t = {2, 200, "gang", "auto", false, NULL, NULL};
     start(f, &t);
     finish(f, &q);
     start(f, &t);
@@ -265,7 +325,7 @@ static void members_that_pause_change_nothing(void **state)
     mq_prng prng = {5};
     for (uint32_t members = 2; members <= 4; members++) {
         proof p, q;
-        trial t = {members, 30, "gang", "shm", false, NULL};
+        trial t = {members, 30, "gang", "shm", false, NULL, NULL};
         start(f, &t);
         finish(f, &q);
         start(f, &t);
@@ -397,7 +457,7 @@ static void trained_weights_are_those_of_plain_sgd(void **state)
     naive_load(net, first);
     mq_model_free(first);
     naive_train(net, 3);
-    trial t = {2, 3, "gang", "auto", false, NULL};
+    trial t = {2, 3, "gang", "auto", false, NULL, NULL};
     start(f, &t);
     finish(f, &p);
     fx_field(outcome.result, "blob", blob, sizeof blob);
@@ -424,6 +484,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(any_number_of_members_and_any_transport_gives_one_hash),
         cmocka_unit_test(every_recipe_gives_one_hash_however_it_is_shared),
+        cmocka_unit_test(nets_of_all_kinds_give_one_hash_however_they_are_shared),
         cmocka_unit_test(training_learns),
         cmocka_unit_test(trained_weights_are_those_of_plain_sgd),
         cmocka_unit_test(killed_members_change_nothing_by_shared_memory),

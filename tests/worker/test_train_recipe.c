@@ -80,7 +80,8 @@ typedef struct trained {
     double w[COUNT], m[COUNT], v[COUNT]; /* the reference */
 } trained;
 
-static const mq_piece params[] = {{0, 1000}, {1000, 1}, {1001, COUNT - 1001}};
+static const mq_state_param params[] = {
+    {{0, 1000}, false}, {{1000, 1}, false}, {{1001, COUNT - 1001}, false}};
 static const mq_piece pieces[] = {{0, COUNT}};
 
 static trained *make(const mq_recipe *r)
@@ -152,13 +153,13 @@ static void reference_lamb(const mq_recipe *r, double lr, trained *t, const doub
 {
     for (size_t p = 0; p < 3; p++) {
         double ww = 0, rr = 0;
-        size_t end = params[p].first + params[p].count;
-        for (size_t i = params[p].first; i < end; i++) {
+        size_t end = params[p].at.first + params[p].at.count;
+        for (size_t i = params[p].at.first; i < end; i++) {
             double x = direction[i] + r->weight_decay * t->w[i];
             ww += t->w[i] * t->w[i];
             rr += x * x;
         }
-        for (size_t i = params[p].first; i < end; i++) {
+        for (size_t i = params[p].at.first; i < end; i++) {
             t->w[i] -= lr * sqrt(ww) / sqrt(rr) * (direction[i] + r->weight_decay * t->w[i]);
         }
     }

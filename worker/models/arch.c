@@ -5,7 +5,7 @@
 
 #include "shared/base/assert.h"
 
-#define MQ_ARCH(symbol, name, form, summary) extern mq_arch_build_fn mq_arch_build_##symbol;
+#define MQ_ARCH(symbol, name, form, small, summary) extern mq_arch_build_fn mq_arch_build_##symbol;
 #include "worker/models/arch.def"
 #undef MQ_ARCH
 
@@ -13,13 +13,13 @@ static const struct {
     const char *name, *form;
     mq_arch_build_fn *build;
 } table[] = {
-#define MQ_ARCH(symbol, name, form, summary) {name, form, mq_arch_build_##symbol},
+#define MQ_ARCH(symbol, name, form, small, summary) {name, form, mq_arch_build_##symbol},
 #include "worker/models/arch.def"
 #undef MQ_ARCH
 };
 
 static const char forms[] =
-#define MQ_ARCH(symbol, name, form, summary) " " form
+#define MQ_ARCH(symbol, name, form, small, summary) " " form
 #include "worker/models/arch.def"
 #undef MQ_ARCH
     ;

@@ -1,7 +1,7 @@
 /* Architectures to start from: "mlp:784-256-128-10" -> an ONNX model with random first weights.
  * To add one: a file with mq_arch_build_<symbol> and a row in arch.def.
  *
- * What every built model has: opset 17, one input "input" of float32 [N, features], one output
+ * What every built model has: opset 17, one input "input" of float32 [N, features...], one output
  * ("logits", or "output" for regression), metadata maasq.arch and maasq.seed. Weights follow from
  * arch and seed alone, to the bit, on every machine (worker/train/init.h). */
 #ifndef MQ_WORKER_MODELS_ARCH_H

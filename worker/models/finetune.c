@@ -96,6 +96,19 @@ static void tell(tuning *t, uint64_t steps, double loss)
     }
 }
 
+/* Running moments are not trained: the step has made their new values. */
+static void move_moments(tuning *t)
+{
+    const mq_net_param *params;
+    size_t count = mq_net_params(t->net, &params);
+    for (size_t p = 0; p < count; p++) {
+        if (params[p].follows) {
+            memcpy(t->weights + params[p].offset, t->grads + params[p].offset,
+                   params[p].count * sizeof(float));
+        }
+    }
+}
+
 static mq_code run_step(tuning *t, const mq_permutation *order, mq_error *err)
 {
     uint32_t batch = t->options->batch;
@@ -125,6 +138,7 @@ static mq_code run_step(tuning *t, const mq_permutation *order, mq_error *err)
     double left = 1.0 - (double)t->step / (double)(t->steps_per_epoch * t->options->epochs);
     mq_sgd sgd = {(float)(t->options->lr * left), (float)t->options->momentum, 0.0f};
     mq_vec_sgd(&sgd, t->grads, t->weights, t->momentum, t->count);
+    move_moments(t);
     t->loss_sum += stats.loss_sum;
     t->correct += (uint64_t)stats.correct;
     t->step++;

@@ -66,16 +66,30 @@ static void batch_moments(const mq_op_call *call, size_t c, size_t inner, double
 {
     const mq_tensor *x = call->inputs[0];
     size_t channels = mq_elements(call->inputs[1]), total = mq_elements(x) / channels;
+    size_t outer = inner == 0 ? 0 : total / inner;
     double sum = 0.0, square = 0.0;
-    for (size_t i = 0; i < total; i++) {
-        sum += (double)F32(x)[(i / inner * channels + c) * inner + i % inner];
+    for (size_t row = 0; row < outer; row++) {
+        const float *at = F32(x) + (row * channels + c) * inner;
+        for (size_t i = 0; i < inner; i++) {
+            sum += (double)at[i];
+        }
     }
     *mean = sum / (double)total;
-    for (size_t i = 0; i < total; i++) {
-        double away = (double)F32(x)[(i / inner * channels + c) * inner + i % inner] - *mean;
-        square += away * away;
+    for (size_t row = 0; row < outer; row++) {
+        const float *at = F32(x) + (row * channels + c) * inner;
+        for (size_t i = 0; i < inner; i++) {
+            double away = (double)at[i] - *mean;
+            square += away * away;
+        }
     }
     *variance = square / (double)total;
+}
+
+static float batch_moved(const mq_op_call *call, uint32_t input, size_t c, double moment)
+{
+    const norm_attrs *a = call->attrs;
+    double keep = (double)a->momentum;
+    return (float)((double)F32(call->inputs[input])[c] * keep + moment * (1.0 - keep));
 }
 
 /* Fills the running outputs, and the factors when they are those of the batch. */
@@ -132,20 +146,31 @@ static void batch_grad_channel(const mq_op_grad *g, size_t c, size_t inner)
     const mq_op_call *call = &g->call;
     const norm_attrs *a = call->attrs;
     size_t channels = mq_elements(call->inputs[1]), total = mq_elements(call->inputs[0]) / channels;
+    size_t outer = inner == 0 ? 0 : total / inner;
     double mean, variance, sum = 0.0, product = 0.0;
     batch_moments(call, c, inner, &mean, &variance);
     double inverse = 1.0 / sqrt(variance + (double)a->epsilon);
-    for (size_t i = 0; i < total; i++) {
-        size_t k = (i / inner * channels + c) * inner + i % inner;
-        sum += (double)g->dy[0][k];
-        product += (double)g->dy[0][k] * ((double)F32(call->inputs[0])[k] - mean) * inverse;
+    for (size_t row = 0; row < outer; row++) {
+        size_t k = (row * channels + c) * inner;
+        for (size_t end = k + inner; k < end; k++) {
+            sum += (double)g->dy[0][k];
+            product += (double)g->dy[0][k] * ((double)F32(call->inputs[0])[k] - mean) * inverse;
+        }
     }
-    for (size_t i = 0; i < total && g->dx[0] != NULL; i++) {
-        size_t k = (i / inner * channels + c) * inner + i % inner;
-        double n = ((double)F32(call->inputs[0])[k] - mean) * inverse;
-        double d = (double)F32(call->inputs[1])[c] * inverse *
-                   ((double)g->dy[0][k] - (sum + n * product) / (double)total);
-        g->dx[0][k] = (float)(d + (g->add[0] ? (double)g->dx[0][k] : 0.0));
+    for (size_t row = 0; row < outer && g->dx[0] != NULL; row++) {
+        size_t k = (row * channels + c) * inner;
+        for (size_t end = k + inner; k < end; k++) {
+            double n = ((double)F32(call->inputs[0])[k] - mean) * inverse;
+            double d = (double)F32(call->inputs[1])[c] * inverse *
+                       ((double)g->dy[0][k] - (sum + n * product) / (double)total);
+            g->dx[0][k] = (float)(d + (g->add[0] ? (double)g->dx[0][k] : 0.0));
+        }
+    }
+    if (call->input_count > 4 && g->dx[3] != NULL) {
+        g->dx[3][c] = batch_moved(call, 3, c, mean);
+    }
+    if (call->input_count > 4 && g->dx[4] != NULL) {
+        g->dx[4][c] = batch_moved(call, 4, c, variance);
     }
     for (uint32_t i = 1; i < 3; i++) {
         if (g->dx[i] != NULL) {
@@ -210,6 +235,16 @@ static mq_code batch_reference(const mq_op_call *call, mq_error *err)
     return MQ_OK;
 }
 
+static const void *batch_training(const void *attrs, mq_arena *arena)
+{
+    norm_attrs *out = mq_arena_new(arena, norm_attrs, 1);
+    if (out != NULL) {
+        *out = *(const norm_attrs *)attrs;
+        out->training_mode = 1;
+    }
+    return out;
+}
+
 static const mq_attr_spec batch_specs[] = {
     {.name = "epsilon", .type = MQ_ATTR_FLOAT, .offset = offsetof(norm_attrs, epsilon), .f = 1e-5f},
     {.name = "momentum",
@@ -234,6 +269,7 @@ static const mq_attr_spec batch_specs[] = {
         .out = {1, (since_) < 14 ? 1 : 3},                                                         \
         .args = {{'T', MQ_T(MQ_DT_F32)}},                                                          \
         .params = 6,                                                                               \
+        .follows = 24,                                                                             \
         .no_grad = 24,                                                                             \
         .grad_keeps = MQ_GRAD_INPUTS,                                                              \
         .attrs_bytes = sizeof(norm_attrs),                                                         \
@@ -242,6 +278,7 @@ static const mq_attr_spec batch_specs[] = {
         .shape = batch_shape,                                                                      \
         .scratch = batch_scratch,                                                                  \
         .run = batch_run,                                                                          \
+        .training = batch_training,                                                                \
         .grad = batch_grad,                                                                        \
         .reference = batch_reference,                                                              \
         .cases = (cases_),                                                                         \

@@ -167,6 +167,7 @@ struct mq_op {
     uint32_t flags;
     uint32_t shape_inputs;     /* bit i: shape() needs input i's values, not only its shape */
     uint32_t params;           /* bit i: a float32 initializer at input i is a trainable weight */
+    uint32_t follows;          /* bit i: an initializer at input i is a running moment (below) */
     uint32_t no_grad;          /* bit i: there is no gradient by input i, though it is float32 */
     uint32_t grad_keeps;       /* MQ_GRAD_* */
     uint32_t stay_wide;        /* bit i: output i stays float32 in a widened call (mq_op_run) */
@@ -200,6 +201,11 @@ struct mq_op {
     /* float32 only; NULL: cannot be trained through. Fixed order of arithmetic: same bits always.
      */
     void (*grad)(const mq_op_grad *grad);
+
+    /* Optional: the attribute struct to train with (BatchNormalization takes the batch's moments),
+     * in the arena; NULL when there is no room. What `follows` names is then not trained by a
+     * gradient: grad writes its new value, moved towards the batch's, to dx[i]. */
+    const void *(*training)(const void *attrs, mq_arena *arena);
 
     /* Optional: multiply-adds times 2 of one run, where they are what it costs. */
     double (*flop)(const mq_op_call *call);

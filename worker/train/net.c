@@ -71,6 +71,11 @@ static mq_code check_labels(const mq_net *net, const mq_label *labels, mq_error 
 
 /* --- passes --- */
 
+static uint32_t shards_of(const mq_net *net)
+{
+    return net->options.shards > 0 ? net->options.shards : 1;
+}
+
 static bool is_last_stage(const mq_net *net)
 {
     return net->options.stage + 1 == net->options.stage_count;
@@ -154,6 +159,10 @@ static void backward(mq_net *net, mq_net_slot *slot, const float *dy, float scal
         }
     }
     for (size_t k = 0; k < net->param_count; k++) {
+        float *at = grads + net->weights[k].offset, share = 1.0f / (float)shards_of(net);
+        for (size_t i = 0; net->params[k].follows && i < net->weights[k].count; i++) {
+            at[i] *= share;
+        }
         if (net->program.values[net->weights[k].value].uses == 0) {
             memset(grads + net->weights[k].offset, 0, net->weights[k].count * sizeof *grads);
         }

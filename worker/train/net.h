@@ -23,6 +23,7 @@ typedef struct mq_net_options {
     mq_loss_spec loss;    /* over the last axis; a Softmax that it contains is cut off the graph */
     uint32_t stage;       /* 0-based; with stage_count 1 the whole graph */
     uint32_t stage_count; /* 1..16 */
+    uint32_t shards;      /* that a batch is cut into; 0 = 1 */
     size_t memory_bytes_max;
 } mq_net_options;
 
@@ -32,6 +33,7 @@ typedef struct mq_net_param {
     size_t offset;    /* floats from the start of the WHOLE model's vector, also in a stage */
     size_t count;     /* floats */
     mq_shape shape;
+    bool follows; /* a running moment: its "gradient" is its new value's share, 1 / shards of it */
 } mq_net_param;
 
 typedef struct mq_net_stats {

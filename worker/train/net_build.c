@@ -19,9 +19,10 @@ static void mark_inputs(const mq_model *model, const mq_map *names, const mq_nod
     const mq_op *op = mq_op_find(node->domain, node->op_type, mq_model_opset(model, node->domain));
     for (uint32_t i = 0; op != NULL && i < node->input_count && i < 32; i++) {
         uint32_t init = mq_map_find(names, mq_str(node->inputs[i]));
-        if ((op->params >> i & 1) != 0 && init != MQ_MAP_NONE) {
+        if (((op->params | op->follows) >> i & 1) != 0 && init != MQ_MAP_NONE) {
             const mq_tensor *t = &model->graph.initializers[init].tensor;
-            is_param[init] = is_param[init] || (t->dtype == MQ_DT_F32 && t->bytes > sizeof(float));
+            bool is_large = t->bytes > sizeof(float) || (op->follows >> i & 1) != 0;
+            is_param[init] = is_param[init] || (t->dtype == MQ_DT_F32 && is_large);
         }
     }
 }
@@ -131,7 +132,35 @@ static mq_code shape_steps(mq_net *net, mq_error *err)
     return code;
 }
 
+/* Operators that work another way while training get the attributes for that. */
+static mq_code start_training(mq_net *net, mq_error *err)
+{
+    for (uint32_t s = 0; s < net->program.step_count; s++) {
+        mq_step *step = &net->program.steps[s];
+        if (step->op->training != NULL) {
+            step->attrs = step->op->training(step->attrs, &net->arena);
+            if (step->attrs == NULL) {
+                return no_memory(net, err);
+            }
+        }
+    }
+    return MQ_OK;
+}
+
 /* --- the weights of this stage --- */
+
+/* Is the value a running moment of some step? */
+static bool follows(const mq_program *p, uint32_t value)
+{
+    for (uint32_t s = 0; s < p->step_count; s++) {
+        for (uint32_t i = 0; i < p->steps[s].input_count && i < 32; i++) {
+            if ((p->steps[s].op->follows >> i & 1) != 0 && p->steps[s].inputs[i] == value) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
 
 static mq_code list_params(mq_net *net, const bool *is_param, mq_error *err)
 {
@@ -158,8 +187,8 @@ static mq_code list_params(mq_net *net, const bool *is_param, mq_error *err)
             continue;
         }
         if (is_here[i] || (p->values[i].uses == 0 && net->options.stage == 0)) {
-            net->params[net->param_count] =
-                (mq_net_param){init->name, net->param_total, count, init->tensor.shape};
+            net->params[net->param_count] = (mq_net_param){init->name, net->param_total, count,
+                                                           init->tensor.shape, follows(p, i)};
             net->weights[net->param_count++] = (mq_net_weight){i, net->param_total, count};
         }
         net->param_total += count;
@@ -222,8 +251,8 @@ static mq_code mark_wanted(mq_net *net, mq_error *err)
                            step->node->op_type);
         }
         for (uint32_t i = 0; i < step->input_count && i < 32; i++) {
-            if ((step->op->no_grad >> i & 1) != 0 && step->inputs[i] != MQ_NO_VALUE &&
-                net->is_wanted[step->inputs[i]]) {
+            bool has_none = (step->op->no_grad & ~step->op->follows) >> i & 1;
+            if (has_none && step->inputs[i] != MQ_NO_VALUE && net->is_wanted[step->inputs[i]]) {
                 return mq_fail(err, MQ_E_UNSUPPORTED, "node '%s' (%s): no gradient by input %u",
                                step->node->name, step->node->op_type, i);
             }
@@ -465,7 +494,7 @@ static mq_code build(mq_net *net, bool *is_param, mq_error *err)
             net->shapes[v].data = NULL;
         }
     }
-    mq_code (*const steps[])(mq_net *, mq_error *) = {shape_input, shape_steps,
+    mq_code (*const steps[])(mq_net *, mq_error *) = {start_training, shape_input, shape_steps,
                                                       mq_net_choose_stage};
     for (size_t i = 0; i < sizeof steps / sizeof steps[0] && code == MQ_OK; i++) {
         code = steps[i](net, err);

@@ -75,6 +75,7 @@ static mq_code compile_stage(pipeline *p, mq_error *err)
         .loss = t->m.recipe.loss,
         .stage = p->stage,
         .stage_count = p->stages,
+        .shards = t->m.shards,
         .memory_bytes_max = t->arena.limit_bytes * 4,
     };
     mq_shape in, out;

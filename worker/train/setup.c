@@ -100,6 +100,7 @@ static mq_code compile(mq_trainer *t, mq_error *err)
         .rows = t->shard_rows,
         .loss = t->m.recipe.loss,
         .stage_count = 1,
+        .shards = t->m.shards,
         .memory_bytes_max = t->arena.limit_bytes * 4,
     };
     mq_code code = mq_net_new(&t->net, t->model, &options, err);
@@ -117,12 +118,12 @@ static mq_code make_buffers(mq_trainer *t, mq_error *err)
     size_t x_count = mq_dataset_facts_of(t->data)->x_count;
     const mq_net_param *params;
     size_t param_count = mq_net_params(t->net, &params);
-    t->params = mq_arena_new(&t->arena, mq_piece, param_count);
+    t->params = mq_arena_new(&t->arena, mq_state_param, param_count);
     if (t->params == NULL) {
         return mq_fail(err, MQ_E_LIMIT, "memory: no room to list %zu parameters", param_count);
     }
     for (size_t i = 0; i < param_count; i++) {
-        t->params[i] = (mq_piece){params[i].offset, params[i].count};
+        t->params[i] = (mq_state_param){{params[i].offset, params[i].count}, params[i].follows};
     }
     mq_code code =
         mq_state_init(&t->state, &t->arena, t->m.recipe.optimizer, t->params, param_count, err);

@@ -35,9 +35,9 @@ float mq_plan_rate(const mq_plan *plan, const mq_manifest *m, uint64_t step)
 }
 
 mq_code mq_state_init(mq_state *state, mq_arena *arena, mq_optimizer optimizer,
-                      const mq_piece *params, size_t param_count, mq_error *err)
+                      const mq_state_param *params, size_t param_count, mq_error *err)
 {
-    const mq_piece *last = &params[param_count - 1];
+    const mq_piece *last = &params[param_count - 1].at;
     *state = (mq_state){.count = last->first + last->count,
                         .vector_count = 1 + mq_optimizer_of(optimizer)->vectors,
                         .params = params,

@@ -53,13 +53,19 @@ typedef struct mq_record {
     mq_curve_point curve[MQ_CURVE_MAX];
 } mq_record;
 
+/* One parameter: where it lies in the vectors. */
+typedef struct mq_state_param {
+    mq_piece at;
+    bool follows; /* a running moment: the sum of the shards is its new value */
+} mq_state_param;
+
 typedef struct mq_state {
     mq_record record;
     float *weights;                       /* vectors[0] */
     float *vectors[MQ_STATE_VECTORS_MAX]; /* arena; count floats each */
     uint32_t vector_count;
     size_t count;
-    const mq_piece *params; /* borrowed: where each parameter lies, ascending */
+    const mq_state_param *params; /* borrowed, ascending */
     size_t param_count;
 } mq_state;
 
@@ -78,14 +84,15 @@ float mq_plan_rate(const mq_plan *plan, const mq_manifest *m, uint64_t step);
 
 /* params: of the whole model, borrowed. */
 MQ_MUST_USE mq_code mq_state_init(mq_state *state, mq_arena *arena, mq_optimizer optimizer,
-                                  const mq_piece *params, size_t param_count, mq_error *err);
+                                  const mq_state_param *params, size_t param_count, mq_error *err);
 
 /* Step 0 of a manifest: weights are already set by the caller, the other vectors become 0. */
 void mq_state_begin(mq_state *state, const mq_manifest *m);
 
 /* --- update.c; pieces: unions of whole parameters, ascending --- */
 
-/* For clip_norm: squares[p] of parameter p's gradient, 0 for one that is not in the pieces. */
+/* For clip_norm: squares[p] of parameter p's gradient; 0 for one that is not in the pieces, and for
+ * running moments. */
 void mq_state_squares(const mq_state *state, const mq_recipe *r, const mq_tree_view *sum,
                       const mq_piece *pieces, size_t piece_count, mq_tree_scratch *scratch,
                       double *squares);
@@ -93,8 +100,8 @@ void mq_state_squares(const mq_state *state, const mq_recipe *r, const mq_tree_v
 /* What all gradients are multiplied by, from the squares of all parameters. */
 float mq_state_clip(const mq_recipe *r, const double *squares, size_t count);
 
-/* One step: optimizer over the pieces with the sum of the view, in blocks. The record is not
- * touched. */
+/* One step: optimizer over the pieces with the sum of the view, in blocks; running moments become
+ * that sum. The record is not touched. */
 void mq_state_update(mq_state *state, const mq_recipe *r, const mq_plan *plan,
                      const mq_tree_view *sum, float scale, const mq_piece *pieces,
                      size_t piece_count, mq_tree_scratch *scratch);

@@ -50,7 +50,7 @@ typedef struct mq_trainer {
     mq_label *y; /* their labels */
     mq_permutation permutation;
 
-    mq_piece *params; /* where each parameter lies in the vectors */
+    mq_state_param *params;
     mq_state state;
     bool is_whole;                       /* state is whole: vectors and record all of record.step */
     char checkpoint_blob[MQ_SHA256_HEX]; /* newest checkpoint known, "" = none */
