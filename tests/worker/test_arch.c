@@ -88,7 +88,7 @@ static void a_wrong_text_is_refused_with_the_forms(void **state)
     static const struct {
         const char *arch, *words;
     } cases[] = {
-        {"lstm:1", "\"cnn:1\" is not known; there are mlp:IN-HIDDEN-...-OUT logistic"},
+        {"lstm:1", "\"lstm:1\" is not known; there are mlp:IN-HIDDEN-...-OUT logistic"},
         {"", "is not known"},
         {"mlp", "the sizes are missing; the form is mlp:IN-HIDDEN-...-OUT"},
         {"mlp:", "at \"\" expected a number in 1..1048576"},
