@@ -35,7 +35,7 @@ static const mq_option table[] = {
     {"exec", "KIND=PROGRAM ARG...", MQ_OPT_LIST, AT(exec), 3, 8192,
      "a job kind that runs this program, body on stdin, result on stdout; again and again"},
     {"exec-limits", "KIND=LIMIT:N,...", MQ_OPT_LIST, AT(exec_limits), 3, 512,
-     "limits of such a kind: run_ms, attempts, body_bytes"},
+     "limits of such a kind: run_ms, attempts, body_bytes, memory_bytes, file_bytes, files"},
     {"env", "NAME=VALUE", MQ_OPT_LIST, AT(env), 1, 4096,
      "set for slots and what they run, which see little else of the environment; again and again"},
     {"memory", "BYTES", MQ_OPT_BYTES, AT(memory_bytes), 0, BYTES_MAX,

@@ -9,6 +9,7 @@
 
 #include <dirent.h>
 #include <signal.h>
+#include <sys/stat.h>
 
 #include "tests/support/own_kinds.h"
 
@@ -25,6 +26,8 @@ static int start(void **state)
                            .beat_ms = 200,
                            .worker_args = {"--exec", "sh=/bin/sh -s", "--exec", "cat=cat",
                                            "--exec-limits", "cat=body_bytes:65536,attempts:2",
+                                           "--exec", "small=/bin/sh -s", "--exec-limits",
+                                           "small=memory_bytes:268435456,file_bytes:65536,files:32",
                                            "--env", "OWN_SETTING=two words"}};
     sys_start(&s, &options);
     client = own_client(&s);
@@ -234,6 +237,20 @@ static void a_run_limit_stops_it(void **state)
     await_living(found, 0);
 }
 
+static void a_kinds_own_limits_hold_for_its_processes(void **state)
+{
+    (void)state;
+    static const char text[] = "ulimit -v; ulimit -n; ulimit -f; d=$(mktemp) || exit 1; "
+                               "sh -c 'head -c 100000 /dev/zero >'\"$d\"; echo $?; "
+                               "wc -c <\"$d\"; rm \"$d\"";
+    char out[512];
+    maasq_info info;
+    maasq_job *job = own_submit(client, "small", text, NULL);
+    assert_int_equal(own_end(job, &info, out, sizeof out), 0);
+    maasq_job_release(&job);
+    assert_string_equal(out, "262144\n32\n128\n153\n65536\n"); /* 153: SIGXFSZ */
+}
+
 static void nothing_stays_behind_when_a_job_ends(void **state)
 {
     (void)state;
@@ -290,6 +307,19 @@ static void a_wrong_option_is_refused_at_the_start(void **state)
     own_refused(&s, "--exec-limits", "x=run_ms:5", NULL, NULL, "no --exec gives it");
     own_refused(&s, "--exec", "x=cat", "--exec-limits", "x=run_ms:0", "a number above 0");
     own_refused(&s, "--exec", "x=cat", "--exec-limits", "x=speed:9", "known are run_ms");
+    own_refused(&s, "--exec", "x=cat", "--exec-limits", "x=files:100000",
+                "a slot itself has at most");
+    own_refused(&s, "--exec", "x=cat", "--exec-limits", "x=files:3", "known are run_ms");
+    own_refused(&s, "--exec", "x=/tmp", NULL, NULL, "not there or not executable");
+    char script[128], given[160];
+    (void)snprintf(script, sizeof script, "%s/broken", s.dir);
+    (void)snprintf(given, sizeof given, "x=%s", script);
+    FILE *file = fopen(script, "w");
+    assert_non_null(file);
+    assert_true(fputs("#!/no/such/interpreter -x\n", file) >= 0);
+    assert_int_equal(fclose(file), 0);
+    assert_int_equal(chmod(script, 0700), 0);
+    own_refused(&s, "--exec", given, NULL, NULL, "names the interpreter \"/no/such/interpreter\"");
     is_over = true;
 }
 
@@ -303,6 +333,7 @@ int main(void)
         cmocka_unit_test(descriptor_3_tells_progress_and_makes_children),
         cmocka_unit_test(cancel_is_sigterm_then_sigkill_for_all_its_processes),
         cmocka_unit_test(a_run_limit_stops_it),
+        cmocka_unit_test(a_kinds_own_limits_hold_for_its_processes),
         cmocka_unit_test(nothing_stays_behind_when_a_job_ends),
         cmocka_unit_test(nothing_stays_behind_when_the_slot_or_the_worker_dies),
         cmocka_unit_test(a_wrong_option_is_refused_at_the_start),

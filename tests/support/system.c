@@ -199,7 +199,7 @@ static void worker_arguments(const sys *s, arguments *a, int index)
         add(a, "--host-id");
         add(a, "host-%d", index);
     }
-    for (int i = 0; i < 8 && s->options.worker_args[i] != NULL; i++) {
+    for (int i = 0; i < 16 && s->options.worker_args[i] != NULL; i++) {
         add(a, "%s", s->options.worker_args[i]);
     }
 }

@@ -27,7 +27,7 @@ typedef struct sys_options {
     int lease_ms; /* 0 = the broker's default */
     int beat_ms;
     bool is_apart;              /* each worker on a host of its own, as far as they can tell */
-    const char *worker_args[8]; /* more arguments of every worker, NULL-terminated */
+    const char *worker_args[16]; /* more arguments of every worker, NULL-terminated */
     int brokers;                /* over one Redis; 0 = 1 */
     const char *broker_args[8]; /* more arguments of every broker, NULL-terminated */
     const net *net;             /* entered: each process behind a link of its own, over TCP */

@@ -22,11 +22,16 @@ enum {
     MQ_EXEC_TERM_MS = 4000, /* from SIGTERM to SIGKILL; the slot itself is killed at 5 s */
     MQ_EXEC_POLL_MS = 20,   /* how often a cancel is looked for */
     MQ_EXEC_TEMPFAIL = 75,  /* EX_TEMPFAIL of sysexits.h */
+    MQ_EXEC_FILES_MIN = 8,  /* descriptors 0 to 3 and a few of its own */
 };
 
 /* A program and its arguments, as given with --exec. Lives as long as the process. */
 typedef struct mq_exec_program {
     char *argv[MQ_EXEC_ARGS_MAX + 1]; /* argv[0] is the path that is executed */
+    /* Of each process of a job; 0 = as the slot's. Within the slot's own when it was started. */
+    uint64_t memory_bytes; /* address space */
+    uint64_t file_bytes;   /* size of a file that it writes */
+    uint64_t files;        /* open descriptors */
 } mq_exec_program;
 
 /* What runs for one job. Descriptors are our ends, -1 = closed. */

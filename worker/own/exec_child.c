@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <sys/pidfd.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -59,6 +60,12 @@ static _Noreturn void guard(int life)
     _exit(0);
 }
 
+static bool limit_set(int resource, uint64_t value)
+{
+    struct rlimit limit = {value, value};
+    return value == 0 || setrlimit((__rlimit_resource_t)resource, &limit) == 0;
+}
+
 /* In the child, between fork and exec: only async-signal-safe calls. */
 static _Noreturn void program_exec(const mq_exec_program *program, char *const *envp,
                                    const ends pipes[PIPES], pid_t group, pid_t slot)
@@ -75,6 +82,9 @@ static _Noreturn void program_exec(const mq_exec_program *program, char *const *
     /* dup2 onto itself would keep the close-on-exec flag. */
     is_set =
         is_set && (pipes[3].write == 3 ? fcntl(3, F_SETFD, 0) == 0 : dup2(pipes[3].write, 3) == 3);
+    is_set = is_set && limit_set(RLIMIT_FSIZE, program->file_bytes) &&
+             limit_set(RLIMIT_NOFILE, program->files) &&
+             limit_set(RLIMIT_AS, program->memory_bytes);
     if (is_set) {
         (void)close_range(4, ~0U, 0);
         execve(program->argv[0], program->argv, envp);

@@ -29,6 +29,7 @@ typedef struct mq_own_kind {
     mq_own_policy policy;
     mq_code (*run)(mq_host *host, const struct mq_own_kind *kind, mq_error *err);
     const void *what; /* of the run function: a maasq_handler_kind or a mq_exec_program */
+    struct mq_exec_program *program; /* the same while its limits are read; NULL for others */
     void *state;
     void (*release)(void *state); /* or NULL */
 } mq_own_kind;
