@@ -93,6 +93,10 @@ static void same_bytes_twice(op_case *c, const char *what, mq_prng *prng)
         assert_int_equal(c->call.op->prepare(&c->call, &c->arena, &c->call.state, &err), MQ_OK);
         must_run(c, what);
         assert_memory_equal(first[0], c->outputs[0].data, c->outputs[0].bytes);
+        if (c->call.op->release != NULL && c->call.state != NULL) {
+            c->call.op->release(c->call.state);
+        }
+        c->call.state = NULL;
     }
 }
 
