@@ -285,6 +285,41 @@ static void dense_takes_over_activations(void **state)
     }
 }
 
+/* Steps from quantized rows xq, xs, xz to output y, with names that end in a letter. */
+static void quantized_product(mq_model *m, char letter, const char *y)
+{
+    char w[3] = {'w', letter}, ws[4] = {'w', 's', letter}, i[3] = {'i', letter};
+    char f[3] = {'f', letter}, s[3] = {'s', letter};
+    int8_t weights[24 * 8];
+    for (size_t k = 0; k < sizeof weights; k++) {
+        weights[k] = (int8_t)mq_prng_next(&prng);
+    }
+    mlp_must(mq_model_set_init(m, w, MQ_DT_I8, &(mq_shape){2, {24, 8}},
+                               mq_span_of(weights, sizeof weights), &err),
+             &err);
+    number(m, ws, 0.01f);
+    op(m, "MatMulInteger", (const char *[]){"xq", w, "xz"}, 3, (const char *[]){i}, 1);
+    set_int(m, op(m, "Cast", (const char *[]){i}, 1, (const char *[]){f}, 1), "to", MQ_DT_F32);
+    op(m, "Mul", (const char *[]){"xs", ws}, 2, (const char *[]){s}, 1);
+    op(m, "Mul", (const char *[]){f, s}, 2, &y, 1);
+}
+
+static void products_share_the_quantized_rows(void **state)
+{
+    (void)state;
+    for (int form = 0; form < 2; form++) {
+        mq_model *m = new_model();
+        input(m, "x", &rows);
+        op(m, "DynamicQuantizeLinear", A("x"), A("xq", "xs", "xz"));
+        quantized_product(m, 'a', "ya");
+        quantized_product(m, 'b', "yb");
+        op(m, "Tanh", A("yb"), A("t"));
+        output(m, "ya");
+        output(m, "t");
+        expect(m, "DynamicQuantizedDense DynamicQuantizedDense ", form == 0 ? "yb" : "fa");
+    }
+}
+
 /* --- normalization --- */
 
 static void layer_norm_nodes(mq_model *m, const char *x, const char *y, bool by_product)
@@ -341,6 +376,97 @@ static void layer_norm_with_the_sum_before_it(void **state)
         }
         expect(m, "RowNorm ", "s");
     }
+}
+
+/* --- attention --- */
+
+static void transpose(mq_model *m, const char *x, const char *y, const int64_t *perm, size_t rank)
+{
+    mq_node *node = op(m, "Transpose", &x, 1, &y, 1);
+    mlp_must(mq_node_set_ints(m, node, "perm", perm, rank, &err), &err);
+}
+
+#define PERM4(...) ((const int64_t[]){__VA_ARGS__})
+
+enum { BY_DIV, BY_TWO_FACTORS, WITHOUT_MASK, ATTENTION_FORMS };
+
+/* q, k, v of [2, 6, 3, 8] as a projection's Reshape gives them. */
+static mq_model *attention_model(int form)
+{
+    mq_model *m = new_model();
+    mq_shape shape = {4, {2, 6, 3, 8}}, mask = {4, {2, 1, 1, 6}};
+    input(m, "q", &shape);
+    input(m, "k", &shape);
+    input(m, "v", &shape);
+    output(m, "y");
+    number(m, "root", 2.8284271f);
+    number(m, "s", 0.5f);
+    transpose(m, "q", "qt", PERM4(0, 2, 1, 3), 4);
+    transpose(m, "v", "vt", PERM4(0, 2, 1, 3), 4);
+    transpose(m, "k", "kt", PERM4(0, 2, 3, 1), 4);
+    if (form == BY_TWO_FACTORS) {
+        op(m, "Mul", A("qt", "s"), A("qs"));
+        op(m, "Mul", A("kt", "s"), A("ks"));
+        op(m, "MatMul", A("qs", "ks"), A("scores"));
+    } else {
+        op(m, "MatMul", A("qt", "kt"), A("raw"));
+        op(m, "Div", A("raw", "root"), A("scores"));
+    }
+    if (form != WITHOUT_MASK) {
+        input(m, "mask", &mask);
+        op(m, "Add", A("scores", "mask"), A("masked"));
+    }
+    const char *last = form == WITHOUT_MASK ? "scores" : "masked";
+    set_int(m, op(m, "Softmax", &last, 1, A("p")), "axis", -1);
+    op(m, "MatMul", A("p", "vt"), A("o"));
+    transpose(m, "o", "y", PERM4(0, 2, 1, 3), 4);
+    return m;
+}
+
+static void attention_makes_no_transposition(void **state)
+{
+    (void)state;
+    static const char *const inner[][4] = {
+        {"raw", "scores", "p", "masked"}, {"qs", "kt", "scores", "o"}, {"scores", "p", "qt", "vt"}};
+    for (int form = 0; form < ATTENTION_FORMS; form++) {
+        for (size_t i = 0; i < 4; i++) {
+            expect(attention_model(form), "Heads ", inner[form][i]);
+        }
+    }
+}
+
+static void attention_with_the_sequence_first(void **state)
+{
+    (void)state;
+    mq_model *m = new_model();
+    mq_shape shape = {3, {7, 4, 8}};
+    input(m, "q", &shape);
+    input(m, "k", &shape);
+    input(m, "v", &shape);
+    output(m, "y");
+    transpose(m, "q", "qt", PERM4(1, 0, 2), 3);
+    transpose(m, "k", "kt", PERM4(1, 2, 0), 3);
+    transpose(m, "v", "vt", PERM4(1, 0, 2), 3);
+    op(m, "MatMul", A("qt", "kt"), A("scores"));
+    set_int(m, op(m, "Softmax", A("scores"), A("p")), "axis", 2);
+    op(m, "MatMul", A("p", "vt"), A("o"));
+    transpose(m, "o", "y", PERM4(1, 0, 2), 3);
+    expect(m, "Heads ", "scores");
+}
+
+static void a_softmax_over_queries_is_left_alone(void **state)
+{
+    (void)state;
+    mq_model *m = attention_model(WITHOUT_MASK);
+    for (uint32_t n = 0; n < m->graph.node_count; n++) {
+        if (strcmp(m->graph.nodes[n].op_type, "Softmax") == 0) {
+            set_int(m, &m->graph.nodes[n], "axis", 2);
+        }
+    }
+    mlp_must(mq_model_verify(m, &err), &err);
+    agree(m, 2e-5);
+    assert_null(strstr(left, "Heads"));
+    mq_model_free(m);
 }
 
 /* --- convolution --- */
@@ -402,8 +528,12 @@ int main(void)
         cmocka_unit_test(hard_swish_by_clip),
         cmocka_unit_test(double_precision_is_left_alone),
         cmocka_unit_test(dense_takes_over_activations),
+        cmocka_unit_test(products_share_the_quantized_rows),
         cmocka_unit_test(layer_norm_of_nine_nodes),
         cmocka_unit_test(layer_norm_with_the_sum_before_it),
+        cmocka_unit_test(attention_makes_no_transposition),
+        cmocka_unit_test(attention_with_the_sequence_first),
+        cmocka_unit_test(a_softmax_over_queries_is_left_alone),
         cmocka_unit_test(conv_takes_over_what_scales_its_channels),
         cmocka_unit_test(conv_leaves_alone_what_is_not_by_channel),
     };

@@ -2,6 +2,7 @@
  * dense product as part of it. */
 #include "worker/exec/fuse.h"
 #include "worker/ops/dense.h"
+#include "worker/ops/qmatmul.h"
 
 static mq_code put_act(mq_program *p, uint32_t s, uint32_t x, mq_act act, bool *fired,
                        mq_error *err)
@@ -265,21 +266,27 @@ static mq_act act_of(const mq_program *p, const mq_step *step)
 
 mq_code mq_fuse_dense_act(mq_program *p, uint32_t s, bool *fired, mq_error *err)
 {
-    const mq_dense_attrs *dense = p->steps[s].attrs;
-    uint32_t r = p->steps[s].op == &mq_op_dense ? mq_fuse_reader(p, s) : MQ_NO_VALUE;
-    if (r == MQ_NO_VALUE || dense->act != MQ_ACT_NONE ||
-        p->steps[r].inputs[0] != p->steps[s].outputs[0]) {
+    const mq_step *step = &p->steps[s];
+    bool is_int8 = step->op == &mq_op_qdense;
+    uint32_t r = is_int8 || step->op == &mq_op_dense ? mq_fuse_reader(p, s) : MQ_NO_VALUE;
+    if (r == MQ_NO_VALUE || p->steps[r].inputs[0] != step->outputs[0]) {
         return MQ_OK;
+    }
+    mq_dense_attrs dense = {.act = MQ_ACT_NONE};
+    mq_qdense_attrs quantized = {.act = MQ_ACT_NONE};
+    if (is_int8) {
+        quantized = *(const mq_qdense_attrs *)step->attrs;
+    } else {
+        dense = *(const mq_dense_attrs *)step->attrs;
     }
     mq_act act = act_of(p, &p->steps[r]);
-    if (act.kind == MQ_ACT_NONE) {
+    if (act.kind == MQ_ACT_NONE || dense.act != MQ_ACT_NONE || quantized.act != MQ_ACT_NONE) {
         return MQ_OK;
     }
-    mq_dense_attrs attrs = *dense;
-    attrs.act = act.kind;
-    attrs.a = act.a;
-    attrs.b = act.b;
+    dense.act = quantized.act = act.kind;
+    dense.a = quantized.a = act.a;
+    dense.b = quantized.b = act.b;
     *fired = true;
-    return mq_fuse_put(p, r, &mq_op_dense, &attrs, p->steps[s].inputs, p->steps[s].input_count,
-                       err);
+    return mq_fuse_put(p, r, step->op, is_int8 ? (const void *)&quantized : &dense, step->inputs,
+                       step->input_count, err);
 }

@@ -3,7 +3,7 @@
  *   x -> DynamicQuantizeLinear -> (q, s, z);   q, W, z, wz -> MatMulInteger -> Cast -> c
  *   s, ws -> Mul -> m;   c, m -> Mul -> (Add bias) -> (Relu)
  *
- * Every value between must have this one reader. */
+ * Every value between must have this one reader, but for q, s and z. */
 #include "worker/exec/fuse.h"
 #include "worker/ops/qmatmul.h"
 
@@ -59,8 +59,9 @@ static bool find_product(const mq_program *p, uint32_t s, chain *c)
     if (q->output_count != 3) {
         return false;
     }
-    return step->inputs[0] == q->outputs[0] && step->inputs[2] == q->outputs[2] &&
-           is_alone(p, q->outputs[0]) && is_alone(p, q->outputs[1]) && is_alone(p, q->outputs[2]);
+    /* Other products may read the quantized rows too (query, key and value of attention): each then
+     * quantizes them by itself, which costs less than passing 32-bit results on. */
+    return step->inputs[0] == q->outputs[0] && step->inputs[2] == q->outputs[2];
 }
 
 static bool find_scaling(const mq_program *p, chain *c)
@@ -129,7 +130,7 @@ mq_code mq_fuse_quantized(mq_program *p, uint32_t s, mq_error *err)
     attrs->act = c.relu == MQ_NO_VALUE ? MQ_ACT_NONE : MQ_ACT_RELU;
     memcpy(inputs, (const uint32_t[]){c.x, c.w, c.w_zero, c.w_scale, c.bias}, 5 * sizeof *inputs);
     uint32_t last = c.relu != MQ_NO_VALUE ? c.relu : c.add != MQ_NO_VALUE ? c.add : c.mul;
-    const uint32_t gone[] = {c.quantize, c.product, c.cast, c.scale, c.mul, c.add, c.relu};
+    const uint32_t gone[] = {c.product, c.cast, c.scale, c.mul, c.add, c.relu}; /* not c.quantize */
     for (size_t i = 0; i < sizeof gone / sizeof gone[0]; i++) {
         if (gone[i] != MQ_NO_VALUE && gone[i] != last) {
             p->steps[gone[i]].op = NULL;

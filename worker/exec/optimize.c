@@ -7,7 +7,8 @@ enum { ROUNDS_MAX = 8, OPSET_MIN = 7 }; /* below 7 binary operators broadcast by
 
 /* Before mq_program_fuse makes Dense of products, and after. */
 static mq_fuse_rule *const before[] = {
-    mq_fuse_gelu, mq_fuse_silu, mq_fuse_clip, mq_fuse_layer_norm, mq_fuse_conv_affine,
+    mq_fuse_gelu,       mq_fuse_silu,        mq_fuse_clip,
+    mq_fuse_layer_norm, mq_fuse_conv_affine, mq_fuse_attention,
 };
 static mq_fuse_rule *const after[] = {mq_fuse_dense_act, mq_fuse_skip_norm};
 

@@ -368,6 +368,10 @@ static void finish(const mq_op_call *call, const mq_product *p, float scale, flo
     for (int64_t r = 0; r < p->m; r++) {
         finish_row(c + r * p->n, p->n, scales, bias == NULL ? zeros : bias->data,
                    a->act == MQ_ACT_RELU);
+        if (a->act != MQ_ACT_RELU && a->act != MQ_ACT_NONE) {
+            float *y = (float *)(void *)c + r * p->n;
+            mq_act_map((mq_act){a->act, a->a, a->b}, y, y, (size_t)p->n);
+        }
     }
 }
 

@@ -8,6 +8,7 @@
 
 typedef struct mq_qdense_attrs {
     mq_activation act;
+    float a, b; /* of the activation, see act.h */
 } mq_qdense_attrs;
 
 #endif
