@@ -15,7 +15,10 @@ uint32_t mq_slots_take(mq_slots *slots, const void *array, size_t stride, size_t
 
 /* Gives it back; the caller has stored the returned value in the element's next_free. */
 uint32_t mq_slots_give(mq_slots *slots, uint32_t index);
-bool mq_slots_has(const mq_slots *slots, uint32_t spare);
+static inline bool mq_slots_has(const mq_slots *slots, uint32_t spare)
+{
+    return slots->capacity - slots->count >= spare;
+}
 
 /* most and regions (zeroed) are set. */
 void mq_index_init(mq_index *index);
@@ -85,7 +88,10 @@ static inline uint32_t mq_job_no(const mq_core *core, const mq_job *job)
 mq_job *mq_job_find(mq_core *core, mq_span id);
 mq_job *mq_job_new(mq_core *core, mq_span id); /* NULL when full; put into the index */
 void mq_job_free(mq_core *core, mq_job *job);  /* at the next step; gives back all it holds */
-bool mq_job_ended(const mq_job *job);
+static inline bool mq_job_ended(const mq_job *job)
+{
+    return mq_state_is_terminal((mq_state)job->state);
+}
 /* Keeps what had been counted when a lease begins. */
 void mq_job_lease_counts(mq_job *job);
 /* The only place that changes a state: lanes, timers, counters, history, the dirty list. */

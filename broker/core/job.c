@@ -98,11 +98,6 @@ void mq_job_free(mq_core *core, mq_job *job)
     core->graves[core->grave_count++] = no;
 }
 
-bool mq_job_ended(const mq_job *job)
-{
-    return mq_state_is_terminal((mq_state)job->state);
-}
-
 void mq_job_why(mq_job *job, const char *text, mq_span tail)
 {
     mq_span head = mq_str(text);
@@ -400,7 +395,7 @@ void mq_job_fill(const mq_core *core, const mq_job *job, bool as_stored, mq_job_
     out->memo = mq_pool_span(&core->pool, job->memo);
     out->trace = mq_pool_span(&core->pool, job->trace);
     out->hash = mq_span_of(job->hash, sizeof job->hash);
-    out->state = mq_str(mq_state_name(as_stored ? shown_state(job) : (mq_state)job->state));
+    out->state = mq_state_text(as_stored ? shown_state(job) : (mq_state)job->state);
     out->why = mq_str(job->why);
     out->code = job->code == 0 ? (mq_span){0} : mq_str(mq_code_name((mq_code)job->code));
     out->error = mq_pool_span(&core->pool, job->error);

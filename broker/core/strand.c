@@ -260,6 +260,12 @@ static uint32_t rank_of(uint64_t age)
     return (uint32_t)(age >> MQ_AGE_BITS);
 }
 
+/* Alone in its heap: whatever its keys are, its place is the same. */
+static bool is_alone(const mq_node *node, uint32_t root, uint32_t no)
+{
+    return node->is_in && root == no && node->child == MQ_NONE;
+}
+
 /* The flow's place in its lane follows its first ready strand and its tenant's start tag: when the
  * last start of this priority ends, or now for a flow that has just got something to do there. */
 static void place_flow(mq_core *core, uint32_t no)
@@ -273,10 +279,14 @@ static void place_flow(mq_core *core, uint32_t no)
     if (tag < core->names[flow->tenant].finish[rank]) {
         tag = core->names[flow->tenant].finish[rank];
     }
+    if (flow->node.is_in && flow->root != MQ_NONE &&
+        ((flow->node.tag == tag && flow->node.age == age) ||
+         is_alone(&flow->node, lane->root, no))) {
+        flow->node.tag = tag;
+        flow->node.age = age;
+        return;
+    }
     if (flow->node.is_in) {
-        if (flow->root != MQ_NONE && flow->node.tag == tag && flow->node.age == age) {
-            return;
-        }
         lane->root = mq_tree_remove(flows_of(core), lane->root, no);
     }
     if (flow->root != MQ_NONE) {
@@ -290,10 +300,16 @@ void mq_strand_place(mq_core *core, uint32_t no)
 {
     mq_strand *strand = &core->strands[no];
     mq_flow *flow = &core->flows[strand->flow];
+    bool is_ready = !strand->is_blocked && strand->root != MQ_NONE;
+    if (is_ready && is_alone(&strand->node, flow->root, no)) {
+        strand->node.age = mq_lane_key(&core->jobs[strand->root]);
+        place_flow(core, strand->flow);
+        return;
+    }
     if (strand->node.is_in) {
         flow->root = mq_tree_remove(strands_of(core), flow->root, no);
     }
-    if (!strand->is_blocked && strand->root != MQ_NONE) {
+    if (is_ready) {
         strand->node.tag = 0;
         strand->node.age = mq_lane_key(&core->jobs[strand->root]);
         flow->root = mq_tree_add(strands_of(core), flow->root, no);

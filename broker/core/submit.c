@@ -5,22 +5,19 @@
 enum { POOL_RESERVE = 8 /* an eighth of the pool is kept for what is already accepted */ };
 
 /* Content of a submit, so that a resend can be told from another job under the same id. What is
- * empty is told by the lengths alone. */
+ * empty is told by the lengths alone; of the durability its first letter says which it is. */
 static void hash_of(const mq_msg_submit_job *item, const mq_bytes *body, uint64_t out[2])
 {
-    const mq_span texts[] = {item->kind,      item->queue,  item->model,
-                             item->memo,      item->tenant, item->unique,
-                             item->limit_key, item->needs,  item->durability};
-    const uint64_t numbers[] = {item->priority << 32 | (item->runs_anyway ? 1U : 0U),
-                                (uint64_t)item->run_at_ms,
-                                item->seats_min << 32 ^ item->seats_max,
-                                (uint64_t)item->durability.len << 32 | item->deps_count,
-                                item->memory_bytes,
-                                (uint64_t)item->kind.len << 48 | (uint64_t)item->queue.len << 32 |
-                                    (uint64_t)item->model.len << 16 | item->memo.len,
-                                (uint64_t)item->tenant.len << 48 |
-                                    (uint64_t)item->unique.len << 32 |
-                                    (uint64_t)item->limit_key.len << 16 | item->needs.len};
+    const mq_span texts[] = {item->kind,   item->queue,  item->model,     item->memo,
+                             item->tenant, item->unique, item->limit_key, item->needs};
+    uint64_t lens = 0, letter = item->durability.len == 0 ? 0 : item->durability.data[0];
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
+        lens = lens << 7 ^ texts[i].len; /* at most 128 bytes each, but the last */
+    }
+    const uint64_t numbers[] = {
+        lens, (uint64_t)item->run_at_ms, item->memory_bytes << 8 ^ (item->runs_anyway ? 1U : 0U),
+        item->priority << 40 ^ item->seats_min << 32 ^ item->seats_max << 24 ^
+            (uint64_t)item->deps_count << 16 ^ letter};
     out[0] = 1;
     out[1] = 2;
     mq_hash_wide(mq_span_of(numbers, sizeof numbers), out);

@@ -30,11 +30,6 @@ uint32_t mq_slots_give(mq_slots *slots, uint32_t index)
     return next;
 }
 
-bool mq_slots_has(const mq_slots *slots, uint32_t spare)
-{
-    return slots->capacity - slots->count >= spare;
-}
-
 uint32_t mq_index_find(const mq_core *core, const mq_index *index, uint32_t hash, mq_index_is *is,
                        const void *key)
 {
@@ -180,12 +175,13 @@ uint32_t mq_name_find(const mq_core *core, mq_span text)
 
 uint32_t mq_name_take(mq_core *core, mq_span text)
 {
+    if (text.len == 0) {
+        return 0;
+    }
     uint32_t name = mq_name_find(core, text);
     if (name != MQ_NONE) {
         core->names[name].refs++;
-        if (name != 0) {
-            core->name_hints[hint_of(text)] = name;
-        }
+        core->name_hints[hint_of(text)] = name;
         return name;
     }
     mq_ref ref;

@@ -100,7 +100,7 @@ void mq_say_ended(mq_core *core, mq_job *job, mq_outputs *out)
                                         : mq_pool_span(&core->pool, job->result_text);
     item->as.ended = (mq_ended){
         .done = {.id = id,
-                 .state = mq_str(mq_state_name((mq_state)job->state)),
+                 .state = mq_state_text((mq_state)job->state),
                  .why = mq_str(job->why),
                  .code = job->code == 0 ? (mq_span){0} : mq_str(mq_code_name((mq_code)job->code)),
                  .error = mq_pool_span(&core->pool, job->error),

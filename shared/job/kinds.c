@@ -25,7 +25,7 @@ enum { POLICY_COUNT = sizeof policies / sizeof policies[0] };
 const mq_kind_policy *mq_kind_policy_find(mq_span name)
 {
     for (uint32_t i = 0; i < POLICY_COUNT; i++) {
-        if (name.len == name_lens[i] && mq_span_is(name, policies[i].name)) {
+        if (name.len == name_lens[i] && memcmp(name.data, policies[i].name, name.len) == 0) {
             return &policies[i];
         }
     }

@@ -14,11 +14,9 @@ static const uint8_t next_state[MQ_STATE_COUNT][MQ_EVENT_COUNT] = {
 #undef MQ_STEP
 };
 
-static const struct {
-    const char *name;
-    bool is_terminal;
-} states[MQ_STATE_COUNT] = {
-#define MQ_STATE(symbol, text, terminal) [MQ_STATE_##symbol] = {text, terminal},
+static const mq_span states[MQ_STATE_COUNT] = {
+#define MQ_STATE(symbol, text, is_terminal)                                                        \
+    [MQ_STATE_##symbol] = {(const uint8_t *)(text), sizeof(text) - 1},
 #define MQ_EVENT(symbol, text)
 #define MQ_STEP(from, event, to)
 #include "shared/job/lifecycle.def"
@@ -45,14 +43,14 @@ mq_state mq_lifecycle_next(mq_state from, mq_event event)
     return next == 0 ? MQ_STATE_REFUSED : (mq_state)(next - 1);
 }
 
-bool mq_state_is_terminal(mq_state state)
-{
-    return (unsigned)state < MQ_STATE_COUNT && states[state].is_terminal;
-}
-
 const char *mq_state_name(mq_state state)
 {
-    return (unsigned)state < MQ_STATE_COUNT ? states[state].name : "refused";
+    return (unsigned)state < MQ_STATE_COUNT ? (const char *)states[state].data : "refused";
+}
+
+mq_span mq_state_text(mq_state state)
+{
+    return (unsigned)state < MQ_STATE_COUNT ? states[state] : mq_str("refused");
 }
 
 const char *mq_event_name(mq_event event)
@@ -63,7 +61,7 @@ const char *mq_event_name(mq_event event)
 mq_state mq_state_parse(mq_span name)
 {
     for (unsigned i = 0; i < MQ_STATE_COUNT; i++) {
-        if (mq_span_is(name, states[i].name)) {
+        if (mq_span_is(name, (const char *)states[i].data)) {
             return (mq_state)i;
         }
     }

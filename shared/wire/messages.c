@@ -138,35 +138,6 @@ static void encode_value(mq_writer *w, const mq_field *f, const void *message)
     }
 }
 
-/* Key and value of what nearly all fields are, numbers and short texts, in one piece; false: not
- * one of those, or no room at hand. */
-static bool encode_small(mq_buf *out, const mq_field *f, const void *message)
-{
-    const void *from = at(message, f->offset);
-    const size_t need = sizeof f->wire + 32;
-    if (out->capacity - out->len < need || out->is_full) {
-        return false;
-    }
-    uint8_t *to = out->data + out->len;
-    memcpy(to, &f->wire, sizeof f->wire);
-    to += 1 + f->key_len;
-    if (f->type == MQ_FIELD_U64) {
-        uint64_t value;
-        memcpy(&value, from, sizeof value);
-        to = mq_writer_u64(to, value);
-    } else if (f->type == MQ_FIELD_TEXT && ((const mq_span *)from)->len < 32) {
-        const mq_span *text = from;
-        MQ_ASSERT(text->len <= f->text_max);
-        *to++ = (uint8_t)(0xa0 | text->len);
-        mq_writer_copy(to, text->data, text->len);
-        to += text->len;
-    } else {
-        return false;
-    }
-    out->len = (size_t)(to - out->data);
-    return true;
-}
-
 /* Writes the count into the head of the map that begins at `from`. Few maps have more entries than
  * a head of one byte can say: only then what follows is moved. */
 static void close_map(mq_buf *out, size_t from, uint32_t count)
@@ -184,21 +155,55 @@ static void close_map(mq_buf *out, size_t from, uint32_t count)
     }
 }
 
+/* Key and value of what nearly all fields are, numbers and short texts, in one piece at a place
+ * with room for ROOM bytes. Returns where they end; NULL: it is something else. */
+static inline uint8_t *encode_small(uint8_t *to, const mq_field *f, const void *message)
+{
+    const void *from = at(message, f->offset);
+    memcpy(to, &f->wire, sizeof f->wire);
+    to += 1 + f->key_len;
+    if (f->type == MQ_FIELD_U64) {
+        uint64_t value;
+        memcpy(&value, from, sizeof value);
+        return mq_writer_u64(to, value);
+    }
+    if (f->type != MQ_FIELD_TEXT || ((const mq_span *)from)->len >= 32) {
+        return NULL;
+    }
+    const mq_span *text = from;
+    MQ_ASSERT(text->len <= f->text_max);
+    *to++ = (uint8_t)(0xa0 | text->len);
+    mq_writer_copy(to, text->data, text->len);
+    return to + text->len;
+}
+
 /* Returns how many of the fields were there. */
 static uint32_t encode_fields(mq_writer *w, const mq_field *f, const mq_field *end,
                               const void *message)
 {
+    enum { ROOM = sizeof(mq_wire_key) + 32 };
+    mq_buf *out = w->buf;
+    uint8_t *to = out->data + out->len; /* written back before anybody else writes */
+    size_t room = out->is_full ? 0 : out->capacity - out->len;
     uint32_t count = 0;
     for (; f < end; f++) {
         if (is_absent(f, message)) {
             continue;
         }
         count++;
-        if (!encode_small(w->buf, f, message)) {
-            mq_write_raw16(w, &f->wire, 1 + f->key_len);
-            encode_value(w, f, message);
+        uint8_t *after = room < ROOM ? NULL : encode_small(to, f, message);
+        if (after != NULL) {
+            room -= (size_t)(after - to);
+            to = after;
+            continue;
         }
+        out->len = (size_t)(to - out->data);
+        mq_write_raw16(w, &f->wire, 1 + f->key_len);
+        encode_value(w, f, message);
+        to = out->data + out->len;
+        room = out->is_full ? 0 : out->capacity - out->len;
     }
+    out->len = (size_t)(to - out->data);
     return count;
 }
 
@@ -281,7 +286,8 @@ typedef struct decoder {
     mq_error *err;
 } decoder;
 
-static mq_code decode_shape(decoder *d, const mq_shape *shape, void *message);
+static mq_code decode_shape(decoder *d, const mq_shape *shape, void *message,
+                            uint8_t after[MQ_FIELDS_MAX + 1]);
 
 /* The reader's fault, if any, as an error that starts with the key. */
 static mq_code check(decoder *d, const char *key)
@@ -346,10 +352,11 @@ static mq_code decode_list(decoder *d, const mq_field *f, void *message)
     uint8_t *items;
     mq_code code = open_list(d, f, f->item->size, message, &items);
     uint32_t count = code == MQ_OK ? count_of(f, message) : 0;
+    uint8_t after[MQ_FIELDS_MAX + 1] = {0};
     for (uint32_t i = 0; i < count; i++) {
         uint8_t *item = items + (size_t)i * f->item->size;
         memset(item, 0, f->item->size); /* just before it is filled: it is in the cache then */
-        code = decode_shape(d, f->item, item);
+        code = decode_shape(d, f->item, item, after);
         if (code != MQ_OK) {
             return d->err == NULL ? code : mq_wrap(d->err, "%s[%u]", f->key, i);
         }
@@ -420,8 +427,9 @@ typedef struct unknown_keys {
 
 /* How far a map has been read. */
 typedef struct progress {
-    uint64_t seen; /* bit i: field i */
-    uint32_t next; /* field that most likely follows */
+    uint64_t seen;  /* bit i: field i */
+    uint32_t next;  /* field that most likely follows */
+    uint8_t *after; /* of a list's items: field that came next in the item before, by `next` */
     unknown_keys unknown;
 } progress;
 
@@ -443,6 +451,18 @@ static mq_code skip_unknown(decoder *d, unknown_keys *unknown, mq_span key)
     return check(d, "unknown key");
 }
 
+/* The next key, whose first bytes are `word`, is that of field i (or begins like it when it is
+ * longer than a word). */
+static inline bool is_word(const mq_shape *shape, uint32_t i, uint64_t word)
+{
+    uint64_t key;
+    if (i >= shape->field_count) {
+        return false;
+    }
+    memcpy(&key, &shape->fields[i].wire, sizeof key);
+    return ((word ^ key) & htole64(shape->fields[i].mask)) == 0;
+}
+
 /* Takes pairs as long as they are what nearly all are: a key of the table that lies ahead, with a
  * number or a short text. Nothing is checked less than below, but each check is made once, and
  * where the cursor stands is written back at the end. Returns how many of `pairs` were taken. */
@@ -451,18 +471,20 @@ static uint32_t decode_run(decoder *d, const mq_shape *shape, void *message, uin
 {
     mq_reader *r = &d->reader;
     const uint8_t *from = r->at;
+    uint64_t seen = p->seen;
     uint32_t most = pairs < r->nodes_left / 2 ? pairs : r->nodes_left / 2, taken = 0, i = p->next;
     while (taken < most && r->end - from >= PAIR_BYTES) {
-        uint64_t word, key;
+        uint64_t word;
         memcpy(&word, from, sizeof word);
-        for (; i < shape->field_count; i++) {
-            memcpy(&key, &shape->fields[i].wire, sizeof key);
-            if (((word ^ key) & htole64(shape->fields[i].mask)) == 0) {
-                break;
+        uint32_t before = i;
+        i = p->after[before] >= before ? p->after[before] : before;
+        if (!is_word(shape, i, word)) {
+            for (i = before; i < shape->field_count && !is_word(shape, i, word); i++) {
             }
+            p->after[before] = (uint8_t)i;
         }
         const mq_field *f = &shape->fields[i];
-        if (i == shape->field_count || f->key_len > 7 || (p->seen >> i & 1) != 0) {
+        if (i == shape->field_count || f->key_len > 7 || (seen >> i & 1) != 0) {
             break;
         }
         const uint8_t *value = from + 1 + f->key_len;
@@ -479,11 +501,12 @@ static uint32_t decode_run(decoder *d, const mq_shape *shape, void *message, uin
         } else {
             break;
         }
-        p->seen |= UINT64_C(1) << i++;
+        seen |= UINT64_C(1) << i++;
         taken++;
     }
     if (taken > 0) {
         p->next = i;
+        p->seen = seen;
         mq_reader_took(r, from, taken * 2);
     }
     return taken;
@@ -514,9 +537,11 @@ static mq_code decode_pair(decoder *d, const mq_shape *shape, void *message, pro
     return decode_field(d, &shape->fields[index], message);
 }
 
-static mq_code decode_shape(decoder *d, const mq_shape *shape, void *message)
+static mq_code decode_shape(decoder *d, const mq_shape *shape, void *message,
+                            uint8_t after[MQ_FIELDS_MAX + 1])
 {
     progress p;
+    p.after = after;
     p.unknown.count = p.next = 0;
     p.seen = 0;
     uint32_t count = mq_read_map(&d->reader);
@@ -544,7 +569,8 @@ mq_code mq_wire_decode(mq_command command, mq_span header, void *message, mq_are
     }
     decoder d = {.arena = arena, .err = err};
     mq_reader_init(&d.reader, header, MQ_WIRE_NODES_MAX);
-    mq_code code = decode_shape(&d, shape, message);
+    uint8_t after[MQ_FIELDS_MAX + 1] = {0};
+    mq_code code = decode_shape(&d, shape, message, after);
     if (code == MQ_OK) {
         return mq_reader_done(&d.reader, shape->name, err);
     }
