@@ -456,6 +456,7 @@ struct mq_core {
     mq_heap limit_timers; /* per limit: when to look at it again */
     mq_limit every_key;   /* "key=*": what each key gets that has no limit of its own */
     uint32_t name_hints[MQ_NAME_HINTS]; /* table.c */
+    uint32_t strand_hint;               /* strand.c */
     bool has_draining;                  /* some queue takes no new jobs */
     uint64_t virtual_now[MQ_RANKS];     /* fairness: start of what was granted last (fair.c) */
     mq_pool pool;
@@ -464,7 +465,7 @@ struct mq_core {
     uint32_t kept_head, kept_tail; /* jobs whose create waits, oldest first */
     uint32_t dirty_reg_head, dirty_reg_tail;
     uint32_t unresolved_head, unresolved_tail; /* jobs whose deps are not looked up yet */
-    uint64_t *idle; /* a bit for each worker (idle.c) */
+    uint64_t *idle;                            /* a bit for each worker (idle.c) */
     uint32_t worker_cursor;
     uint32_t pack_worker, pack_left; /* it gets so many more jobs of pack_lane in this pass */
     const mq_lane *pack_lane;

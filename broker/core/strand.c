@@ -214,8 +214,13 @@ static bool has_room(const mq_core *core)
 uint32_t mq_strand_take(mq_core *core, const mq_job *job)
 {
     way k = way_of_job(job);
-    uint32_t no = mq_index_find(core, &core->strand_index, hash_strand(&k), strand_is, &k);
+    uint32_t no = core->strand_hint; /* nearly every job goes where the one before it went */
+    if (no < core->strand_slots.high && core->strands[no].is_used && strand_is(core, no, &k)) {
+        return no;
+    }
+    no = mq_index_find(core, &core->strand_index, hash_strand(&k), strand_is, &k);
     if (no != MQ_NONE) {
+        core->strand_hint = no;
         return no;
     }
     if (!has_room(core)) {

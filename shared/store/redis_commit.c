@@ -243,52 +243,52 @@ static char *put_length(char *at, char mark, size_t length)
     return at;
 }
 
-/* The same bytes as redisFormatCommandArgv's, without its sprintf for each of some thousand
- * arguments. *out is freed by the caller. Returns how many, -1 without memory. */
-static ssize_t format_command(char **out, const mq_args *all)
+static char *put_text(char *at, const char *text, size_t len)
 {
-    size_t bytes = 32;
-    for (uint32_t i = 0; i < all->count; i++) {
-        bytes += all->lens[i] + 32;
+    at = put_length(at, '$', len);
+    if (len > 0) {
+        memcpy(at, text, len);
     }
-    char *at = malloc(bytes);
-    *out = at;
-    if (at == NULL) {
-        return -1;
-    }
-    at = put_length(at, '*', all->count);
-    for (uint32_t i = 0; i < all->count; i++) {
-        at = put_length(at, '$', all->lens[i]);
-        if (all->lens[i] > 0) {
-            memcpy(at, all->argv[i], all->lens[i]);
-        }
-        at += all->lens[i];
-        *at++ = '\r';
-        *at++ = '\n';
-    }
-    return at - *out;
+    at += len;
+    *at++ = '\r';
+    *at++ = '\n';
+    return at;
 }
 
-/* FCALL name keys args as bytes of the protocol. */
+static char *put_args(char *at, const mq_args *args)
+{
+    for (uint32_t i = 0; i < args->count; i++) {
+        at = put_text(at, args->argv[i], args->lens[i]);
+    }
+    return at;
+}
+
+static size_t bytes_of(const mq_args *args)
+{
+    size_t bytes = (size_t)args->count * 32; /* "$26\r\n" and "\r\n" around each */
+    for (uint32_t i = 0; i < args->count; i++) {
+        bytes += args->lens[i];
+    }
+    return bytes;
+}
+
+/* FCALL name keys args as bytes of the protocol: the same as redisFormatCommandArgv's, without its
+ * sprintf for each of some thousand arguments. */
 static mq_code format(mq_flight *f, mq_commit_args *c, bool adds, mq_error *err)
 {
-    mq_args all = {.arena = &c->arena};
-    mq_args_text(&all, "FCALL");
-    mq_args_text(&all, adds ? "mq1_commit_new" : "mq1_commit");
-    mq_args_number(&all, (int64_t)c->keys.count);
-    for (uint32_t i = 0; i < c->keys.count; i++) {
-        mq_args_add(&all, mq_span_of(c->keys.argv[i], c->keys.lens[i]));
-    }
-    for (uint32_t i = 0; i < c->args.count; i++) {
-        mq_args_add(&all, mq_span_of(c->args.argv[i], c->args.lens[i]));
-    }
-    ssize_t bytes = all.is_full ? -1 : format_command(&f->command, &all);
-    mq_args_release(&all);
-    if (bytes < 0) {
-        f->command = NULL;
+    const char *name = adds ? "mq1_commit_new" : "mq1_commit";
+    char keys[24];
+    int keys_len = snprintf(keys, sizeof keys, "%u", c->keys.count);
+    f->command = malloc(256 + bytes_of(&c->keys) + bytes_of(&c->args));
+    if (f->command == NULL) {
         return mq_fail(err, MQ_E_LIMIT, "no memory to send a commit");
     }
-    f->command_bytes = (size_t)bytes;
+    char *at = put_length(f->command, '*', (size_t)c->keys.count + c->args.count + 3);
+    at = put_text(at, "FCALL", 5);
+    at = put_text(at, name, strlen(name));
+    at = put_text(at, keys, (size_t)keys_len);
+    at = put_args(put_args(at, &c->keys), &c->args);
+    f->command_bytes = (size_t)(at - f->command);
     return MQ_OK;
 }
 
