@@ -174,11 +174,60 @@ static void batch_norm_trains_on_the_batch_and_moves_its_moments(void **unused)
     mq_model_free(model);
 }
 
+/* Dropout: as many fall as the ratio says, others for another step, row or layer, the same ones
+ * again backward, and the mean stays. */
+static void dropout_draws_by_step_and_row(void **unused)
+{
+    (void)unused;
+    enum { COLUMNS = 999, LINES = 8 };
+    static float x[LINES * COLUMNS], y[4][LINES * COLUMNS], dx[LINES * COLUMNS];
+    const mq_draw draws[4] = {{7, 3, 16}, {7, 4, 16}, {7, 3, 17}, {8, 3, 16}};
+    mq_draw draw;
+    mq_dropout_attrs attrs = {0.25F, 0, &draw};
+    mq_tensor in = {MQ_DT_F32, {2, {LINES, COLUMNS}}, x, sizeof x}, out = in;
+    const mq_tensor *inputs[] = {&in};
+    mq_tensor *outputs[] = {&out};
+    mq_op_call call = {.op = &mq_op_training_dropout,
+                       .attrs = &attrs,
+                       .inputs = inputs,
+                       .outputs = outputs,
+                       .input_count = 1,
+                       .output_count = 1};
+    size_t fallen = 0, differ[4] = {0};
+    for (size_t i = 0; i < LINES * COLUMNS; i++) {
+        x[i] = 1;
+    }
+    for (int d = 0; d < 4; d++) {
+        draw = draws[d];
+        out.data = y[d];
+        assert_int_equal(call.op->run(&call, NULL), MQ_OK);
+    }
+    for (size_t i = 0; i < LINES * COLUMNS; i++) {
+        fallen += y[0][i] == 0;
+        assert_true(y[0][i] == 0 || fabsf(y[0][i] - 1 / 0.75F) < 1e-6F);
+        for (int d = 1; d < 4; d++) {
+            differ[d] += y[d][i] != y[0][i];
+        }
+    }
+    assert_true(fallen > LINES * COLUMNS * 0.23 && fallen < LINES * COLUMNS * 0.27);
+    for (int d = 1; d < 4; d++) {
+        assert_true(differ[d] > LINES * COLUMNS / 4);
+    }
+    /* row 17 is the second of a batch that begins at row 16 */
+    assert_memory_equal(y[2], y[0] + COLUMNS, (LINES - 1) * COLUMNS * sizeof(float));
+    float *dy[] = {x}, *to[] = {dx};
+    const bool add[] = {false};
+    draw = draws[0];
+    call.op->grad(&(mq_op_grad){.call = call, .dy = dy, .dx = to, .add = add});
+    assert_memory_equal(dx, y[0], sizeof dx);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gradients_of_architectures_agree_with_differences),
         cmocka_unit_test(batch_norm_trains_on_the_batch_and_moves_its_moments),
+        cmocka_unit_test(dropout_draws_by_step_and_row),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -126,7 +126,8 @@ static void every_recipe_gives_one_hash_however_it_is_shared(void **state)
     }
 }
 
-/* A net with a convolution, BatchNorm and pooling as a blob of the fixture; out: its hash. */
+/* A net with a convolution, BatchNorm, pooling and Dropout as a blob of the fixture; out: its hash.
+ */
 static void put_net(const fixture *f, char blob[MQ_SHA256_HEX])
 {
     mq_error err = {MQ_OK, ""};
@@ -141,6 +142,7 @@ static void put_net(const fixture *f, char blob[MQ_SHA256_HEX])
     x = mq_build_one(&b, "Relu", "relu", x);
     x = mq_build_max_pool(&b, "pool", x, (mq_window){2, 2, 0});
     x = mq_build_one(&b, "Flatten", "flatten", x);
+    x = mq_build_two(&b, "Dropout", "drop", x, mq_build_real(&b, "drop", "ratio", 0.25F));
     (void)mq_build_gemm(&b, "fc", x, 6 * 2 * 2, FX_CLASSES, MQ_FIRST_XAVIER);
     mq_build_output(&b, "logits", FX_CLASSES);
     assert_int_equal(b.code, MQ_OK);
@@ -155,7 +157,8 @@ static void put_net(const fixture *f, char blob[MQ_SHA256_HEX])
     mq_model_free(b.model);
 }
 
-/* Moments of BatchNorm, too, follow from the manifest alone; and so do attention's sums. */
+/* Moments of BatchNorm and what Dropout draws, too, follow from the manifest alone; and so do
+ * attention's sums. */
 static void nets_of_all_kinds_give_one_hash_however_they_are_shared(void **state)
 {
     char blob[MQ_SHA256_HEX], init[128];

@@ -119,6 +119,7 @@ static mq_code run_step(tuning *t, const mq_permutation *order, mq_error *err)
         code = mq_dataset_row(t->data, mq_permutation_at(order, first + i),
                               t->x + i * t->facts->x_count, &t->y[i].class_number, NULL, err);
     }
+    mq_net_draw(t->net, &(mq_draw){t->options->seed, t->step, 0});
     if (code == MQ_OK) {
         code =
             mq_net_step(t->net, t->weights, t->x, t->y, 1.0f / (float)batch, t->grads, &stats, err);

@@ -169,6 +169,11 @@ static void backward(mq_net *net, mq_net_slot *slot, const float *dy, float scal
     }
 }
 
+void mq_net_draw(mq_net *net, const mq_draw *draw)
+{
+    net->draw = *draw;
+}
+
 mq_code mq_net_step(mq_net *net, const float *flat, const float *x, const mq_label *labels,
                     float scale, float *grads, mq_net_stats *stats, mq_error *err)
 {
@@ -208,6 +213,7 @@ mq_code mq_net_forward(mq_net *net, uint32_t index, const float *flat, const flo
         return code;
     }
     memcpy(slot->x_copy, x, x_bytes);
+    slot->draw = net->draw;
     if (is_last_stage(net)) {
         memcpy(slot->labels, labels, rows * sizeof *labels);
     }
@@ -230,6 +236,7 @@ mq_code mq_net_backward(mq_net *net, uint32_t index, const float *flat, const fl
         slot->tensors[net->weights[k].value].data =
             (void *)(uintptr_t)(flat + net->weights[k].offset);
     }
+    net->draw = slot->draw;
     backward(net, slot, dy, scale, dx, grads);
     slot->is_forward = false;
     return MQ_OK;

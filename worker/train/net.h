@@ -14,6 +14,7 @@
 
 #include "shared/tensor/tensor.h"
 #include "worker/onnx/model.h"
+#include "worker/train/dropout.h"
 #include "worker/train/loss.h"
 
 typedef struct mq_net mq_net;
@@ -62,6 +63,9 @@ void mq_net_output_shape(const mq_net *net, mq_shape *out);
  */
 void mq_net_params_get(const mq_net *net, float *flat);
 MQ_MUST_USE mq_code mq_net_params_set(const float *flat, mq_model *model, mq_error *err);
+
+/* What random numbers (Dropout) of the following mq_net_step or mq_net_forward are drawn for. */
+void mq_net_draw(mq_net *net, const mq_draw *draw);
 
 /* Whole graph: forward + backward. x: rows x input floats; labels: one a row (checked,
  * mq_loss_check_labels: MQ_E_ARG names the row). The gradient of scale * (sum over rows of the

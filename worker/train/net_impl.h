@@ -34,6 +34,7 @@ typedef struct mq_net_slot {
     float *x_copy;    /* the stage's input as mq_net_forward keeps it */
     float *d_out;     /* derivative of the loss by the outputs */
     mq_label *labels; /* of the last forward */
+    mq_draw draw;     /* likewise */
 } mq_net_slot;
 
 struct mq_net {
@@ -47,6 +48,7 @@ struct mq_net {
     size_t param_count, param_total;
     uint32_t first, last; /* steps first..last-1 */
     uint32_t input, output;
+    mq_draw draw;       /* what Dropout reads */
     uint32_t *view_of;  /* by value: whose data it shares, or itself */
     bool *is_wanted;    /* by value: a gradient is computed for it */
     size_t *place;      /* by value: floats from the start of the block */

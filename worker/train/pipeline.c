@@ -148,6 +148,8 @@ static mq_code forward(pipeline *p, uint32_t micro, mq_error *err)
             mq_link_receive(p->link, &(mq_parcel){p->stage - 1, MQ_PARCEL_ACTIVATION, micro, step},
                             p->in, p->in_floats * sizeof(float), err);
     }
+    mq_draw draw = {(uint64_t)t->m.seed, step, (uint64_t)micro * t->shard_rows};
+    mq_net_draw(p->net, &draw);
     if (code == MQ_OK) {
         code = mq_net_forward(p->net, micro % p->slots, t->state.weights, p->in,
                               is_last ? t->y : NULL, is_last ? NULL : p->out, &stats, err);

@@ -61,6 +61,8 @@ static mq_code compute_shard(gang *g, uint32_t shard, float *leaf, mq_error *err
     mq_trainer *t = g->t;
     mq_net_stats stats = {0};
     mq_code code = mq_trainer_gather(t, shard, t->x, t->y, err);
+    mq_draw draw = {(uint64_t)t->m.seed, t->state.record.step, (uint64_t)shard * t->shard_rows};
+    mq_net_draw(t->net, &draw);
     if (code == MQ_OK) {
         code = mq_net_step(t->net, t->state.weights, t->x, t->y, 1.0F / (float)t->m.batch, leaf,
                            &stats, err);
