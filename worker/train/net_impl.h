@@ -73,6 +73,9 @@ struct mq_net {
  * its operator has weights (mq_op.params). */
 MQ_MUST_USE mq_code mq_net_trainable(const mq_model *model, bool *is_param, mq_error *err);
 
+/* net_training.c: BatchNormalization takes the batch's moments, Dropout draws. */
+MQ_MUST_USE mq_code mq_net_start_training(mq_net *net, mq_error *err);
+
 /* Multiply-adds x 2 of a step; scratch is reset. */
 double mq_net_step_cost(mq_net *net, uint32_t step, mq_arena *scratch);
 
