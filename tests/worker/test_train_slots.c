@@ -151,7 +151,7 @@ static void run(const scenario *sc, char out[MQ_SHA256_HEX])
     gang g = {.count = sc->workers, .epoch = 1};
     bool is_killed = sc->victim == NOBODY;
     (void)snprintf(body, sizeof body,
-                   "{\"model\":\"m\",\"data\":\"d@1\",\"batch\":64,\"epochs\":60,"
+                   "{\"model\":\"m\",\"data\":\"d@1\",\"batch\":64,\"epochs\":240,"
                    "\"init\":{\"arch\":\"mlp:20-24-16-4\"},\"mode\":\"%s\","
                    "\"run\":{\"commit_ms\":10,\"reuse\":false,\"transport\":\"%s\"}}",
                    sc->mode, sc->transport);
