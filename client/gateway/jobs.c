@@ -6,6 +6,7 @@
 #include "client/gateway/gateway.h"
 #include "client/gateway/oip.h"
 
+#include "shared/base/assert.h"
 #include "shared/base/ulid.h"
 
 enum { FILTER_MAX = 256, LIMIT_MAX = 1000, END_MS = 2000, DEPS_MAX = 64 };
@@ -108,7 +109,9 @@ void mq_gw_job_result(mq_exchange *exchange)
 
 void mq_gw_job_cancel(mq_exchange *exchange)
 {
+    const char *hard = mq_exchange_query(exchange, "hard");
     if (may_act(exchange)) {
+        exchange->detail = hard != NULL && strcmp(hard, "1") == 0 ? exchange : NULL;
         mq_exchange_ask(exchange, cancel, NULL);
     }
 }
@@ -170,6 +173,12 @@ static void accepted(mq_exchange *exchange, const maasq_job *job)
                         info.id);
         return;
     }
+    if (strcmp(info.state, "lost") == 0 && info.other[0] != '\0') {
+        char text[128];
+        snprintf(text, sizeof text, "unique: job %s lives and has this key", info.other);
+        mq_answer_code(exchange, mq_code_of(info.code), text);
+        return;
+    }
     if (strcmp(info.state, "lost") == 0) {
         mq_answer_code(exchange, mq_code_of(info.code), info.error);
         return;
@@ -191,64 +200,112 @@ static int durability_of(const char *text)
                                              : -1;
 }
 
+/* The fields of a submit: those of maasq_spec by the same names, and what needs more than a copy.
+ */
+typedef enum { TEXT, U32, U64, I64, OTHER } field_type;
+static const struct {
+    const char *name;
+    field_type type;
+    size_t at;
+} fields[] = {
+    {"kind", TEXT, offsetof(maasq_spec, kind)},
+    {"model", TEXT, offsetof(maasq_spec, model)},
+    {"queue", TEXT, offsetof(maasq_spec, queue)},
+    {"tenant", TEXT, offsetof(maasq_spec, tenant)},
+    {"memo", TEXT, offsetof(maasq_spec, memo)},
+    {"unique", TEXT, offsetof(maasq_spec, unique)},
+    {"limit_key", TEXT, offsetof(maasq_spec, limit_key)},
+    {"needs", TEXT, offsetof(maasq_spec, needs)},
+    {"memory_bytes", U64, offsetof(maasq_spec, memory_bytes)},
+    {"priority", U32, offsetof(maasq_spec, priority)},
+    {"run_at_ms", I64, offsetof(maasq_spec, run_at_ms)},
+    {"ttl_ms", U64, offsetof(maasq_spec, ttl_ms)},
+    {"lease_ms", U64, offsetof(maasq_spec, lease_ms)},
+    {"max_run_ms", U64, offsetof(maasq_spec, max_run_ms)},
+    {"keep_ms", U64, offsetof(maasq_spec, keep_ms)},
+    {"attempts_max", U32, offsetof(maasq_spec, attempts_max)},
+    {"backoff_ms", U64, offsetof(maasq_spec, backoff_ms)},
+    {"backoff_max_ms", U64, offsetof(maasq_spec, backoff_max_ms)},
+    {"body", OTHER, 0},
+    {"after", OTHER, 0},
+    {"on_failure", OTHER, 0},
+    {"durability", OTHER, 0},
+};
+enum { FIELDS = sizeof fields / sizeof *fields };
+
+static mq_code check_known(const json_t *root, mq_error *err)
+{
+    const char *key;
+    json_t *value;
+    json_object_foreach((json_t *)(uintptr_t)root, key, value)
+    {
+        bool is_known = false;
+        char known[400] = "";
+        size_t len = 0;
+        for (size_t i = 0; i < FIELDS; i++) {
+            is_known = is_known || strcmp(key, fields[i].name) == 0;
+            len += (size_t)snprintf(known + len, sizeof known - len, "%s%s", i == 0 ? "" : ", ",
+                                    fields[i].name);
+            MQ_ASSERT(len < sizeof known);
+        }
+        if (!is_known) {
+            return mq_fail(err, MQ_E_ARG, "%.64s: unknown field; known are %s", key, known);
+        }
+    }
+    return MQ_OK;
+}
+
+static mq_code read_field(const json_t *root, size_t no, maasq_spec *spec, mq_error *err)
+{
+    void *at = (uint8_t *)spec + fields[no].at;
+    int64_t number = 0;
+    if (fields[no].type == OTHER) {
+        return MQ_OK;
+    }
+    if (fields[no].type == TEXT) {
+        return read_text(root, fields[no].name, at, err);
+    }
+    mq_code code = read_number(root, fields[no].name, &number, err);
+    if (code == MQ_OK && fields[no].type == U32 && number > UINT32_MAX) {
+        return mq_fail(err, MQ_E_ARG, "%s: at most %u", fields[no].name, UINT32_MAX);
+    }
+    uint32_t small = (uint32_t)number;
+    memcpy(at, fields[no].type == U32 ? (void *)&small : (void *)&number,
+           fields[no].type == U32 ? sizeof small : sizeof number);
+    return code;
+}
+
 /* The request as a spec that borrows from it; *body and deps are its storage. */
 static mq_code read_spec(const submitting *s, maasq_spec *spec, char **body, const char **deps,
                          mq_error *err)
 {
-    static const char *const known[] = {
-        "kind",   "body",  "model",      "queue", "tenant",    "priority", "run_at_ms",
-        "ttl_ms", "after", "durability", "memo",  "limit_key", "needs",    "memory_bytes"};
-    *spec = (maasq_spec){.size = sizeof *spec, .id = s->id[0] != '\0' ? s->id : NULL};
-    const char *key;
-    json_t *value;
-    json_object_foreach(s->root, key, value)
-    {
-        bool is_known = false;
-        for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
-            is_known = is_known || strcmp(key, known[i]) == 0;
-        }
-        if (!is_known) {
-            return mq_fail(
-                err, MQ_E_ARG,
-                "%.64s: unknown field; known are kind, body, model, queue, tenant, "
-                "priority, run_at_ms, ttl_ms, after, durability, memo, limit_key, needs, "
-                "memory_bytes",
-                key);
-        }
+    const char *durability = NULL, *on_failure = NULL;
+    *spec = (maasq_spec){.size = sizeof *spec};
+    mq_code code = check_known(s->root, err);
+    for (size_t i = 0; code == MQ_OK && i < FIELDS; i++) {
+        code = read_field(s->root, i, spec, err);
     }
-    int64_t priority = 0;
-    int64_t run_at_ms = 0;
-    int64_t ttl_ms = 0;
-    int64_t memory_bytes = 0;
-    const char *durability = NULL;
-    mq_code code = read_text(s->root, "kind", &spec->kind, err);
-    code = code != MQ_OK ? code : read_text(s->root, "model", &spec->model, err);
-    code = code != MQ_OK ? code : read_text(s->root, "queue", &spec->queue, err);
-    code = code != MQ_OK ? code : read_text(s->root, "tenant", &spec->tenant, err);
-    code = code != MQ_OK ? code : read_text(s->root, "memo", &spec->memo, err);
     code = code != MQ_OK ? code : read_text(s->root, "durability", &durability, err);
-    code = code != MQ_OK ? code : read_text(s->root, "limit_key", &spec->limit_key, err);
-    code = code != MQ_OK ? code : read_text(s->root, "needs", &spec->needs, err);
-    code = code != MQ_OK ? code : read_number(s->root, "memory_bytes", &memory_bytes, err);
-    code = code != MQ_OK ? code : read_number(s->root, "priority", &priority, err);
-    code = code != MQ_OK ? code : read_number(s->root, "run_at_ms", &run_at_ms, err);
-    code = code != MQ_OK ? code : read_number(s->root, "ttl_ms", &ttl_ms, err);
+    code = code != MQ_OK ? code : read_text(s->root, "on_failure", &on_failure, err);
     code = code != MQ_OK ? code : read_body(s->root, spec, body, err);
     code = code != MQ_OK ? code : read_deps(s->root, spec, deps, err);
     if (code != MQ_OK) {
         return code;
     }
+    spec->id = s->id[0] != '\0' ? s->id : NULL;
     spec->durability = durability_of(durability);
-    if (spec->kind == NULL || priority > 9 || spec->durability < 0) {
-        return mq_fail(err, MQ_E_ARG, "%s",
-                       spec->kind == NULL ? "kind: is missing"
-                       : priority > 9     ? "priority: must be 1..9"
-                                          : "durability: must be transient, durable or replicated");
+    bool must_run = on_failure != NULL && strcmp(on_failure, "run") == 0;
+    spec->on_failure = must_run ? MAASQ_RUN : MAASQ_CANCEL;
+    if (on_failure != NULL && !must_run && strcmp(on_failure, "cancel") != 0) {
+        return mq_fail(err, MQ_E_ARG, "on_failure: must be cancel or run");
     }
-    spec->priority = (uint32_t)priority;
-    spec->run_at_ms = run_at_ms;
-    spec->ttl_ms = (uint64_t)ttl_ms;
-    spec->memory_bytes = (uint64_t)memory_bytes;
+    if (spec->kind == NULL || spec->priority > 9 || spec->durability < 0) {
+        return mq_fail(err, MQ_E_ARG, "%s",
+                       spec->kind == NULL   ? "kind: is missing"
+                       : spec->priority > 9 ? "priority: must be 1..9"
+                                            : "durability: must be transient, durable or "
+                                              "replicated");
+    }
     return MQ_OK;
 }
 
@@ -373,7 +430,7 @@ static void cancel(mq_exchange *exchange)
         mq_answer_maasq(exchange, &why);
         return;
     }
-    maasq_cancel(job, 0);
+    maasq_cancel(job, exchange->detail != NULL); /* set: ?hard=1 */
     maasq_wait(job, END_MS, NULL);
     maasq_job_info(job, &info);
     if (strcmp(info.state, "lost") == 0) {

@@ -87,11 +87,22 @@ is_done() { ask 200 "$URL/v1/jobs/$id" && [ "$(jq -r .state "$OUT")" = succeeded
 eventually is_done
 ask 200 "$URL/v1/jobs/$id/result"
 [ "$(cat "$OUT")" = '{"n":2}' ] || die "result: $(cat "$OUT")"
-ask 202 -d '{"kind":"sleep","body":{"ms":600000}}' "$URL/v1/jobs"
+ask 202 -d '{"kind":"sleep","body":{"ms":600000},"unique":"once","keep_ms":60000,"attempts_max":2,"backoff_ms":10,
+    "backoff_max_ms":20,"max_run_ms":700000,"lease_ms":9000,"priority":7}' "$URL/v1/jobs"
 sleeper=$(jq -r .id "$OUT")
+ask 409 -d '{"kind":"sleep","body":{"ms":1},"unique":"once"}' "$URL/v1/jobs" # names the one that lives
+grep -q "$sleeper" "$OUT" || die "unique: $(cat "$OUT")"
+ask 202 -d "{\"kind\":\"echo\",\"after\":[\"$sleeper\"],\"on_failure\":\"run\"}" "$URL/v1/jobs"
+callback=$(jq -r .id "$OUT")
+ask 400 -d '{"kind":"echo","on_failure":"walk"}' "$URL/v1/jobs"
+ask 400 -d '{"kind":"echo","attempts_max":5000000000}' "$URL/v1/jobs"
+ask 400 -d '{"kind":"echo","colour":"red"}' "$URL/v1/jobs"
+grep -q 'known are kind, .*durability' "$OUT" || die "unknown field: $(cat "$OUT")"
 ask 409 "$URL/v1/jobs/$sleeper/result"
-ask 200 -X DELETE "$URL/v1/jobs/$sleeper"
+ask 200 -X DELETE "$URL/v1/jobs/$sleeper?hard=1"
 [ "$(jq -r .state "$OUT")" = cancelled ] || die "cancel: $(cat "$OUT")"
+called_back() { ask 200 "$URL/v1/jobs/$callback" && [ "$(jq -r .state "$OUT")" = succeeded ]; }
+eventually called_back
 
 # What operators see: the model, its alias, the jobs.
 maasq model promote tiny@1 prod >/dev/null

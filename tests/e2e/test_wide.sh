@@ -100,6 +100,23 @@ maasq tenant weight acme 5 >"$T/out" && maasq tenant quota acme 500 >>"$T/out"
 is "tenant settings are one row" "1 5 500" \
     "$(maasq tenant list --json | jq -r '[.tenants[] | select(.tenant == "acme")] | "\(length) \(.[0].weight) \(.[0].quota)"')"
 
+# --- a tenant's quota counts in each shard by itself: at most four times it in four shards, never more
+maasq queue pause held >"$T/out"
+maasq tenant quota small 2 >"$T/out"
+for i in $(seq 20); do maasq job submit echo --queue held --tenant small --timeout 4 >"$T/small-$i" 2>"$T/refused-$i" & done
+wait $(jobs -p | tail -n 20)
+taken=$(cat "$T"/small-* | wc -l)
+live() { maasq tenant list --json | jq '.tenants[] | select(.tenant == "small") | .live'; }
+is "tenant list adds up what was taken" "$taken" "$(live)"
+maasq job list --json --filter 'tenant=small' >"$T/jobs"
+is "no shard has more than the quota" true "$(jq '[.jobs[] | .shard] | group_by(.) | map(length) | max <= 2' "$T/jobs")"
+is "and who is refused is told so" true \
+    "$(cat "$T"/refused-* | grep -q 'too many live jobs of this tenant: its quota' && echo true)"
+[ "$taken" -ge 2 ] && [ "$taken" -le 8 ] && good "the quota holds in each shard" || bad "the quota holds in each shard" "$taken of 20 were taken"
+maasq queue resume held >"$T/out"
+none_live() { [ "$(live)" = 0 ] || [ -z "$(live)" ]; }
+until_true "they run" none_live
+
 # --- a cap of the fleet, owners killed on the way
 maasq limit set kind=counted --concurrency 3 >"$T/out"
 is "limit list: one row" "1 3" "$(maasq limit list --json | jq -r '"\(.limits | length) \(.limits[0].concurrency)"')"
