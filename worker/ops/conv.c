@@ -148,35 +148,44 @@ static mq_code conv_shape(const mq_op_call *call, mq_error *err)
     return any_shape(call, false, err);
 }
 
-bool mq_conv_spec_of(const mq_op_call *call, const mq_window_attrs *a, mq_dnnl_conv_spec *out)
+bool mq_conv_window_of(const mq_shape *w, const mq_window_attrs *a, mq_dnnl_conv_spec *out)
 {
-    const mq_tensor *w = call->inputs[1], *bias = mq_call_input(call, 2);
-    size_t axes = w->shape.rank < 3 ? 0 : (size_t)w->shape.rank - 2;
-    if (w->data == NULL || (bias != NULL && bias->data == NULL) || axes == 0 ||
-        axes > MQ_DNNL_AXES_MAX || w->dtype != MQ_DT_F32 || a->group < 1 || a->group > MQ_DIM_MAX ||
+    size_t axes = w->rank < 3 ? 0 : (size_t)w->rank - 2;
+    if (axes == 0 || axes > MQ_DNNL_AXES_MAX || a->group < 1 || a->group > MQ_DIM_MAX ||
         (a->strides.is_given && a->strides.count != axes) ||
-        (a->dilations.is_given && a->dilations.count != axes) ||
-        (bias != NULL && mq_elements(bias) != (size_t)w->shape.dims[0])) {
+        (a->dilations.is_given && a->dilations.count != axes)) {
         return false; /* shape() says what is wrong with it, if anything is */
     }
-    *out = (mq_dnnl_conv_spec){.x_type = MQ_DT_F32,
-                               .y_type = MQ_DT_F32,
-                               .axes = (int32_t)axes,
-                               .channels = w->shape.dims[1] * a->group,
-                               .maps = w->shape.dims[0],
+    *out = (mq_dnnl_conv_spec){.axes = (int32_t)axes,
+                               .channels = w->dims[1] * a->group,
+                               .maps = w->dims[0],
                                .group = a->group,
-                               .w = w->data,
-                               .bias = bias == NULL ? NULL : bias->data,
                                .low = -INFINITY,
                                .high = INFINITY};
     bool fits = true;
     for (size_t i = 0; i < axes; i++) {
-        out->kernel[i] = w->shape.dims[i + 2];
+        out->kernel[i] = w->dims[i + 2];
         out->stride[i] = a->strides.is_given ? a->strides.at[i] : 1;
         out->dilation[i] = a->dilations.is_given ? a->dilations.at[i] : 1;
         fits = fits && out->kernel[i] >= 1 && out->stride[i] >= 1 && out->dilation[i] >= 1;
     }
     return fits;
+}
+
+bool mq_conv_spec_of(const mq_op_call *call, const mq_window_attrs *a, mq_dnnl_conv_spec *out)
+{
+    const mq_tensor *w = call->inputs[1], *bias = mq_call_input(call, 2);
+    if (w->data == NULL || w->dtype != MQ_DT_F32 ||
+        (bias != NULL && (bias->data == NULL || w->shape.rank < 1 ||
+                          mq_elements(bias) != (size_t)w->shape.dims[0])) ||
+        !mq_conv_window_of(&w->shape, a, out)) {
+        return false;
+    }
+    out->x_type = MQ_DT_F32;
+    out->y_type = MQ_DT_F32;
+    out->w = w->data;
+    out->bias = bias == NULL ? NULL : bias->data;
+    return true;
 }
 
 /* The state of a Conv with constant weights is a mq_dnnl_conv; without it, or with bits that must

@@ -1,8 +1,9 @@
 /* ConvInteger and QLinearConv: convolutions of 8-bit numbers, summed exactly in 32 bits. Each
  * output position gathers what its window covers, less the zero point, and multiplies it with all
  * kernels. onnx.ai/onnx/operators/onnx__ConvInteger.html, onnx__QLinearConv.html */
+#include "shared/base/math.h"
+#include "worker/ops/conv.h"
 #include "worker/ops/element.h"
-#include "worker/ops/window.h"
 
 #define BYTE_TYPES (MQ_T(MQ_DT_U8) | MQ_T(MQ_DT_I8))
 
@@ -162,9 +163,127 @@ static void put_whole(const mq_op_call *call, size_t at, size_t map, int64_t sum
     ((int32_t *)call->outputs[0]->data)[at] = (int32_t)sum;
 }
 
+/* --- oneDNN, where it is there and all but x is constant --- */
+
+static bool is_there(const mq_tensor *t)
+{
+    return t != NULL && t->data != NULL;
+}
+
+/* Kernels as int8 around 0: as they are, or uint8 around 128 less that. NULL: neither. */
+static const int8_t *signed_kernels(const mq_tensor *w, const mq_tensor *zero, mq_arena *arena)
+{
+    int32_t middle = w->dtype == MQ_DT_U8 ? 128 : 0;
+    for (size_t i = 0; i < (zero == NULL ? 1 : mq_elements(zero)); i++) {
+        if (zero_of(zero, i) != middle) {
+            return NULL;
+        }
+    }
+    if (middle == 0) {
+        return w->data;
+    }
+    int8_t *copy = mq_arena_alloc(arena, mq_elements(w) + 1, 1);
+    for (size_t i = 0; copy != NULL && i < mq_elements(w); i++) {
+        copy[i] = (int8_t)(((const uint8_t *)w->data)[i] - 128);
+    }
+    return copy;
+}
+
+static bool scales_of(const mq_op_call *call, int64_t maps, mq_arena *arena, mq_dnnl_conv_spec *out)
+{
+    const mq_tensor *ws = call->inputs[4], *bias = mq_call_input(call, 8);
+    for (uint32_t i = 1; i < 8; i++) {
+        if (!is_there(call->inputs[i]) ||
+            (i != 3 && i != 4 && i != 5 && mq_elements(call->inputs[i]) != 1)) {
+            return false;
+        }
+    }
+    float *scales = mq_arena_new(arena, float, (size_t)maps);
+    if (scales == NULL || (mq_elements(ws) != 1 && mq_elements(ws) != (size_t)maps) ||
+        (bias != NULL &&
+         (bias->data == NULL || bias->dtype != MQ_DT_I32 || mq_elements(bias) != (size_t)maps))) {
+        return false;
+    }
+    for (size_t m = 0; m < (size_t)maps; m++) {
+        scales[m] = (float)mq_element(call->inputs[1], 0) *
+                    (float)mq_element(ws, mq_elements(ws) == 1 ? 0 : m) /
+                    (float)mq_element(call->inputs[6], 0);
+    }
+    out->scales = scales;
+    out->bias = bias == NULL ? NULL : bias->data;
+    out->y_zero = zero_of(call->inputs[7], 0);
+    out->y_type = call->inputs[7]->dtype;
+    return true;
+}
+
+bool mq_qconv_spec_of(const mq_op_call *call, const mq_window_attrs *a, bool is_linear,
+                      mq_arena *arena, mq_dnnl_conv_spec *out)
+{
+    roles r = is_linear ? (roles){3, 2, 5} : (roles){1, 2, 3};
+    const mq_tensor *w = call->inputs[r.w], *x_zero = mq_call_input(call, r.x_zero);
+    const mq_tensor *w_zero = mq_call_input(call, r.w_zero);
+    if (!is_there(w) || !is_there(x_zero) || mq_elements(x_zero) != 1 ||
+        (w_zero != NULL && !is_there(w_zero)) || !mq_conv_window_of(&w->shape, a, out)) {
+        return false;
+    }
+    out->w = signed_kernels(w, w_zero, arena);
+    out->x_type = x_zero->dtype;
+    out->y_type = MQ_DT_I32;
+    out->x_zero = zero_of(x_zero, 0);
+    return out->w != NULL && (!is_linear || scales_of(call, out->maps, arena, out));
+}
+
+static mq_code conv_prepare(const mq_op_call *call, mq_arena *arena, const void **state,
+                            mq_error *err)
+{
+    (void)err;
+    mq_dnnl_conv_spec spec;
+    bool is_linear = call->op != &mq_op_conv_integer;
+    bool fits = (call->kernels & MQ_KERNELS_OWN) == 0 && mq_dnnl_is_there() &&
+                mq_qconv_spec_of(call, call->attrs, is_linear, arena, &spec);
+    *state = fits ? mq_dnnl_conv_new(&spec, arena) : NULL;
+    return MQ_OK;
+}
+
+static void conv_release(const void *state)
+{
+    mq_dnnl_conv_free((mq_dnnl_conv *)(uintptr_t)state);
+}
+
+static mq_dnnl_conv_size dnnl_size(const mq_op_call *call)
+{
+    mq_window w = {0};
+    (void)!window_of(call, &w, NULL);
+    return mq_conv_size_of(&w, call->inputs[0]->shape.dims[0]);
+}
+
+static mq_code conv_ready(const mq_op_call *call, mq_error *err)
+{
+    (void)err;
+    if (mq_elements(call->inputs[0]) > 0 && mq_elements(call->outputs[0]) > 0) {
+        mq_dnnl_conv_size size = dnnl_size(call);
+        (void)mq_dnnl_conv_ready((mq_dnnl_conv *)(uintptr_t)call->state, &size);
+    }
+    return MQ_OK;
+}
+
+static size_t any_scratch(const mq_op_call *call)
+{
+    mq_dnnl_conv_size size = dnnl_size(call);
+    return mq_max_size(conv_scratch(call), mq_dnnl_conv_scratch(call->state, &size));
+}
+
+static bool run_dnnl(const mq_op_call *call)
+{
+    mq_dnnl_conv *conv = (mq_dnnl_conv *)(uintptr_t)call->state;
+    mq_dnnl_conv_size size = dnnl_size(call);
+    return conv != NULL && mq_dnnl_conv_run(conv, &size, call->inputs[0]->data,
+                                            call->outputs[0]->data, call->scratch);
+}
+
 static mq_code integer_run(const mq_op_call *call, mq_error *err)
 {
-    return convolve(call, put_whole, err);
+    return run_dnnl(call) ? MQ_OK : convolve(call, put_whole, err);
 }
 
 static const mq_attr_spec specs[] = {
@@ -183,7 +302,10 @@ const mq_op mq_op_conv_integer = {
     .attrs_bytes = sizeof(mq_window_attrs),
     .specs = specs,
     .shape = conv_shape,
-    .scratch = conv_scratch,
+    .scratch = any_scratch,
+    .prepare = conv_prepare,
+    .release = conv_release,
+    .ready = conv_ready,
     .run = integer_run,
     .cases = "| u8[1,2,4,4] u8[3,2,2,2] u8{1} u8{1,2,3}; pads=(1,1,1,1) group=2 strides=(2,2) | "
              "i8[2,2,5,5] i8[2,1,3,3]; auto_pad=SAME_UPPER | u8[1,1,7] i8[2,1,3] u8{5}",
@@ -230,7 +352,7 @@ static void put_scaled(const mq_op_call *call, size_t at, size_t map, int64_t su
 
 static mq_code linear_run(const mq_op_call *call, mq_error *err)
 {
-    return convolve(call, put_scaled, err);
+    return run_dnnl(call) ? MQ_OK : convolve(call, put_scaled, err);
 }
 
 const mq_op mq_op_qlinear_conv = {
@@ -250,7 +372,10 @@ const mq_op mq_op_qlinear_conv = {
     .attrs_bytes = sizeof(mq_window_attrs),
     .specs = specs,
     .shape = linear_shape,
-    .scratch = conv_scratch,
+    .scratch = any_scratch,
+    .prepare = conv_prepare,
+    .release = conv_release,
+    .ready = conv_ready,
     .run = linear_run,
     .cases = "| u8[1,2,4,4] f32{0.02} u8{3} i8[3,2,2,2] f32{0.1,0.2,0.3} i8{0,1,2} f32{0.05} "
              "u8{128} i32[3]; pads=(1,1) | i8[2,1,5] f32{0.5} i8{1} i8[2,1,3] f32{0.25} i8{0} "
