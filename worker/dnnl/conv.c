@@ -49,7 +49,7 @@ mq_dnnl_conv *mq_dnnl_conv_new(const mq_dnnl_conv_spec *spec, mq_arena *arena)
 {
     bool fits = mq_dnnl_engine() != NULL && spec->axes >= 1 && spec->axes <= MQ_DNNL_AXES_MAX &&
                 spec->channels >= 1 && spec->maps >= 1 && spec->group >= 1;
-    if (!fits || (spec->x_type != MQ_DT_F32 && !mq_dnnl_bytes_are_exact())) {
+    if (!fits || (spec->x_type != MQ_DT_F32 && !mq_dnnl_has_bytes())) {
         return NULL;
     }
     mq_dnnl_conv *c = mq_arena_new(arena, mq_dnnl_conv, 1);

@@ -24,7 +24,7 @@ struct mq_dnnl_dense {
 mq_dnnl_dense *mq_dnnl_dense_new(const mq_dnnl_dense_spec *spec, mq_arena *arena)
 {
     if (mq_dnnl_engine() == NULL || spec->k < 1 || spec->n < 1 ||
-        (spec->is_int8 && !mq_dnnl_bytes_are_exact())) {
+        (spec->is_int8 && !mq_dnnl_has_bytes())) {
         return NULL;
     }
     mq_dnnl_dense *d = mq_arena_new(arena, mq_dnnl_dense, 1);

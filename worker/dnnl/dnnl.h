@@ -20,6 +20,9 @@
 /* Is there a oneDNN, and does it have kernels for this CPU (x86-64 with AVX2 or better)? */
 bool mq_dnnl_is_there(void);
 
+/* And products of bytes into 32-bit sums that do not saturate on the way (VNNI)? */
+bool mq_dnnl_has_bytes(void);
+
 /* Such as "onednn 2.6.3 avx512_core_vnni", or "none"; static. */
 const char *mq_dnnl_name(void);
 

@@ -69,7 +69,7 @@ int mq_dnnl_block(void)
     return mq_dnnl_engine() == NULL ? 0 : block;
 }
 
-bool mq_dnnl_bytes_are_exact(void)
+bool mq_dnnl_has_bytes(void)
 {
     return mq_dnnl_engine() != NULL && has_vnni;
 }

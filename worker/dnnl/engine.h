@@ -19,9 +19,6 @@ typedef struct mq_dnnl_kernel {
 /* The process's engine; NULL when there is none. */
 dnnl_engine_t mq_dnnl_engine(void);
 
-/* Does it multiply bytes into 32-bit sums without saturating on the way? */
-bool mq_dnnl_bytes_are_exact(void);
-
 /* Sets the calling thread's number of OpenMP threads, when it is not set yet. */
 void mq_dnnl_enter(void);
 

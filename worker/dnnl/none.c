@@ -6,6 +6,11 @@ bool mq_dnnl_is_there(void)
     return false;
 }
 
+bool mq_dnnl_has_bytes(void)
+{
+    return false;
+}
+
 const char *mq_dnnl_name(void)
 {
     return "none";

@@ -58,4 +58,10 @@ mq_fuse_rule mq_fuse_skip_norm;   /* Norm and the sum before it */
 /* Rule for step s when it is MatMulInteger; see fuse_quant.c. */
 MQ_MUST_USE mq_code mq_fuse_quantized(mq_program *p, uint32_t s, mq_error *err);
 
+/* Is it Relu, or Clip with constant bounds? Sets those it has. */
+bool mq_fuse_clamp(const mq_program *p, const mq_step *step, float *low, float *high);
+
+/* Before constants are folded; see fuse_qdq.c. Nothing without oneDNN's products of bytes. */
+MQ_MUST_USE mq_code mq_program_qdq(mq_program *p, mq_error *err);
+
 #endif

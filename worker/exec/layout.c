@@ -45,20 +45,6 @@ static const mq_tensor *constant(const mq_program *p, uint32_t v)
     return &p->values[v].tensor;
 }
 
-/* One float, or omitted (then *out is kept). */
-static bool scalar_of(const mq_program *p, const mq_step *step, uint32_t input, float *out)
-{
-    if (input >= step->input_count || step->inputs[input] == MQ_NO_VALUE) {
-        return true;
-    }
-    uint32_t v = step->inputs[input];
-    if (!is_constant(p, v) || constant(p, v)->dtype != MQ_DT_F32 || constant(p, v)->bytes != 4) {
-        return false;
-    }
-    *out = *(const float *)constant(p, v)->data;
-    return true;
-}
-
 /* Can it be packed on both sides, as far as the weights say? */
 static bool is_conv(const pass *a, const mq_step *step)
 {
@@ -92,24 +78,6 @@ static const char *const unary[] = {"Relu", "LeakyRelu", "Sigmoid",     "Tanh",
                                     "Elu",  "HardSwish", "HardSigmoid", NULL};
 static const char *const binary[] = {"Add", "Sub", "Mul", NULL};
 
-static bool is_clip(const mq_program *p, const mq_step *step, float *low, float *high)
-{
-    if (mq_fuse_is(step, "Relu")) {
-        *low = 0.0f;
-        return true;
-    }
-    if (!mq_fuse_is(step, "Clip")) {
-        return false;
-    }
-    if (step->op->since >= 11) {
-        return scalar_of(p, step, 1, low) && scalar_of(p, step, 2, high);
-    }
-    const mq_attr *min = mq_node_attr(step->node, "min"), *max = mq_node_attr(step->node, "max");
-    *low = min == NULL ? *low : min->f;
-    *high = max == NULL ? *high : max->f;
-    return true;
-}
-
 static bool is_pool(const mq_step *step)
 {
     static const char *const names[] = {"MaxPool", "AveragePool", "GlobalAveragePool", NULL};
@@ -132,7 +100,8 @@ static role role_of(const pass *a, const mq_step *step)
     if (is_pool(step)) {
         return ROLE_POOL;
     }
-    if (step->op == &mq_op_activate || is_one_of(step, unary) || is_clip(a->p, step, &low, &high) ||
+    if (step->op == &mq_op_activate || is_one_of(step, unary) ||
+        mq_fuse_clamp(a->p, step, &low, &high) ||
         (is_one_of(step, binary) && step->op->since >= 7)) {
         return ROLE_MAP;
     }
@@ -293,7 +262,7 @@ static void join_clamp(pass *a, mq_step *step, mq_packed_conv_attrs *attrs)
     const mq_value *value = &a->p->values[step->outputs[0]];
     float low = -INFINITY, high = INFINITY;
     if (value->uses == 1 && !value->is_output &&
-        is_clip(a->p, &a->p->steps[value->reader], &low, &high) && low <= high) {
+        mq_fuse_clamp(a->p, &a->p->steps[value->reader], &low, &high) && low <= high) {
         attrs->low = low;
         attrs->high = high;
         take_over(a, step, value->reader);

@@ -6,6 +6,7 @@
 #include "shared/base/assert.h"
 #include "shared/base/math.h"
 #include "worker/blas/blas.h"
+#include "worker/exec/fuse.h"
 #include "worker/exec/layout.h"
 #include "worker/exec/plan.h"
 
@@ -56,14 +57,17 @@ static mq_code build(mq_session *s, mq_error *err)
     if (code == MQ_OK) {
         code = describe_io(s, err);
     }
+    mq_program_kernels(p, (s->options.is_exact ? MQ_KERNELS_EXACT : 0u) |
+                              (s->options.own_kernels ? MQ_KERNELS_OWN : 0u));
+    if (code == MQ_OK && !s->options.no_fusion) {
+        code = mq_program_qdq(p, err);
+    }
     if (code == MQ_OK && s->options.observe == NULL) {
         code = mq_program_fold(p, err);
     }
     if (code == MQ_OK && !s->options.no_fusion) {
         code = mq_program_optimize(p, err);
     }
-    mq_program_kernels(p, (s->options.is_exact ? MQ_KERNELS_EXACT : 0u) |
-                              (s->options.own_kernels ? MQ_KERNELS_OWN : 0u));
     if (code == MQ_OK && !s->options.no_fusion) {
         code = mq_program_layout(p, err);
     }

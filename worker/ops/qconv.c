@@ -239,7 +239,7 @@ static mq_code conv_prepare(const mq_op_call *call, mq_arena *arena, const void 
     (void)err;
     mq_dnnl_conv_spec spec;
     bool is_linear = call->op != &mq_op_conv_integer;
-    bool fits = (call->kernels & MQ_KERNELS_OWN) == 0 && mq_dnnl_is_there() &&
+    bool fits = call->kernels == 0 && mq_dnnl_is_there() &&
                 mq_qconv_spec_of(call, call->attrs, is_linear, arena, &spec);
     *state = fits ? mq_dnnl_conv_new(&spec, arena) : NULL;
     return MQ_OK;
