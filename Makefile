@@ -182,6 +182,15 @@ $(B)/tests/bench/bench_net $(B)/tests/bench/bench_infer $(B)/tests/bench/light_w
 	$(call say,LINK)
 	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_worker)
 
+# Models that are too large to ship, for benchmarks.
+$(B)/tests/bench/models/generate: $(call objects,$(wildcard tests/bench/models/*.c)) $(B)/worker.a $(B)/shared.a
+	$(call say,LINK)
+	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_worker)
+.PHONY: bench-models
+bench-models: $(B)/tests/bench/models/generate ## write benchmark models (ResNet-50, BERT-base, ...) to build/models
+	@mkdir -p build/models
+	$(Q)$< build/models
+
 # The ONNX backend suite: tests/conformance.
 $(B)/tests/conformance/conformance: $(B)/tests/conformance/conformance.o $(B)/tests/conformance/suite.o $(B)/worker.a $(B)/shared.a
 	$(call say,LINK)
