@@ -174,6 +174,23 @@ static void put(mq_dtype dtype, void *data, size_t at, const number *n)
     }
 }
 
+/* float32 to int32 or int64, with the ends of the type for what is beyond them and 0 for NaN. */
+static void floats_to_ints(const float *x, const mq_tensor *y, size_t n)
+{
+    bool is_wide = y->dtype == MQ_DT_I64;
+    float high = is_wide ? 9223372036854775808.0f : 2147483648.0f;
+    int64_t most = is_wide ? INT64_MAX : INT32_MAX;
+    for (size_t i = 0; i < n; i++) {
+        float v = isnan(x[i]) ? 0.0f : x[i] < -high ? -high : x[i];
+        int64_t to = v >= high ? most : (int64_t)v;
+        if (is_wide) {
+            ((int64_t *)y->data)[i] = to;
+        } else {
+            ((int32_t *)y->data)[i] = (int32_t)to;
+        }
+    }
+}
+
 /* The pairs that models use in every run get plain loops. */
 static bool run_usual(const mq_tensor *x, const mq_tensor *y, size_t n)
 {
@@ -184,6 +201,16 @@ static bool run_usual(const mq_tensor *x, const mq_tensor *y, size_t n)
     if (x->dtype == MQ_DT_I32 && y->dtype == MQ_DT_F32) {
         for (size_t i = 0; i < n; i++) {
             ((float *)y->data)[i] = (float)((const int32_t *)x->data)[i];
+        }
+        return true;
+    }
+    if (x->dtype == MQ_DT_F32 && (y->dtype == MQ_DT_I32 || y->dtype == MQ_DT_I64)) {
+        floats_to_ints(x->data, y, n);
+        return true;
+    }
+    if (x->dtype == MQ_DT_I64 && y->dtype == MQ_DT_F32) {
+        for (size_t i = 0; i < n; i++) {
+            ((float *)y->data)[i] = (float)((const int64_t *)x->data)[i];
         }
         return true;
     }

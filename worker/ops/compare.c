@@ -174,11 +174,42 @@ static uint32_t where_next(where_walk *w, size_t *at)
     return which;
 }
 
+/* Elements of four bytes, run by run along the last dimension. */
+static void where_words(const mq_op_call *call)
+{
+    where_walk w = where_start(call);
+    mq_shape outer = *w.shape;
+    uint32_t *y = call->outputs[0]->data;
+    size_t count = mq_elements(call->outputs[0]), n = 1, step[3] = {0, 0, 0};
+    if (outer.rank > 0) {
+        outer.rank--;
+        n = (size_t)outer.dims[outer.rank];
+        for (int i = 0; i < 3; i++) {
+            step[i] = w.strides[i].at[outer.rank];
+        }
+    }
+    for (size_t at = 0; at < count; at += n, y += n) {
+        const uint8_t *c = w.condition + mq_offset(&w.strides[0], w.index, outer.rank);
+        const uint32_t *a = call->inputs[1]->data, *b = call->inputs[2]->data;
+        a += mq_offset(&w.strides[1], w.index, outer.rank);
+        b += mq_offset(&w.strides[2], w.index, outer.rank);
+        for (size_t i = 0; i < n; i++) {
+            uint32_t u = a[i * step[1]], v = b[i * step[2]];
+            y[i] = c[i * step[0]] != 0 ? u : v;
+        }
+        mq_next_index(&outer, w.index);
+    }
+}
+
 static mq_code where_run(const mq_op_call *call, mq_error *err)
 {
     (void)err;
-    where_walk w = where_start(call);
     const mq_tensor *y = call->outputs[0];
+    if (y->dtype != MQ_DT_STR && mq_dtype_bytes(y->dtype) == sizeof(uint32_t)) {
+        where_words(call);
+        return MQ_OK;
+    }
+    where_walk w = where_start(call);
     size_t each = y->dtype == MQ_DT_STR ? sizeof(mq_span) : mq_dtype_bytes(y->dtype);
     for (size_t i = 0, n = mq_elements(y); i < n; i++) {
         size_t at;

@@ -68,6 +68,51 @@ static ptrdiff_t offset_of(const int64_t *index, const ptrdiff_t *strides, int32
     return offset;
 }
 
+enum { TILE = 16 };
+
+/* One plane of four-byte elements: out[a][b] = from[a + b step], rows of out `row` apart; in tiles,
+ * so that lines of both stay in the cache. */
+static void turn(uint32_t *out, size_t row, const uint32_t *from, ptrdiff_t step, size_t rows,
+                 size_t columns)
+{
+    for (size_t a0 = 0; a0 < rows; a0 += TILE) {
+        size_t a1 = a0 + TILE < rows ? a0 + TILE : rows;
+        for (size_t b0 = 0; b0 < columns; b0 += TILE) {
+            size_t b1 = b0 + TILE < columns ? b0 + TILE : columns;
+            for (size_t a = a0; a < a1; a++) {
+                for (size_t b = b0; b < b1; b++) {
+                    out[a * row + b] = from[(ptrdiff_t)b * step + (ptrdiff_t)a];
+                }
+            }
+        }
+    }
+}
+
+/* A transposition of four-byte elements: some dimension but the last steps by one. False: none. */
+static bool copy_turned(uint32_t *out, const mq_shape *s, const uint32_t *from,
+                        const ptrdiff_t *steps)
+{
+    int32_t last = s->rank - 1, d = 0;
+    while (d < last && steps[d] != 1) {
+        d++;
+    }
+    if (s->rank < 2 || d == last || s->dims[d] < TILE / 2 || steps[last] < 1) {
+        return false;
+    }
+    ptrdiff_t rows[MQ_RANK_MAX];
+    mq_row_strides(s, rows);
+    mq_shape outer = *s; /* the two dimensions of the plane stand still */
+    outer.dims[d] = 1;
+    outer.dims[last] = 1;
+    int64_t index[MQ_RANK_MAX] = {0};
+    do {
+        turn(out + offset_of(index, rows, s->rank), (size_t)rows[d],
+             from + offset_of(index, steps, s->rank), steps[last], (size_t)s->dims[d],
+             (size_t)s->dims[last]);
+    } while (mq_next_index(&outer, index));
+    return true;
+}
+
 void mq_copy_strided(void *out, const mq_shape *shape, const void *from, const ptrdiff_t *strides,
                      size_t each)
 {
@@ -76,6 +121,9 @@ void mq_copy_strided(void *out, const mq_shape *shape, const void *from, const p
         return;
     }
     mq_shape s = join(shape, strides, steps);
+    if (each == sizeof(uint32_t) && copy_turned(out, &s, from, steps)) {
+        return;
+    }
     size_t n = s.rank == 0 ? 1 : (size_t)s.dims[s.rank - 1];
     ptrdiff_t step = s.rank == 0 ? 1 : steps[s.rank - 1];
     mq_shape outer = s;

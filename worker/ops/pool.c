@@ -1,5 +1,6 @@
 /* MaxPool, AveragePool, LpPool and their global forms, over any number of spatial dimensions.
  * onnx.ai/onnx/operators/onnx__MaxPool.html and its sisters. */
+#include "worker/ops/rows.h"
 #include "worker/ops/window.h"
 
 typedef enum pool_kind {
@@ -183,10 +184,27 @@ static mq_code run_plain(const mq_op_call *call, mq_error *err)
 
 /* ---- float32: tap by tap over rows of outputs ---- */
 
+/* One sum or maximum a plane. */
+static void run_global(const mq_op_call *call, bool is_maximum)
+{
+    const mq_tensor *x = call->inputs[0];
+    size_t planes = planes_of(call), n = planes == 0 ? 0 : mq_elements(x) / planes;
+    float *y = call->outputs[0]->data;
+    for (size_t i = 0; i < planes; i++) {
+        const float *plane = (const float *)x->data + i * n;
+        y[i] = is_maximum ? (float)mq_row_wide(MQ_ROW_MAX, plane, n)
+                          : (float)(mq_row_wide(MQ_ROW_SUM, plane, n) / (double)n);
+    }
+}
+
 static mq_code run(const mq_op_call *call, mq_error *err)
 {
     const pool_attrs *a = call->attrs;
     mq_window w;
+    if (a->is_global && a->kind != POOL_LP && call->inputs[0]->dtype == MQ_DT_F32) {
+        run_global(call, a->kind == POOL_MAX);
+        return MQ_OK;
+    }
     if (call->inputs[0]->dtype != MQ_DT_F32 || mq_call_output(call, 1) != NULL ||
         a->kind == POOL_LP) {
         return run_plain(call, err);

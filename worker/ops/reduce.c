@@ -2,6 +2,7 @@
  * attribute (older opsets) or input. Floats are summed in double, in row-major order of the input;
  * integers wrap. onnx.ai/onnx/operators/onnx__ReduceSum.html and its sisters. */
 #include "worker/ops/kit.h"
+#include "worker/ops/rows.h"
 
 typedef enum reduce_kind {
     SUM,
@@ -160,8 +161,41 @@ static void accumulate(const mq_op_call *call, reduce_kind kind, uint32_t mask, 
     }
 }
 
+/* float32 over the last dimensions: rows. False: it is something else. */
+static bool run_rows(const mq_op_call *call, reduce_kind kind, uint32_t mask)
+{
+    const mq_tensor *x = call->inputs[0];
+    bool is_squares = kind == L2 || kind == SUM_SQUARE;
+    if (x->dtype != MQ_DT_F32 ||
+        !(kind == SUM || kind == MEAN || kind == MAX || kind == MIN || is_squares)) {
+        return false;
+    }
+    bool is_kept = false;
+    size_t rows = mq_elements(call->outputs[0]);
+    for (int32_t i = x->shape.rank - 1; i >= 0; i--) {
+        bool is_reduced = (mask >> i & 1) != 0 || x->shape.dims[i] == 1;
+        if (is_reduced && is_kept && x->shape.dims[i] != 1) {
+            return false;
+        }
+        is_kept = is_kept || !is_reduced;
+    }
+    size_t n = rows == 0 ? 0 : mq_elements(x) / rows;
+    mq_row_kind of = kind == MAX   ? MQ_ROW_MAX
+                     : kind == MIN ? MQ_ROW_MIN
+                     : is_squares  ? MQ_ROW_SQUARES
+                                   : MQ_ROW_SUM;
+    for (size_t r = 0; r < rows; r++) {
+        double v = mq_row_wide(of, (const float *)x->data + r * n, n);
+        ((float *)call->outputs[0]->data)[r] = (float)finished(kind, v, (double)n, 0.0);
+    }
+    return true;
+}
+
 static void run_floats(const mq_op_call *call, reduce_kind kind, uint32_t mask)
 {
+    if (run_rows(call, kind, mask)) {
+        return;
+    }
     const mq_tensor *x = call->inputs[0], *y = call->outputs[0];
     size_t n = mq_elements(y);
     double *acc = call->scratch, *top = acc + n;

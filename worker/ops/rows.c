@@ -194,3 +194,54 @@ float mq_row_max(const float *x, size_t n)
     max_any(x, n, &top);
     return top;
 }
+
+/* --- wide --- */
+
+enum { WIDE = 16 };
+
+#define WIDE_LOOP(symbol, first, step)                                                             \
+    MQ_ALWAYS_INLINE void symbol##_loop(const float *x, size_t n, double *out)                     \
+    {                                                                                              \
+        double lane[WIDE];                                                                         \
+        for (size_t k = 0; k < WIDE; k++) {                                                        \
+            lane[k] = (first);                                                                     \
+        }                                                                                          \
+        size_t full = n / WIDE * WIDE;                                                             \
+        for (size_t i = 0; i < full; i += WIDE) {                                                  \
+            for (size_t k = 0; k < WIDE; k++) {                                                    \
+                double s = lane[k], v = (double)x[i + k];                                          \
+                lane[k] = (step);                                                                  \
+            }                                                                                      \
+        }                                                                                          \
+        for (size_t i = full; i < n; i++) {                                                        \
+            double s = lane[i - full], v = (double)x[i];                                           \
+            lane[i - full] = (step);                                                               \
+        }                                                                                          \
+        memcpy(out, lane, sizeof lane);                                                            \
+    }                                                                                              \
+    MQ_SIMD(symbol, (const float *x, size_t n, double *out), symbol##_loop(x, n, out), (x, n, out))
+
+WIDE_LOOP(wide_sum, 0.0, s + v)
+WIDE_LOOP(wide_squares, 0.0, s + v * v)
+WIDE_LOOP(wide_max, -HUGE_VAL, v > s || isnan(v) ? v : s)
+WIDE_LOOP(wide_min, HUGE_VAL, v < s || isnan(v) ? v : s)
+
+double mq_row_wide(mq_row_kind kind, const float *x, size_t n)
+{
+    double lane[WIDE];
+    static void (*const loops[])(const float *, size_t, double *) = {
+        [MQ_ROW_SUM] = wide_sum,
+        [MQ_ROW_SQUARES] = wide_squares,
+        [MQ_ROW_MAX] = wide_max,
+        [MQ_ROW_MIN] = wide_min,
+    };
+    loops[kind](x, n, lane);
+    for (size_t half = WIDE / 2; half > 0; half /= 2) {
+        for (size_t k = 0; k < half; k++) {
+            double s = lane[k], v = lane[k + half];
+            bool takes = kind == MQ_ROW_MAX ? v > s || isnan(v) : v < s || isnan(v);
+            lane[k] = kind == MQ_ROW_SUM || kind == MQ_ROW_SQUARES ? s + v : takes ? v : s;
+        }
+    }
+    return lane[0];
+}

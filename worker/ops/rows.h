@@ -22,6 +22,10 @@ void mq_row_rms_norm(const float *x, const float *scale, float epsilon, float *y
 /* y = a + b; y may be either. */
 void mq_row_add(const float *a, const float *b, float *y, size_t n);
 
+/* In double precision: sum, sum of squares, largest, smallest (NaN when one is). */
+typedef enum mq_row_kind { MQ_ROW_SUM, MQ_ROW_SQUARES, MQ_ROW_MAX, MQ_ROW_MIN } mq_row_kind;
+double mq_row_wide(mq_row_kind kind, const float *x, size_t n);
+
 float mq_row_sum(const float *x, size_t n);
 float mq_row_max(const float *x, size_t n); /* n above 0; NaN only when it is the first */
 

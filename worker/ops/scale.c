@@ -3,6 +3,7 @@
  * PRelu, Shrink, Hardmax. Sums are taken in double. For inference only.
  * onnx.ai/onnx/operators/onnx__GroupNormalization.html and its sisters. */
 #include "worker/ops/element.h"
+#include "worker/ops/pair.h"
 
 #define FLOATS (MQ_T_FLOATS | MQ_T_HALF)
 
@@ -264,10 +265,24 @@ static mq_code prelu_shape(const mq_op_call *call, mq_error *err)
     return code == MQ_OK ? mq_shape_same(call, err) : code;
 }
 
+static void prelu_floats(const mq_op_call *call)
+{
+    const mq_shape *shape = &call->inputs[0]->shape;
+    mq_pair of = mq_pair_of(shape, &call->inputs[1]->shape, shape);
+    const mq_pair *pair = &of;
+    const void *pa = call->inputs[0]->data, *pb = call->inputs[1]->data;
+    void *py = call->outputs[0]->data;
+    MQ_PAIR_LOOP(float, float, x < 0.0f ? x * z : x)
+}
+
 static mq_code prelu_run(const mq_op_call *call, mq_error *err)
 {
     (void)err;
     const mq_tensor *x = call->inputs[0], *slope = call->inputs[1];
+    if (x->dtype == MQ_DT_F32) {
+        prelu_floats(call);
+        return MQ_OK;
+    }
     mq_strides s = mq_strides_of(&slope->shape, &x->shape);
     int64_t index[MQ_RANK_MAX] = {0};
     for (size_t i = 0, n = mq_elements(x); i < n; i++) {

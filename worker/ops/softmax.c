@@ -2,6 +2,7 @@
  * only `axis` is normalized. onnx.ai/onnx/operators/onnx__Softmax.html */
 #include "worker/ops/kit.h"
 #include "worker/ops/rows.h"
+#include "worker/ops/simd.h"
 
 typedef struct softmax_attrs {
     int64_t axis;
@@ -82,12 +83,63 @@ LINE(float, f32, mq_expf, mq_logf)
 LINE(double, f64, exp, log)
 #undef LINE
 
+/* Softmax of `width` neighbouring lines at once, each with the additions of line_f32. */
+enum { COLUMNS = 64 };
+MQ_ALWAYS_INLINE void columns_loop(const float *x, float *y, size_t n, size_t step, size_t width)
+{
+    float top[COLUMNS], sum[COLUMNS];
+    for (size_t k = 0; k < width; k++) {
+        top[k] = x[k];
+        sum[k] = 0.0f;
+    }
+    for (size_t i = 1; i < n; i++) {
+        for (size_t k = 0; k < width; k++) {
+            top[k] = x[i * step + k] > top[k] ? x[i * step + k] : top[k];
+        }
+    }
+    for (size_t i = 0; i < n; i++) {
+        MQ_EACH_ALONE
+        for (size_t k = 0; k < width; k++) {
+            y[i * step + k] = mq_expf(x[i * step + k] - top[k]);
+        }
+        for (size_t k = 0; k < width; k++) {
+            sum[k] += y[i * step + k];
+        }
+    }
+    for (size_t i = 0; i < n; i++) {
+        for (size_t k = 0; k < width; k++) {
+            y[i * step + k] = y[i * step + k] / sum[k];
+        }
+    }
+}
+MQ_SIMD(columns, (const float *x, float *y, size_t n, size_t step, size_t width),
+        columns_loop(x, y, n, step, width), (x, y, n, step, width))
+
+/* float32 along a dimension that is not the last; false: LogSoftmax, or another type. */
+static bool by_columns(const mq_tensor *t, const mq_tensor *out, cut c, bool is_log)
+{
+    if (is_log || t->dtype != MQ_DT_F32 || c.inner < 2) {
+        return false;
+    }
+    for (size_t o = 0; o < c.outer; o++) {
+        for (size_t i = 0; i < c.inner; i += COLUMNS) {
+            size_t at = o * c.n * c.inner + i;
+            size_t width = c.inner - i < COLUMNS ? c.inner - i : COLUMNS;
+            columns((const float *)t->data + at, (float *)out->data + at, c.n, c.inner, width);
+        }
+    }
+    return true;
+}
+
 static void compute(const mq_op_call *call, bool is_log)
 {
     cut c = cut_of(call);
     const mq_tensor *x = call->inputs[0];
     mq_tensor *y = call->outputs[0];
-    for (size_t o = 0; o < c.outer && c.n > 0; o++) {
+    if (c.n == 0 || by_columns(x, y, c, is_log)) {
+        return;
+    }
+    for (size_t o = 0; o < c.outer; o++) {
         for (size_t i = 0; i < c.inner; i++) {
             size_t at = o * c.n * c.inner + i;
             if (x->dtype == MQ_DT_F64) {
