@@ -143,6 +143,33 @@ static void expect(mq_model *m, const char *operators, const char *inner)
 
 static const mq_shape rows = {3, {2, 5, 24}};
 
+/* --- equal steps --- */
+
+static void equal_steps_are_one(void **state)
+{
+    (void)state;
+    for (int form = 0; form < 3; form++) { /* the same, another attribute, an output */
+        mq_model *m = new_model();
+        input(m, "x", &rows);
+        output(m, "y");
+        set_float(m, op(m, "Elu", A("x"), A("a")), "alpha", 0.5f);
+        op(m, "Identity", A("x"), A("x2"));
+        set_float(m, op(m, "Elu", A("x2"), A("b")), "alpha", form == 1 ? 0.25f : 0.5f);
+        op(m, "Exp", A("a"), A("c"));
+        op(m, "Exp", A("b"), A("d"));
+        op(m, "Add", A("c", "d"), A("y"));
+        if (form == 2) {
+            output(m, "d");
+        }
+        mlp_must(mq_model_verify(m, &err), &err);
+        agree(m, 1e-6);
+        assert_string_equal(left, form == 0   ? "Elu Exp Add "
+                                  : form == 1 ? "Elu Elu Exp Exp Add "
+                                              : "Elu Exp Exp Add ");
+        mq_model_free(m);
+    }
+}
+
 /* --- activations --- */
 
 static void gelu_by_erf(void **state)
@@ -522,6 +549,7 @@ static void conv_leaves_alone_what_is_not_by_channel(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(equal_steps_are_one),
         cmocka_unit_test(gelu_by_erf),
         cmocka_unit_test(gelu_by_tanh),
         cmocka_unit_test(silu_and_hard_swish),

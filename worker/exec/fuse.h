@@ -55,6 +55,9 @@ mq_fuse_rule mq_fuse_attention;   /* Softmax between two products */
 mq_fuse_rule mq_fuse_dense_act;   /* Dense and the activation behind it */
 mq_fuse_rule mq_fuse_skip_norm;   /* Norm and the sum before it */
 
+/* Lets equal steps be one; see fuse_same.c. For a program that nothing was fused in. */
+MQ_MUST_USE mq_code mq_program_merge(mq_program *p, mq_error *err);
+
 /* Rule for step s when it is MatMulInteger; see fuse_quant.c. */
 MQ_MUST_USE mq_code mq_fuse_quantized(mq_program *p, uint32_t s, mq_error *err);
 

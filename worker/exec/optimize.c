@@ -35,7 +35,8 @@ static mq_code apply(mq_program *p, mq_fuse_rule *const *rules, size_t count, mq
 mq_code mq_program_optimize(mq_program *p, mq_error *err)
 {
     bool is_new = mq_model_opset(p->model, "") >= OPSET_MIN;
-    mq_code code = is_new ? APPLY(p, before, err) : MQ_OK;
+    mq_code code = mq_program_merge(p, err);
+    code = code == MQ_OK && is_new ? APPLY(p, before, err) : code;
     code = code == MQ_OK ? mq_program_fuse(p, err) : code;
     code = code == MQ_OK && is_new ? APPLY(p, after, err) : code;
     return code == MQ_OK ? mq_program_each_body(p, mq_program_optimize, err) : code;
