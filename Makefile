@@ -191,6 +191,17 @@ bench-models: $(B)/tests/bench/models/generate ## write benchmark models (ResNet
 	@mkdir -p build/models
 	$(Q)$< build/models
 
+# The peer of inference, optional: a package with its library, in the build folder.
+PEER ?= $(firstword $(wildcard build/peer/node_modules/onnxruntime-node/bin/napi-v*/linux/x64/libonnxruntime.so.1))
+$(B)/tests/bench/peer/compare: $(call objects,$(wildcard tests/bench/peer/*.c)) $(B)/worker.a $(B)/shared.a
+	$(call say,LINK)
+	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_worker) -ldl
+.PHONY: peer bench-infer
+peer: ## install ONNX Runtime into build/peer (npm), for bench-infer
+	npm install --ignore-scripts --no-audit --no-fund --prefix build/peer onnxruntime-node@1.30.0
+bench-infer: bench-models $(B)/tests/bench/peer/compare ## inference beside ONNX Runtime (make peer); SECONDS=3 ONLY=text
+	$(Q)PEER='$(PEER)' SECONDS='$(or $(SECONDS),3)' ONLY='$(ONLY)' sh tests/bench/peer/run.sh $(B)
+
 # The ONNX backend suite: tests/conformance.
 $(B)/tests/conformance/conformance: $(B)/tests/conformance/conformance.o $(B)/tests/conformance/suite.o $(B)/worker.a $(B)/shared.a
 	$(call say,LINK)

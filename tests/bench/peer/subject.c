@@ -1,0 +1,90 @@
+/* Models under our session and their inputs; see subject.h. */
+#include "tests/bench/peer/subject.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "shared/base/prng.h"
+
+enum { FREE_DIM = 16 };
+#define FILE_BYTES_MAX ((size_t)4 << 30)
+
+mq_code subject_load(subject *s, const char *path, const mq_session_options *options, mq_error *err)
+{
+    const mq_value_info *infos;
+    *s = (subject){.input_count = 0};
+    mq_code code = mq_map_file_open(&s->file, path, FILE_BYTES_MAX, err);
+    code = code == MQ_OK ? mq_model_load(&s->model, s->file.bytes, 0, err) : code;
+    code = code == MQ_OK ? mq_session_new(&s->session, s->model, options, err) : code;
+    if (code != MQ_OK) {
+        subject_release(s);
+        return code;
+    }
+    s->input_count = mq_session_inputs(s->session, &infos);
+    for (size_t i = 0; i < s->input_count && i < SUBJECT_VALUES_MAX; i++) {
+        s->input_names[i] = infos[i].name;
+    }
+    s->output_count = mq_session_outputs(s->session, &infos);
+    for (size_t i = 0; i < s->output_count && i < SUBJECT_VALUES_MAX; i++) {
+        s->output_names[i] = infos[i].name;
+    }
+    if (s->input_count > SUBJECT_VALUES_MAX || s->output_count > SUBJECT_VALUES_MAX) {
+        subject_release(s);
+        return mq_fail(err, MQ_E_LIMIT, "more than %d inputs or outputs", SUBJECT_VALUES_MAX);
+    }
+    return MQ_OK;
+}
+
+static void fill(const char *name, mq_tensor *t, size_t count, mq_prng *prng)
+{
+    bool is_mask = strstr(name, "mask") != NULL;
+    size_t each = mq_dtype_bytes(t->dtype);
+    for (size_t i = 0; i < count; i++) {
+        if (t->dtype == MQ_DT_F32) {
+            ((float *)t->data)[i] = (float)mq_prng_below(prng, 1000) * 0.001F;
+        } else { /* little-endian: the lowest byte is the number */
+            ((uint8_t *)t->data)[i * each] = is_mask ? 1 : (uint8_t)mq_prng_below(prng, 2);
+        }
+    }
+}
+
+mq_code subject_inputs(subject *s, int64_t batch, mq_error *err)
+{
+    const mq_value_info *infos;
+    mq_prng prng = {7};
+    (void)mq_session_inputs(s->session, &infos);
+    for (size_t i = 0; i < s->input_count; i++) {
+        mq_tensor *t = &s->inputs[i];
+        size_t count = 1;
+        free(t->data);
+        *t = (mq_tensor){.dtype = infos[i].dtype, .shape = {.rank = infos[i].rank}};
+        for (int32_t d = 0; d < infos[i].rank; d++) {
+            int64_t dim = infos[i].dims[d];
+            t->shape.dims[d] = dim >= 0 ? dim : d == 0 ? batch : FREE_DIM;
+            count *= (size_t)t->shape.dims[d];
+        }
+        size_t each = mq_dtype_bytes(t->dtype);
+        if (infos[i].rank < 0 || t->dtype == MQ_DT_STR || each == 0) {
+            return mq_fail(err, MQ_E_UNSUPPORTED, "input '%s' has no shape or is text",
+                           infos[i].name);
+        }
+        t->bytes = count * each;
+        t->data = calloc(count, each);
+        if (t->data == NULL) {
+            return mq_fail(err, MQ_E_LIMIT, "no memory for input '%s'", infos[i].name);
+        }
+        fill(infos[i].name, t, count, &prng);
+    }
+    return MQ_OK;
+}
+
+void subject_release(subject *s)
+{
+    for (size_t i = 0; i < SUBJECT_VALUES_MAX; i++) {
+        free(s->inputs[i].data);
+    }
+    mq_session_free(s->session);
+    mq_model_free(s->model);
+    mq_map_file_release(&s->file);
+    *s = (subject){.input_count = 0};
+}
