@@ -549,6 +549,63 @@ static void skip_passes_over_exactly_one_value(void **state)
     assert_int_equal(mq_reader_done(&r, "list", NULL), MQ_OK);
 }
 
+/* ---- growing lists ---- */
+
+static void a_list_that_grows_reads_like_one_written_at_once(void **unused)
+{
+    (void)unused;
+    enum { ITEMS = 300 };
+    mq_error err;
+    mq_arena arena;
+    mq_buf header;
+    mq_wire_list list;
+    mq_msg_submitted m = {.rid = 77}, read;
+    mq_arena_init(&arena, ARENA_BYTES);
+    mq_buf_init(&header, MQ_HEADER_BYTES_MAX);
+    assert_true(mq_wire_list_begin(&list, MQ_CMD_submitted, &m, &header));
+    for (uint64_t i = 0; i < ITEMS; i++) {
+        mq_msg_submitted_job item = {.id = mq_str("01ARZ3NDEKTSV4RRFFQ69G5FAV"), .retry_ms = i};
+        assert_true(mq_wire_list_add(&list, &item, &header));
+    }
+    mq_wire_list_end(&list, &header);
+    assert_int_equal(mq_wire_decode(MQ_CMD_submitted, mq_buf_span(&header), &read, &arena, &err),
+                     MQ_OK);
+    assert_int_equal(read.rid, 77);
+    assert_int_equal(read.jobs_count, ITEMS);
+    for (uint64_t i = 0; i < ITEMS; i++) {
+        assert_int_equal(read.jobs[i].retry_ms, i);
+        assert_true(mq_span_is(read.jobs[i].id, "01ARZ3NDEKTSV4RRFFQ69G5FAV"));
+    }
+    mq_buf_release(&header);
+    mq_arena_release(&arena);
+}
+
+static void a_list_that_is_full_stays_whole(void **unused)
+{
+    (void)unused;
+    mq_error err;
+    mq_arena arena;
+    mq_buf header;
+    mq_wire_list list;
+    mq_msg_done m = {0}, read;
+    uint32_t count = 0;
+    char error[500];
+    memset(error, 'x', sizeof error);
+    mq_msg_done_job item = {.id = mq_str("a"), .error = mq_span_of(error, sizeof error)};
+    mq_arena_init(&arena, ARENA_BYTES);
+    mq_buf_init(&header, 10000);
+    assert_true(mq_wire_list_begin(&list, MQ_CMD_done, &m, &header));
+    while (mq_wire_list_add(&list, &item, &header)) {
+        count++;
+    }
+    assert_in_range(count, 10, 20);
+    mq_wire_list_end(&list, &header);
+    assert_int_equal(mq_wire_decode(MQ_CMD_done, mq_buf_span(&header), &read, &arena, &err), MQ_OK);
+    assert_int_equal(read.jobs_count, count);
+    mq_buf_release(&header);
+    mq_arena_release(&arena);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -568,6 +625,8 @@ int main(void)
         cmocka_unit_test(too_many_values_are_a_limit),
         cmocka_unit_test(a_list_not_read_to_its_end_is_noticed),
         cmocka_unit_test(skip_passes_over_exactly_one_value),
+        cmocka_unit_test(a_list_that_grows_reads_like_one_written_at_once),
+        cmocka_unit_test(a_list_that_is_full_stays_whole),
     };
     return cmocka_run_group_tests_name("wire", tests, NULL, NULL);
 }
