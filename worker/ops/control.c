@@ -137,7 +137,7 @@ typedef struct if_attrs {
 
 static mq_code if_run(const mq_op_call *call, mq_error *err)
 {
-    bool is_then;
+    bool is_then = false;
     mq_code code = mq_condition(call->inputs[0], "the condition", &is_then, err);
     if (code != MQ_OK) {
         return code;

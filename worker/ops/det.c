@@ -125,7 +125,8 @@ static mq_code mvn_run(const mq_op_call *call, mq_error *err)
     if (code != MQ_OK || count == 0) {
         return code;
     }
-    double *mean = call->scratch, *square = mean + groups, each = (double)(count / groups);
+    size_t members = count / groups;
+    double *mean = call->scratch, *square = mean + groups, each = (double)members;
     for (size_t g = 0; g < groups; g++) {
         mean[g] = square[g] = 0.0;
     }

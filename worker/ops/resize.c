@@ -125,7 +125,7 @@ static mq_code plan_of(const mq_op_call *call, resize_plan *p, mq_error *err)
     const resize_attrs *a = call->attrs;
     const mq_shape *x = &call->inputs[0]->shape;
     const mq_tensor *sizes = filled(call, a->sizes_input), *roi = filled(call, a->roi_input);
-    int32_t axes[MQ_RANK_MAX];
+    int32_t axes[MQ_RANK_MAX] = {0};
     size_t count;
     mq_code code = axes_of(call, axes, &count, err);
     for (int32_t i = 0; i < x->rank; i++) {

@@ -121,7 +121,8 @@ static double bin_value(const mq_op_call *call, const roi *r, size_t plane, int6
     const roi_attrs *a = call->attrs;
     double sum = 0.0, most = 0.0, v[4];
     for (int64_t i = 0; i < r->across * r->down; i++) {
-        double sy = ((double)(i / r->across) + 0.5) / (double)r->down;
+        int64_t row = i / r->across;
+        double sy = ((double)row + 0.5) / (double)r->down;
         double sx = ((double)(i % r->across) + 0.5) / (double)r->across;
         neighbours(call->inputs[0], plane, r->y + ((double)by + sy) * r->bin_height,
                    r->x + ((double)bx + sx) * r->bin_width, v);

@@ -204,6 +204,7 @@ static void orphans_kill(void)
     for (int round = 0; round < REAP_ROUNDS_MAX; round++) {
         FILE *file = fopen(path, "re");
         int pid = 0, count = 0;
+        /* The kernel's own numbers. NOLINTNEXTLINE(cert-err34-c) */
         while (file != NULL && count < ORPHANS_MAX && fscanf(file, "%d", &pid) == 1) {
             (void)kill((pid_t)pid, SIGKILL);
             (void)reap((pid_t)pid);
