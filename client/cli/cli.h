@@ -59,6 +59,9 @@ int mq_cli_query(mq_cli *cli, const char *what, const char *name, const char *fi
 /* A table of the jobs that a filter fits (job.c); --limit of args. */
 int mq_job_list(mq_cli *cli, const mq_argv *args, const char *filter);
 
+/* A future for the id of a command line (owned: maasq_job_release), or NULL after a message. */
+maasq_job *mq_job_open(mq_cli *cli, const char *id);
+
 /* The body that --input or --param give, into an empty buffer (job.c). */
 MQ_MUST_USE mq_code mq_job_body(const mq_argv *args, mq_buf *body, mq_error *err);
 

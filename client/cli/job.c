@@ -485,8 +485,7 @@ int mq_cmd_job_show(mq_cli *cli, const mq_argv *args)
     return MQ_EXIT_OK;
 }
 
-/* A future for the id of the command line, or NULL after a message. */
-static maasq_job *open_job(mq_cli *cli, const char *id)
+maasq_job *mq_job_open(mq_cli *cli, const char *id)
 {
     maasq_error err;
     if (mq_cli_connect(cli) != MQ_EXIT_OK) {
@@ -501,39 +500,12 @@ static maasq_job *open_job(mq_cli *cli, const char *id)
 
 int mq_cmd_job_wait(mq_cli *cli, const mq_argv *args)
 {
-    maasq_job *job = open_job(cli, mq_argv_word(args, 0));
+    maasq_job *job = mq_job_open(cli, mq_argv_word(args, 0));
     if (job == NULL) {
         return MQ_EXIT_FAILED;
     }
     int status = mq_follow(cli, job, false);
     status = print_end(cli, job, status, mq_argv_text(args, "output", NULL));
-    maasq_job_release(&job);
-    return status;
-}
-
-int mq_cmd_job_cancel(mq_cli *cli, const mq_argv *args)
-{
-    maasq_job *job = open_job(cli, mq_argv_word(args, 0));
-    maasq_error err;
-    if (job == NULL) {
-        return MQ_EXIT_FAILED;
-    }
-    maasq_cancel(job, mq_argv_has(args, "hard"));
-    int status = MQ_EXIT_OK;
-    maasq_info info = {.size = sizeof info};
-    if (maasq_wait(job, cli->timeout_ms, &err) != MAASQ_OK) {
-        status =
-            mq_cli_fail(cli, "%s; it is asked to stop (--hard takes its lease away)", err.text);
-    }
-    maasq_job_info(job, &info);
-    if (status == MQ_EXIT_OK && strcmp(info.state, "cancelled") != 0) {
-        status = mq_cli_fail(cli, "job %s was not cancelled, it is %s%s%s", info.id, info.state,
-                             info.error[0] == '\0' ? "" : ": ", info.error);
-    } else if (status == MQ_EXIT_OK && cli->is_json) {
-        status = mq_cli_json(json_pack("{s:s, s:s}", "id", info.id, "state", info.state));
-    } else if (status == MQ_EXIT_OK) {
-        printf("%s is cancelled\n", info.id);
-    }
     maasq_job_release(&job);
     return status;
 }

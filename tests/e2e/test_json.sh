@@ -96,6 +96,11 @@ json '.' maasq job log "$id"
 json '.jobs | length > 3' maasq job list
 maasq job submit sleep --param ms=600000 --json >"$T/out"
 json '.state' maasq job cancel "$(field .id)" --hard
+for i in 1 2 3; do maasq job submit echo --queue bulk --at +1h >"$T/out"; done
+json '.matched == 3 and .cancelled == 3 and .stopping == 0' maasq job cancel --filter 'queue=bulk state=scheduled'
+json '.matched == 0' maasq job cancel --filter 'queue=bulk'
+fails 2 maasq job cancel
+fails 2 maasq job cancel --all --filter queue=bulk
 maasq job submit sleep --param ms=banana --wait --json >"$T/out" 2>/dev/null && bad "a bad body succeeds" ""
 json '.jobs | length == 1 and .[0].kind == "sleep"' maasq queue dead
 json '.retried == 1' maasq job retry "$(field '.jobs[0].id')"

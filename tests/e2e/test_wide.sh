@@ -113,6 +113,12 @@ is "no shard has more than the quota" true "$(jq '[.jobs[] | .shard] | group_by(
 is "and who is refused is told so" true \
     "$(cat "$T"/refused-* | grep -q 'too many live jobs of this tenant: its quota' && echo true)"
 [ "$taken" -ge 2 ] && [ "$taken" -le 8 ] && good "the quota holds in each shard" || bad "the quota holds in each shard" "$taken of 20 were taken"
+many 4 sleep --queue held2 --tenant run --param ms=600000
+running() { [ "$(maasq job list --json --filter 'tenant=run state=leased' | jq '.jobs | length')" = 4 ]; }
+until_true "four run" running
+many 6 sleep --queue held --tenant run --param ms=600000
+is "job cancel --filter stops what runs and what waits in all shards" "10 10 0" \
+    "$(maasq job cancel --filter tenant=run --json --timeout 60 | jq -r '"\(.matched) \(.cancelled) \(.stopping)"')"
 maasq queue resume held >"$T/out"
 none_live() { [ "$(live)" = 0 ] || [ -z "$(live)" ]; }
 until_true "they run" none_live

@@ -116,9 +116,7 @@ static sim_rule *rule_of(sim *s, const mq_limit_view *view)
         }
         free_one = !r->is_used ? r : free_one;
     }
-    if (free_one == NULL) {
-        sim_fail(s, "more than %d limits", SIM_RULES_MAX);
-    }
+    SIM_CHECK(s, free_one != NULL, "more than %d limits", SIM_RULES_MAX);
     *free_one = (sim_rule){.is_used = true, .type = view->type, .since = UINT64_MAX};
     (void)mq_span_copy(view->name, free_one->name, sizeof free_one->name);
     return free_one;

@@ -41,9 +41,8 @@ static mq_code add_kind(const void *at, size_t size, mq_error *err)
     if (code != MQ_OK) {
         free(handler);
     }
-    /* Entered: the handler lives as long as the process. NOLINTNEXTLINE(clang-analyzer-unix.Malloc)
-     */
-    return code;
+    /* Entered: the handler lives as long as the process. */
+    return code; /* NOLINT(clang-analyzer-unix.Malloc) */
 }
 
 mq_code mq_handlers_load(const char *path, mq_error *err)
