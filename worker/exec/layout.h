@@ -10,4 +10,7 @@
  * are to be our own. */
 MQ_MUST_USE mq_code mq_program_layout(mq_program *program, mq_error *err);
 
+/* The same for quantized images ([N, H, W, C]): QLinearConv and QLinearAdd; see layout_bytes.c. */
+MQ_MUST_USE mq_code mq_program_layout_bytes(mq_program *program, mq_error *err);
+
 #endif

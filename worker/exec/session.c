@@ -70,6 +70,7 @@ static mq_code build(mq_session *s, mq_error *err)
     }
     if (code == MQ_OK && !s->options.no_fusion) {
         code = mq_program_layout(p, err);
+        code = code == MQ_OK ? mq_program_layout_bytes(p, err) : code;
     }
     return code == MQ_OK ? mq_program_prepare(p, err) : code;
 }
