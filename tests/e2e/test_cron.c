@@ -16,33 +16,9 @@
 
 #include "shared/base/clock.h"
 #include "shared/job/entry.h"
-#include "tests/support/system.h"
+#include "tests/support/command.h"
 
-enum { OUT_MAX = 1 << 18, WAIT_MS = 60000, MISSED_MINUTES = 10 };
-
-static sys system_;
-static char out[OUT_MAX], err[OUT_MAX];
-
-#define MAASQ(...)                                                                                 \
-    sys_run(&system_, (const char *const[]){"maasq", __VA_ARGS__, NULL}, out, sizeof out, err,     \
-            sizeof err)
-
-#define MUST(...)                                                                                  \
-    do {                                                                                           \
-        if (MAASQ(__VA_ARGS__) != 0) {                                                             \
-            fail_msg("%s", err);                                                                   \
-        }                                                                                          \
-    } while (0)
-
-/* The JSON that the last command printed; owned. */
-static json_t *answer(void)
-{
-    json_t *json = json_loads(out, JSON_DECODE_ANY, NULL);
-    if (json == NULL) {
-        fail_msg("no JSON: %s%s", out, err);
-    }
-    return json;
-}
+enum { MISSED_MINUTES = 10 };
 
 static size_t jobs_of(const char *queue)
 {
