@@ -44,9 +44,18 @@ void mq_unique_drop(mq_core *core, mq_job *job)
     }
 }
 
-static void say(mq_outputs *out, uint64_t conn, uint64_t rid, mq_span id, const mq_job *job)
+/* What is told of a replicated job must be in its replicas first: until then the submit is sent
+ * again, as whatever else is not confirmed yet. */
+static void say(mq_core *core, mq_outputs *out, uint64_t conn, uint64_t rid, mq_span id,
+                const mq_job *job)
 {
-    if (conn != 0) {
+    if (conn != 0 && !mq_replica_has(core, job)) {
+        core->stats.refused_busy++;
+        mq_say_submitted(out, conn, rid, id, "busy", "",
+                         "unique: too few replicas have confirmed the live job with this key; ask "
+                         "again",
+                         MQ_RETRY_LATER_MS);
+    } else if (conn != 0) {
         mq_say_submitted(out, conn, rid, id, "dup", mq_state_name((mq_state)job->state),
                          "unique: a live job has this key", 0);
         out->items[out->count - 1].as.submitted.live = mq_span_of(job->id, MQ_ULID_LEN);
@@ -55,7 +64,7 @@ static void say(mq_outputs *out, uint64_t conn, uint64_t rid, mq_span id, const 
 
 void mq_unique_say(mq_core *core, const mq_waiter *w, mq_outputs *out)
 {
-    say(out, w->conn, w->rid, mq_pool_span(&core->pool, w->text), &core->jobs[w->job]);
+    say(core, out, w->conn, w->rid, mq_pool_span(&core->pool, w->text), &core->jobs[w->job]);
 }
 
 bool mq_unique_answer(mq_core *core, const mq_input *in, mq_outputs *out)
@@ -68,7 +77,7 @@ bool mq_unique_answer(mq_core *core, const mq_input *in, mq_outputs *out)
     }
     bool is_stored = job != NULL && job->create == MQ_CREATE_STORED && !mq_job_ended(job);
     if (is_stored) {
-        say(out, in->conn, in->rid, item->id, job);
+        say(core, out, in->conn, in->rid, item->id, job);
         return true;
     }
     mq_waiter *w = NULL;

@@ -57,6 +57,43 @@ static void the_answer_waits_until_the_job_with_the_key_is_stored(void **unused)
     w_close(&w);
 }
 
+static void tell_replicas(world *w, uint64_t sequence)
+{
+    mq_input in = {.type = MQ_IN_REPLICAS};
+    in.as.replicas.count = 1;
+    in.as.replicas.sequence = sequence;
+    w_step(w, &in);
+}
+
+static void submit_replicated(world *w, char id[MQ_ULID_SIZE], const char *key)
+{
+    w_id(w, id);
+    mq_msg_submit_job item = {.id = mq_str(id),
+                              .kind = mq_str("echo"),
+                              .unique = mq_str(key),
+                              .durability = mq_str("replicated")};
+    w_submit_item(w, 1, 1, &item, "x");
+    w_turn(w);
+}
+
+/* Who is told of the live job relies on it as whoever submitted it. */
+static void a_replicated_job_with_the_key_is_told_of_when_a_replica_has_it(void **unused)
+{
+    (void)unused;
+    world w;
+    char a[MQ_ULID_SIZE], b[MQ_ULID_SIZE];
+    w_open(&w);
+    tell_replicas(&w, 0);
+    submit_replicated(&w, a, "k");
+    w_expect_none(&w, MQ_OUT_SUBMITTED, NULL);
+    submit_replicated(&w, b, "k");
+    assert_string_equal(w_expect(&w, MQ_OUT_SUBMITTED, b)->verdict, "busy");
+    tell_replicas(&w, UINT64_MAX);
+    submit_replicated(&w, b, "k");
+    assert_string_equal(w_expect(&w, MQ_OUT_SUBMITTED, b)->verdict, "dup");
+    w_close(&w);
+}
+
 static void a_key_is_free_again_when_its_job_has_ended(void **unused)
 {
     (void)unused;
@@ -369,6 +406,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_second_job_with_a_live_key_is_a_dup_of_the_first),
         cmocka_unit_test(the_answer_waits_until_the_job_with_the_key_is_stored),
+        cmocka_unit_test(a_replicated_job_with_the_key_is_told_of_when_a_replica_has_it),
         cmocka_unit_test(a_key_is_free_again_when_its_job_has_ended),
         cmocka_unit_test(a_key_holds_over_a_takeover),
         cmocka_unit_test(a_dead_job_does_not_come_back_while_another_has_its_key),

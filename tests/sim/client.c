@@ -282,6 +282,11 @@ static void on_submitted(sim *s, sim_client *c, const mq_msg_submitted *m)
         bool is_ended = mq_state_is_terminal(mq_state_parse(j->state));
         uint32_t accepted = MQ_CCORE_NONE;
         SIM_CHECK(s, verdict != MQ_E_CONFLICT, "job %s: conflict with itself", job->id);
+        /* The job that has the key: whoever is told of it relies on it. */
+        sim_job *live = j->live.len > 0 ? sim_job_get(s, j->live) : NULL;
+        if (live != NULL && live->is_replicated) {
+            sim_check_acked(s, live, "unique");
+        }
         if (verdict == MQ_OK) {
             char text[8];
             (void)mq_span_copy(j->verdict, text, sizeof text);
