@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "client/cli/cli.h"
 #include "client/cli/load.h"
@@ -241,8 +242,38 @@ static int print_infer(serve *s, double seconds)
     return l->failed == 0 ? MQ_EXIT_OK : mq_cli_fail(s->cli, "%s", l->error);
 }
 
+/* A file: in one process, without any system (worker/local/bench_infer.c). */
+static int infer_file(mq_cli *cli, const mq_argv *args)
+{
+    static const char *const values[][2] = {
+        {"batch", "--batch"}, {"seconds", "--seconds"}, {"threads", "--threads"}};
+    static const char *const flags[][2] = {
+        {"profile", "--profile"}, {"own", "--own"}, {"exact-batch", "--exact-batch"}};
+    const char *argv[16] = {"maasq-worker", "--local", "bench-infer", mq_argv_word(args, 0)};
+    size_t argc = 4;
+    for (size_t i = 0; i < 3; i++) {
+        const char *value = mq_argv_text(args, values[i][0], NULL);
+        if (value != NULL) {
+            argv[argc++] = values[i][1];
+            argv[argc++] = value;
+        }
+        if (mq_argv_has(args, flags[i][0])) {
+            argv[argc++] = flags[i][1];
+        }
+    }
+    if (cli->is_json) {
+        argv[argc++] = "--json";
+    }
+    return mq_cli_exec(cli, "maasq-worker", (char **)(uintptr_t)argv);
+}
+
 int mq_cmd_bench_infer(mq_cli *cli, const mq_argv *args)
 {
+    const char *name = mq_argv_word(args, 0);
+    size_t len = strlen(name);
+    if (len > 5 && strcmp(name + len - 5, ".onnx") == 0) {
+        return infer_file(cli, args);
+    }
     int64_t requests = 5000, window = 64, rows = 1;
     mq_error err;
     if (mq_argv_int(args, "requests", 1, MQ_LOAD_JOBS_MAX, &requests, &err) != MQ_OK ||

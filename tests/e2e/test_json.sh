@@ -131,6 +131,9 @@ json '.workers | length == 2 and .[0].name and .[0].pid > 0' maasq worker list
 figures '.bench == "queue" and .unit == "jobs/s" and .value > 0' maasq bench queue --jobs 100
 figures '.bench == "serve" and .case and .unit == "requests/s" and .value > 0 and .answered == 100 and .latency_ms.p50' maasq bench serve m --data d --requests 100
 figures '.bench == "infer" and .value > 0' maasq bench infer m --requests 100
+if [ -r "${MAASQ_SHARED:-../shared}/data/models/iris-net.onnx" ]; then
+    figures '.bench == "infer" and .value > 0 and .p50_us > 0 and (.operators | length) > 0' maasq bench infer "${MAASQ_SHARED:-../shared}/data/models/iris-net.onnx" --seconds 0.05 --profile
+fi
 figures '.bench and .case and .unit and .value > 0' maasq bench train --rounds 3 --steps 50
 
 json '.shards | length == 1 and .[0].shard == 0' maasq shard list

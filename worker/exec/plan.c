@@ -2,6 +2,7 @@
 #include "worker/exec/plan.h"
 
 #include "shared/base/assert.h"
+#include "shared/base/clock.h"
 #include "shared/base/math.h"
 
 enum {
@@ -483,6 +484,17 @@ static mq_code copy_outputs(mq_plan *plan, mq_error *err)
     return MQ_OK;
 }
 
+static mq_code run_call(const mq_plan *plan, const mq_op_call *call, mq_error *err)
+{
+    if (plan->control->timed == NULL) {
+        return mq_op_run(call, err);
+    }
+    int64_t start_ns = mq_clock_mono_ns();
+    mq_code code = mq_op_run(call, err);
+    plan->control->timed(plan->control->timed_arg, call, mq_clock_mono_ns() - start_ns);
+    return code;
+}
+
 mq_code mq_plan_run(mq_plan *plan, const mq_tensor *inputs, mq_session_observe *observe,
                     void *observe_arg, mq_error *err)
 {
@@ -507,7 +519,7 @@ mq_code mq_plan_run(mq_plan *plan, const mq_tensor *inputs, mq_session_observe *
         }
         mq_code code = plan->is_static ? MQ_OK : make_room(plan, s, err);
         if (code == MQ_OK && call->op != NULL) {
-            code = mq_op_run(call, err);
+            code = run_call(plan, call, err);
             if (code != MQ_OK) {
                 mq_wrap(err, "node '%s' (%s)", p->steps[s].node->name, p->steps[s].node->op_type);
             }

@@ -17,6 +17,8 @@ typedef struct mq_plan mq_plan;
 typedef struct mq_run_control {
     bool (*stop)(void *arg); /* NULL: never */
     void *stop_arg;
+    mq_session_timed *timed; /* NULL: nothing is timed */
+    void *timed_arg;
 } mq_run_control;
 
 /* inputs: one tensor per program input, data not read. Borrows program and control. MQ_E_LIMIT when

@@ -95,7 +95,7 @@ mq_code mq_session_new(mq_session **out, const mq_model *model, const mq_session
     }
     s->model = model;
     s->options = o;
-    s->control = (mq_run_control){o.stop, o.stop_arg};
+    s->control = (mq_run_control){o.stop, o.stop_arg, o.timed, o.timed_arg};
     s->self = arena;
     mq_code code = build(s, err);
     if (code != MQ_OK) {

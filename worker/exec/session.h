@@ -22,6 +22,10 @@ typedef struct mq_session mq_session;
  * order and under the model's names; the tensor is borrowed for the call. */
 typedef void mq_session_observe(void *arg, const char *name, const mq_tensor *value);
 
+/* Sees how long each kernel of a run took (profiles). call is borrowed: name and shapes. */
+struct mq_op_call;
+typedef void mq_session_timed(void *arg, const struct mq_op_call *call, int64_t ns);
+
 typedef struct mq_session_options {
     size_t memory_bytes_max;     /* weights packed + all plans; 0 = 1 GiB */
     uint32_t plans_max;          /* plans kept, least recently used goes; 0 = 16 */
@@ -32,6 +36,8 @@ typedef struct mq_session_options {
     void *observe_arg;
     bool (*stop)(void *arg); /* asked before every node; true ends the run with MQ_E_CANCELLED */
     void *stop_arg;
+    mq_session_timed *timed; /* NULL: nothing is timed */
+    void *timed_arg;
 } mq_session_options;
 
 /* Borrows the model until mq_session_free. options may be NULL. MQ_E_UNSUPPORTED names node,

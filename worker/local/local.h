@@ -10,6 +10,7 @@ int mq_local_main(int argc, char **argv);
 /* Each: argv[0] is the first argument after the command. */
 int mq_local_check(int argc, char **argv);
 int mq_local_run(int argc, char **argv);
+int mq_local_bench_infer(int argc, char **argv);
 int mq_local_fingerprint(int argc, char **argv);
 
 #endif

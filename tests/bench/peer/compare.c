@@ -13,9 +13,9 @@
 #include "shared/base/clock.h"
 #include "tests/bench/peer/ort.h"
 #include "tests/bench/peer/resident.h"
-#include "tests/bench/peer/subject.h"
 #include "worker/blas/blas.h"
 #include "worker/dnnl/dnnl.h"
+#include "worker/local/subject.h"
 
 enum { SAMPLES_MAX = 200000, BLOCK_NS = 20000000, WARM = 3 };
 
@@ -46,7 +46,7 @@ typedef struct samples {
 } samples;
 
 typedef struct pair {
-    subject ours;
+    mq_subject ours;
     ort_model *theirs; /* NULL: not there */
     samples side[2];
 } pair;
@@ -182,8 +182,8 @@ static bool open_pair(const options *o, const row *r, const char *path, pair *p)
 {
     mq_error err;
     const mq_session_options how = {.own_kernels = o->is_own};
-    mq_code code = subject_load(&p->ours, path, &how, &err);
-    code = code == MQ_OK ? subject_inputs(&p->ours, r->batch, &err) : code;
+    mq_code code = mq_subject_load(&p->ours, path, &how, &err);
+    code = code == MQ_OK ? mq_subject_inputs(&p->ours, r->batch, &err) : code;
     if (code != MQ_OK) {
         fprintf(stderr, "%s: %s\n", path, err.text);
         return false;
@@ -205,7 +205,7 @@ static bool latency_row(const options *o, const row *r, const char *path)
         print_latency(o, r, &p, difference(&p));
     }
     ort_free(p.theirs);
-    subject_release(&p.ours);
+    mq_subject_release(&p.ours);
     return is_done;
 }
 
@@ -292,6 +292,7 @@ int main(int argc, char **argv)
         return 2;
     }
     mq_blas_init();
+    mq_dnnl_threads(o.threads);
     if (o.child != NULL) {
         return resident_child(o.child, o.peer, o.is_own);
     }

@@ -9,7 +9,7 @@
 
 #include "shared/base/clock.h"
 #include "tests/bench/peer/ort.h"
-#include "tests/bench/peer/subject.h"
+#include "worker/local/subject.h"
 
 typedef struct child {
     pid_t pid;
@@ -39,7 +39,7 @@ static double memory_kib(pid_t pid, const char *field)
     return kib;
 }
 
-static bool load_peer(const char *peer, const char *file, const subject *names, double *load_ms,
+static bool load_peer(const char *peer, const char *file, const mq_subject *names, double *load_ms,
                       double *first_ms)
 {
     if (!ort_open(peer)) {
@@ -55,16 +55,16 @@ static bool load_peer(const char *peer, const char *file, const subject *names, 
 }
 
 /* The peer's child needs names and inputs only: they are read by us and the memory given back. */
-static bool load_ours(const char *file, bool own_kernels, subject *s, double *load_ms,
+static bool load_ours(const char *file, bool own_kernels, mq_subject *s, double *load_ms,
                       double *first_ms)
 {
     mq_error err;
     const mq_tensor *out;
     const mq_session_options options = {.own_kernels = own_kernels};
     int64_t start = mq_clock_mono_ns();
-    mq_code code = subject_load(s, file, &options, &err);
+    mq_code code = mq_subject_load(s, file, &options, &err);
     *load_ms = ms_since(start);
-    code = code == MQ_OK ? subject_inputs(s, 1, &err) : code;
+    code = code == MQ_OK ? mq_subject_inputs(s, 1, &err) : code;
     code = code == MQ_OK ? mq_session_run(s->session, s->inputs, s->input_count, &out, &err) : code;
     *first_ms = ms_since(start);
     if (code != MQ_OK) {
@@ -74,12 +74,12 @@ static bool load_ours(const char *file, bool own_kernels, subject *s, double *lo
 }
 
 /* Names and inputs without a session of ours in memory: the model is only read. */
-static bool read_names(const char *file, subject *s, char *text, size_t room)
+static bool read_names(const char *file, mq_subject *s, char *text, size_t room)
 {
     mq_error err;
     size_t at = 0;
-    if (subject_load(s, file, &(mq_session_options){.no_fusion = true}, &err) != MQ_OK ||
-        subject_inputs(s, 1, &err) != MQ_OK) {
+    if (mq_subject_load(s, file, &(mq_session_options){.no_fusion = true}, &err) != MQ_OK ||
+        mq_subject_inputs(s, 1, &err) != MQ_OK) {
         fprintf(stderr, "%s: %s\n", file, err.text);
         return false;
     }
@@ -104,7 +104,7 @@ static bool read_names(const char *file, subject *s, char *text, size_t room)
 int resident_child(const char *file, const char *peer, bool own_kernels)
 {
     static char names[8192];
-    static subject s;
+    static mq_subject s;
     double load_ms = 0, first_ms = 0;
     char end;
     bool is_ok = peer == NULL ? load_ours(file, own_kernels, &s, &load_ms, &first_ms)

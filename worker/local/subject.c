@@ -1,5 +1,5 @@
 /* Models under our session and their inputs; see subject.h. */
-#include "tests/bench/peer/subject.h"
+#include "worker/local/subject.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -9,28 +9,29 @@
 enum { FREE_DIM = 16 };
 #define FILE_BYTES_MAX ((size_t)4 << 30)
 
-mq_code subject_load(subject *s, const char *path, const mq_session_options *options, mq_error *err)
+mq_code mq_subject_load(mq_subject *s, const char *path, const mq_session_options *options,
+                        mq_error *err)
 {
     const mq_value_info *infos;
-    *s = (subject){.input_count = 0};
+    *s = (mq_subject){.input_count = 0};
     mq_code code = mq_map_file_open(&s->file, path, FILE_BYTES_MAX, err);
     code = code == MQ_OK ? mq_model_load(&s->model, s->file.bytes, 0, err) : code;
     code = code == MQ_OK ? mq_session_new(&s->session, s->model, options, err) : code;
     if (code != MQ_OK) {
-        subject_release(s);
+        mq_subject_release(s);
         return code;
     }
     s->input_count = mq_session_inputs(s->session, &infos);
-    for (size_t i = 0; i < s->input_count && i < SUBJECT_VALUES_MAX; i++) {
+    for (size_t i = 0; i < s->input_count && i < MQ_SUBJECT_VALUES_MAX; i++) {
         s->input_names[i] = infos[i].name;
     }
     s->output_count = mq_session_outputs(s->session, &infos);
-    for (size_t i = 0; i < s->output_count && i < SUBJECT_VALUES_MAX; i++) {
+    for (size_t i = 0; i < s->output_count && i < MQ_SUBJECT_VALUES_MAX; i++) {
         s->output_names[i] = infos[i].name;
     }
-    if (s->input_count > SUBJECT_VALUES_MAX || s->output_count > SUBJECT_VALUES_MAX) {
-        subject_release(s);
-        return mq_fail(err, MQ_E_LIMIT, "more than %d inputs or outputs", SUBJECT_VALUES_MAX);
+    if (s->input_count > MQ_SUBJECT_VALUES_MAX || s->output_count > MQ_SUBJECT_VALUES_MAX) {
+        mq_subject_release(s);
+        return mq_fail(err, MQ_E_LIMIT, "more than %d inputs or outputs", MQ_SUBJECT_VALUES_MAX);
     }
     return MQ_OK;
 }
@@ -48,7 +49,7 @@ static void fill(const char *name, mq_tensor *t, size_t count, mq_prng *prng)
     }
 }
 
-mq_code subject_inputs(subject *s, int64_t batch, mq_error *err)
+mq_code mq_subject_inputs(mq_subject *s, int64_t batch, mq_error *err)
 {
     const mq_value_info *infos;
     mq_prng prng = {7};
@@ -78,13 +79,13 @@ mq_code subject_inputs(subject *s, int64_t batch, mq_error *err)
     return MQ_OK;
 }
 
-void subject_release(subject *s)
+void mq_subject_release(mq_subject *s)
 {
-    for (size_t i = 0; i < SUBJECT_VALUES_MAX; i++) {
+    for (size_t i = 0; i < MQ_SUBJECT_VALUES_MAX; i++) {
         free(s->inputs[i].data);
     }
     mq_session_free(s->session);
     mq_model_free(s->model);
     mq_map_file_release(&s->file);
-    *s = (subject){.input_count = 0};
+    *s = (mq_subject){.input_count = 0};
 }
