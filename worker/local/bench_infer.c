@@ -22,8 +22,8 @@ enum {
     OPERATORS_MAX = 128,
     VALUES_MAX = 20000,
     THREADS_MAX = 64,
-    PEAK_SIZE = 1024,
-    PEAK_ROUNDS = 5,
+    PEAK_SIZE = 384,
+    PEAK_ROUNDS = 60,
 };
 
 typedef struct bench_args {
