@@ -284,6 +284,8 @@ void mq_send_job(mq_core *core, mq_job *job, mq_outputs *out)
     MQ_ASSERT(w->reserved > 0);
     w->reserved--;
     w->sent++;
+    mq_idle_note(core,
+                 job->worker); /* it has seen more than is counted as sent after an unsent one */
     job->is_sent = true;
     mq_output *item = mq_out_job(out, w->conn);
     mq_job_item_fill(core, job, &item->as.job, out);

@@ -253,6 +253,7 @@ void mq_gang_send_jobs(mq_core *core, mq_job *job, mq_outputs *out)
         MQ_ASSERT(w->reserved > 0);
         w->reserved--;
         w->sent++;
+        mq_idle_note(core, seat->worker);
         seat->is_sent = true;
         mq_output *item = mq_out_add(out, MQ_OUT_JOB, w->conn, 0);
         mq_job_item_fill(core, job, &item->as.job, out);

@@ -3,7 +3,7 @@
  * count of starts; it never reads the counters and tags by which the core decides. */
 #include "tests/sim/sim.h"
 
-enum { TENANTS = 3 };
+enum { TENANTS = 3, PRIORITIES = 10 };
 
 typedef struct sim_rule { /* a limit in force, as it was seen first */
     bool is_used, is_seen;
@@ -38,7 +38,7 @@ struct sim_policy {
     } jobs[SIM_ALL];
     sim_rule rules[SIM_RULES_MAX];
     uint32_t weights[TENANTS];
-    bool is_settled[TENANTS]; /* has had a start under its weight */
+    bool is_settled[TENANTS][PRIORITIES]; /* has had a start of that priority under its weight */
     sim_pair pairs[TENANTS][TENANTS];
     /* of this turn */
     uint32_t held[SIM_ALL], held_count, started[SIM_ALL], started_count;
@@ -293,7 +293,7 @@ static void see_ready(sim *s, const sim_broker *b, sim_ready out[TENANTS])
 }
 
 /* What a tenant has been charged for stays charged when its weight changes: it counts from its next
- * start on. */
+ * start of that priority on. */
 static void see_weights(const sim *s, const sim_broker *b, bool is_same)
 {
     sim_policy *p = s->policy;
@@ -306,7 +306,10 @@ static void see_weights(const sim *s, const sim_broker *b, bool is_same)
         }
     }
     for (uint32_t t = 0; t < TENANTS; t++) {
-        p->is_settled[t] = !is_same || (p->is_settled[t] && p->weights[t] == now[t]);
+        for (uint32_t i = 0; i < PRIORITIES; i++) {
+            bool *is_settled = &p->is_settled[t][i];
+            *is_settled = !is_same || (*is_settled && p->weights[t] == now[t]);
+        }
     }
     memcpy(p->weights, now, sizeof now);
 }
@@ -319,7 +322,8 @@ static void check_pair(sim *s, uint32_t a, uint32_t b, const sim_ready now[TENAN
     sim_pair *pair = &p->pairs[a][b];
     const uint64_t wa = p->weights[a], wb = p->weights[b];
     bool is_both = now[a].is_any && now[b].is_any && now[a].priority == now[b].priority &&
-                   p->is_settled[a] && p->is_settled[b];
+                   p->is_settled[a][now[a].priority % PRIORITIES] &&
+                   p->is_settled[b][now[a].priority % PRIORITIES];
     if (!is_same || !is_both || !pair->is_on || pair->priority != now[a].priority) {
         *pair = (sim_pair){.is_on = is_both, .priority = now[a].priority};
         return;
@@ -358,9 +362,10 @@ static void check_shares(sim *s, const sim_broker *b, bool is_same)
         }
     }
     for (uint32_t i = 0; i < p->started_count; i++) {
-        uint32_t t = tenant_of(&s->jobs[p->started[i]]);
+        const sim_job *j = &s->jobs[p->started[i]];
+        uint32_t t = tenant_of(j);
         if (t < TENANTS) {
-            p->is_settled[t] = true;
+            p->is_settled[t][j->priority % PRIORITIES] = true;
         }
     }
 }
