@@ -247,7 +247,8 @@ static int infer_file(mq_cli *cli, const mq_argv *args)
 {
     static const char *const values[][2] = {
         {"batch", "--batch"}, {"seconds", "--seconds"}, {"threads", "--threads"}};
-    static const char *const flags[][2] = {{"profile", "--profile"}, {"own", "--own"}};
+    static const char *const flags[][2] = {
+        {"profile", "--profile"}, {"own", "--own"}, {"exact-batch", "--exact-batch"}};
     const char *argv[16] = {"maasq-worker", "--local", "bench-infer", mq_argv_word(args, 0)};
     size_t argc = 4;
     for (size_t i = 0; i < 3; i++) {
@@ -256,7 +257,7 @@ static int infer_file(mq_cli *cli, const mq_argv *args)
             argv[argc++] = values[i][1];
             argv[argc++] = value;
         }
-        if (i < 2 && mq_argv_has(args, flags[i][0])) {
+        if (mq_argv_has(args, flags[i][0])) {
             argv[argc++] = flags[i][1];
         }
     }

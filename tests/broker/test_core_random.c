@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "shared/base/prng.h"
+#include "tests/support/core_equal.h"
 #include "tests/support/core_world.h"
 #include "tests/support/redis.h"
 
@@ -146,6 +147,33 @@ static void cancel(sim *s)
     }
     mq_msg_cancel m = {.id = mq_str(s->jobs[draw(s, s->job_count)].id), .is_hard = draw(s, 2) == 0};
     mq_input in = {.type = MQ_IN_CANCEL, .conn = 1, .rid = 2, .as.cancel = &m};
+    w_step(&s->w, &in);
+}
+
+/* An operator sets something: it is in the registry from then on. */
+static void command(sim *s)
+{
+    static const struct {
+        const char *verb, *args[5];
+        uint32_t count;
+    } all[] = {
+        {"limit", {"queue=default", "50", "0", "0", "0"}, 5},
+        {"limit", {"key=*", "0", "100", "1000", "10"}, 5},
+        {"limit", {"queue=default", "0", "0", "0", "0"}, 5},
+        {"tenant", {"acme", "3", "500"}, 3},
+        {"tenant", {"acme", "0", "0"}, 3},
+        {"pause", {"other"}, 1},
+        {"resume", {"other"}, 1},
+        {"pause-kind", {"infer"}, 1},
+        {"resume-kind", {"infer"}, 1},
+    };
+    uint64_t n = draw(s, sizeof all / sizeof all[0]);
+    mq_span args[5];
+    for (uint32_t i = 0; i < all[n].count; i++) {
+        args[i] = mq_str(all[n].args[i]);
+    }
+    mq_msg_command m = {.verb = mq_str(all[n].verb), .args = args, .args_count = all[n].count};
+    mq_input in = {.type = MQ_IN_COMMAND, .conn = 1, .rid = 3, .as.command = &m};
     w_step(&s->w, &in);
 }
 
@@ -449,6 +477,20 @@ static void compare_live(void *arg, mq_code code, mq_span field, mq_span value, 
           MQ_SPAN_ARG(field), name);
 }
 
+static void compare_registry(void *arg, mq_code code, mq_span field, mq_span value,
+                             const mq_error *err)
+{
+    live_check *c = arg;
+    const world *w = &c->s->w;
+    (void)err;
+    CHECK(c->s, code == MQ_OK, "scan failed");
+    if (field.data != NULL) {
+        c->count += !core_is_tombstone(value);
+        CHECK(c->s, core_has_entry(w->core, w->config.registry_max, field, value),
+              "registry: %.*s differs from what is stored", MQ_SPAN_ARG(field));
+    }
+}
+
 /* Nothing is under way: the store holds exactly what the core knows. */
 static void check_equal(sim *s)
 {
@@ -471,6 +513,14 @@ static void check_equal(sim *s)
     }
     CHECK(s, c.count == stats.jobs - stats.kept,
           "%u jobs are stored, %u in memory, %u of them kept", c.count, stats.jobs, stats.kept);
+    live_check entries = {.s = s};
+    assert_int_equal(
+        s->w.store->ops->scan(s->w.store, MQ_PART_REGISTRY, 0, compare_registry, &entries, &err),
+        MQ_OK);
+    w_process(&s->w);
+    uint32_t known = core_entries(s->w.core, s->w.config.registry_max);
+    CHECK(s, entries.count == known, "registry: %u entries are stored, %u in memory", entries.count,
+          known);
 }
 
 typedef struct end_check {
@@ -547,7 +597,7 @@ static void check_effects(sim *s)
     uint32_t versions = 0;
     bool has_version[ALL_MAX] = {false};
     for (uint32_t i = 0; i < s->w.config.registry_max; i++) {
-        if (!mq_core_entry(s->w.core, i, &view)) {
+        if (!mq_core_entry(s->w.core, i, &view) || view.key.type != MQ_ENTRY_MODEL) {
             continue;
         }
         CHECK(s, mq_entry_read(view.value, &entry, NULL) == MQ_OK, "unreadable version");
@@ -624,6 +674,8 @@ static void one_step(sim *s)
         w->is_alive = false;
     } else if (fault(s, 12)) {
         cancel(s);
+    } else if (fault(s, 4)) {
+        command(s);
     } else if (!w->is_alive) {
         start_worker(s, w);
     }

@@ -406,6 +406,7 @@ void sim_check_equal(sim *s, sim_broker *b)
         SIM_CHECK(s, mq_job_record_equal(&s->a, &s->b, &name),
                   "job %.*s: %s differs between store and memory", MQ_SPAN_ARG(e->key), name);
     }
+    sim_check_rest_equal(s, b);
 }
 
 void sim_check_step(sim *s)

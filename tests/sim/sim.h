@@ -387,6 +387,11 @@ void sim_jobs_calm(sim *s);
 void sim_policy_step(sim *s, sim_broker *b, const mq_input *in);
 void sim_policy_free(sim *s);
 
+/* ---- equal.c ---- */
+
+/* Nothing is under way: what the core knows besides its jobs is what is stored. */
+void sim_check_rest_equal(sim *s, sim_broker *b);
+
 /* ---- check.c ---- */
 
 /* A commit is about to be carried out; it was, or was refused. */

@@ -27,12 +27,10 @@ struct mq_op_call;
 typedef void mq_session_timed(void *arg, const struct mq_op_call *call, int64_t ns);
 
 typedef struct mq_session_options {
-    size_t memory_bytes_max; /* weights packed + all plans; 0 = 1 GiB */
-    uint32_t plans_max;      /* plans kept, least recently used goes; 0 = 16 */
-    bool no_fusion;          /* one kernel per node */
-    bool
-        is_exact; /* without kernels whose sums depend on the batch: convolutions go image by image;
-                     of float products, rows keep OpenBLAS's order, which may follow their number */
+    size_t memory_bytes_max;     /* weights packed + all plans; 0 = 1 GiB */
+    uint32_t plans_max;          /* plans kept, least recently used goes; 0 = 16 */
+    bool no_fusion;              /* one kernel per node */
+    bool is_exact;               /* an answer does not depend on what it was batched with */
     bool own_kernels;            /* without oneDNN, as if it were not there */
     mq_session_observe *observe; /* implies no_fusion; also called for graph inputs */
     void *observe_arg;

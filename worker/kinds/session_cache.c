@@ -1,8 +1,6 @@
 /* Loaded models of this process; see session_cache.h. */
 #include "worker/kinds/session_cache.h"
 
-#include <sys/mman.h>
-
 #include "shared/base/assert.h"
 
 typedef struct warm {
@@ -11,8 +9,7 @@ typedef struct warm {
     mq_model *model; /* borrows file */
     mq_session *session;
     size_t bytes;
-    uint64_t used;  /* turn of the last use */
-    uint32_t plans; /* made when the file's pages were given back last */
+    uint64_t used; /* turn of the last use */
 } warm;
 
 /* Belongs to the thread that runs jobs. */
@@ -80,30 +77,11 @@ static mq_code load(mq_host *host, const char *blob, warm *w, mq_error *err)
     return MQ_OK;
 }
 
-void mq_session_file_rest(const mq_map_file *file)
-{
-    if (file->bytes.len > 0) {
-        (void)madvise((void *)(uintptr_t)file->bytes.data, file->bytes.len, MADV_DONTNEED);
-    }
-}
-
-/* A new plan has packed the weights that its kernels want packed. */
-static void rest(warm *w)
-{
-    mq_session_stats stats;
-    mq_session_stats_get(w->session, &stats);
-    if (stats.plan_count != w->plans) {
-        w->plans = stats.plan_count;
-        mq_session_file_rest(&w->file);
-    }
-}
-
 mq_code mq_session_cache_get(mq_host *host, const char *blob, mq_session **out, mq_error *err)
 {
     for (size_t i = 0; i < MQ_SESSION_CACHE_COUNT_MAX; i++) {
         if (cache[i].session != NULL && strcmp(cache[i].blob, blob) == 0) {
             cache[i].used = ++turn;
-            rest(&cache[i]);
             *out = cache[i].session;
             return MQ_OK;
         }

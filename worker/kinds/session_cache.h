@@ -15,10 +15,6 @@ enum { MQ_SESSION_CACHE_COUNT_MAX = 32 };
 MQ_MUST_USE mq_code mq_session_cache_get(mq_host *host, const char *blob, mq_session **out,
                                          mq_error *err);
 
-/* Gives the resident pages of a mapped model file back: weights that were packed are not read
- * again, the others come back from the page cache as they are read. */
-void mq_session_file_rest(const mq_map_file *file);
-
 /* How many are there, for tests. */
 size_t mq_session_cache_count(void);
 

@@ -32,7 +32,7 @@ typedef struct bench_args {
     size_t batch_count;
     double seconds;
     int threads;
-    bool is_profile, is_json, is_own;
+    bool is_profile, is_json, is_own, is_exact;
 } bench_args;
 
 typedef struct operator_time {
@@ -102,7 +102,10 @@ static mq_code read_args(int argc, char **argv, bench_args *a, mq_error *err)
     const struct {
         const char *name;
         bool *flag;
-    } flags[] = {{"--profile", &a->is_profile}, {"--json", &a->is_json}, {"--own", &a->is_own}};
+    } flags[] = {{"--profile", &a->is_profile},
+                 {"--json", &a->is_json},
+                 {"--own", &a->is_own},
+                 {"--exact-batch", &a->is_exact}};
     for (int i = 0; i < argc; i++) {
         bool is_flag = false;
         for (size_t f = 0; f < sizeof flags / sizeof flags[0]; f++) {
@@ -353,6 +356,7 @@ static mq_code bench(const bench_args *a, mq_error *err)
     static profile p;
     mq_subject s;
     const mq_session_options options = {.own_kernels = a->is_own,
+                                        .is_exact = a->is_exact,
                                         .memory_bytes_max = (size_t)4 << 30,
                                         .timed = a->is_profile ? note_time : NULL,
                                         .timed_arg = &p};

@@ -9,7 +9,6 @@
 
 #include "shared/base/clock.h"
 #include "tests/bench/peer/ort.h"
-#include "worker/kinds/session_cache.h"
 #include "worker/local/subject.h"
 
 typedef struct child {
@@ -68,8 +67,6 @@ static bool load_ours(const char *file, bool own_kernels, mq_subject *s, double 
     code = code == MQ_OK ? mq_subject_inputs(s, 1, &err) : code;
     code = code == MQ_OK ? mq_session_run(s->session, s->inputs, s->input_count, &out, &err) : code;
     *first_ms = ms_since(start);
-    mq_session_file_rest(&s->file); /* as the cache of a slot does */
-    code = code == MQ_OK ? mq_session_run(s->session, s->inputs, s->input_count, &out, &err) : code;
     if (code != MQ_OK) {
         fprintf(stderr, "%s: %s\n", file, err.text);
     }
