@@ -374,6 +374,10 @@ static void check_shares(sim *s, const sim_broker *b, bool is_same)
 
 void sim_policy_step(sim *s, sim_broker *b, const mq_input *in)
 {
+    if (s->policy != NULL && s->policy->broker == b->no && s->policy->generation == b->generation) {
+        /* The core's time is the latest that any input has said, not only a turn. */
+        s->policy->core_ms = mq_max_i64(s->policy->core_ms, in->now_ms);
+    }
     if (in->type != MQ_IN_TURN) {
         return;
     }
