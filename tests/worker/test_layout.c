@@ -226,13 +226,16 @@ static void run_packed(mq_op_call *call, bool has_state, float *y, size_t count,
 static void a_packed_convolution_needs_no_kernel_of_its_own(void **state)
 {
     (void)state;
-    enum { Y = 2 * 2 * 25 * 16 };
-    static float x[2 * 2 * 25 * 16], w[20 * 20 * 9], bias[20], a[Y], b[Y];
+    enum { Y_MAX = 2 * 2 * 25 * 16 };
+    static float x[Y_MAX], w[20 * 20 * 9], bias[20], a[Y_MAX], b[Y_MAX];
+    size_t block = mq_dnnl_block() > 0 ? (size_t)mq_dnnl_block() : 16;
+    size_t blocks = (20 + block - 1) / block, count = 2 * blocks * 25 * block;
+    assert_true(count <= Y_MAX);
     float *memory = aligned_alloc(64, (size_t)1 << 20);
     assert_non_null(memory);
     mq_prng prng = {5};
-    for (size_t i = 0; i < sizeof x / sizeof x[0]; i++) {
-        bool is_filled = i % 16 >= 4 && i / (25 * 16) % 2 == 1; /* channels 20 to 31 */
+    for (size_t i = 0; i < count; i++) { /* channels from 20 on fill up the last block */
+        bool is_filled = i / (25 * block) % blocks * block + i % block >= 20;
         x[i] = is_filled ? 0.0f : mlp_random(&prng, 1.0f);
     }
     for (size_t i = 0; i < sizeof w / sizeof w[0]; i++) {
@@ -240,15 +243,16 @@ static void a_packed_convolution_needs_no_kernel_of_its_own(void **state)
     }
     static const int64_t pads[] = {1, 1, 1, 1};
     mq_packed_conv_attrs attrs = {.window = {.pads = {pads, 4, true}, .group = 1},
-                                  .block = 16,
+                                  .block = (int64_t)block,
                                   .low = 0.0f,
                                   .high = 1.0f,
                                   .x_is_packed = 1,
                                   .y_is_packed = 1};
-    mq_tensor in[] = {{MQ_DT_F32, {5, {2, 2, 5, 5, 16}}, x, sizeof x},
-                      {MQ_DT_F32, {4, {20, 20, 3, 3}}, w, sizeof w},
-                      {MQ_DT_F32, {1, {20}}, bias, sizeof bias},
-                      {MQ_DT_F32, {5, {2, 2, 5, 5, 16}}, NULL, Y * sizeof(float)}};
+    mq_tensor in[] = {
+        {MQ_DT_F32, {5, {2, (int64_t)blocks, 5, 5, (int64_t)block}}, x, count * sizeof(float)},
+        {MQ_DT_F32, {4, {20, 20, 3, 3}}, w, sizeof w},
+        {MQ_DT_F32, {1, {20}}, bias, sizeof bias},
+        {MQ_DT_F32, {5, {2, (int64_t)blocks, 5, 5, (int64_t)block}}, NULL, count * sizeof(float)}};
     mq_tensor out = {.dtype = MQ_DT_F32}, *outs[] = {&out};
     const mq_tensor *ins[] = {&in[0], &in[1], &in[2], &in[3]};
     mq_op_call call = {.op = &mq_op_packed_conv,
@@ -258,11 +262,11 @@ static void a_packed_convolution_needs_no_kernel_of_its_own(void **state)
                        .input_count = 4,
                        .output_count = 1};
     in[3].data = out.data = a;
-    run_packed(&call, true, a, Y, memory);
+    run_packed(&call, true, a, count, memory);
     in[3].data = out.data = b;
-    run_packed(&call, false, b, Y, memory);
-    for (size_t i = 0; i < Y; i++) {
-        bool is_filled = i % 16 >= 4 && i / (25 * 16) % 2 == 1;
+    run_packed(&call, false, b, count, memory);
+    for (size_t i = 0; i < count; i++) {
+        bool is_filled = i / (25 * block) % blocks * block + i % block >= 20;
         assert_true(is_filled || fabsf(a[i] - b[i]) < 1e-5f);
     }
     free(memory);
