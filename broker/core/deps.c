@@ -240,6 +240,9 @@ void mq_deps_release(mq_core *core, mq_job *parent, mq_state state)
         unlink_from_child(core, no);
         give_edge(core, no);
         if (mq_job_ended(child)) {
+            if (!satisfies(child, state)) {
+                keep_id(core, child, parent); /* its create may be stored yet, and a crash follow */
+            }
             continue;
         }
         if (!satisfies(child, state)) {

@@ -188,6 +188,48 @@ static void a_wrong_clock_refuses_nothing_that_may_yet_be_loaded(void **unused)
     w_close(&w);
 }
 
+/* One parent is unknown, so the child's end is decided before its create is stored; the other one
+ * dies meanwhile. Only the create reaches the store before the crash. */
+static void a_child_that_failed_before_its_create_was_stored_keeps_its_dead_parent(void **unused)
+{
+    (void)unused;
+    world w;
+    char dead[MQ_ULID_SIZE], late[MQ_ULID_SIZE], child[MQ_ULID_SIZE];
+    mq_input turn = {.type = MQ_IN_TURN};
+    w_open(&w);
+    w_submit(&w, dead, "echo", "x");
+    w_sleep(&w, 100);
+    w_crash(&w); /* from here on, ids may be known to the store */
+    w_worker(&w, 1, 1);
+    w_turn(&w);
+    w_id(&w, late);
+    w_id(&w, child);
+    mq_span deps[2] = {mq_str(dead), mq_str(late)};
+    mq_msg_submit_job item = {
+        .id = mq_str(child), .kind = mq_str("echo"), .deps = deps, .deps_count = 2};
+    w.is_held = true;
+    w_submit_item(&w, 1, 1, &item, "c");
+    w_turn(&w);
+    w_result(&w, 1, w_expect(&w, MQ_OUT_JOB, dead), "fatal", NULL);
+    w_turn(&w);
+    w_process(&w); /* nobody knows the one parent, the other one's end is stored */
+    w_step(&w, &turn);
+    w_store_turn(&w); /* the child is stored, its end is not */
+    w.is_held = false;
+    w_crash(&w);
+    assert_string_equal(w_state(&w, child), "blocked");
+    w_forget(&w);
+    w_worker(&w, 2, 2);
+    item = (mq_msg_submit_job){.id = mq_str(late), .kind = mq_str("echo")};
+    w_submit_item(&w, 1, 1, &item, "x");
+    w_turn(&w);
+    w_result(&w, 2, w_expect(&w, MQ_OUT_JOB, late), "ok", "y");
+    w_turn(&w);
+    w_expect_none(&w, MQ_OUT_JOB, child);
+    assert_string_equal(w_state(&w, child), "");
+    w_close(&w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -199,6 +241,7 @@ int main(void)
         cmocka_unit_test(a_result_after_its_lease_was_given_up_is_stale),
         cmocka_unit_test(a_repeat_is_known_whatever_the_clocks_say_by_then),
         cmocka_unit_test(a_wrong_clock_refuses_nothing_that_may_yet_be_loaded),
+        cmocka_unit_test(a_child_that_failed_before_its_create_was_stored_keeps_its_dead_parent),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
