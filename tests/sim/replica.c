@@ -175,7 +175,7 @@ static void fail_over(sim *s)
     sim_trace(s, "the primary is lost: the replica is promoted, %llu commits behind",
               (unsigned long long)(s->disk->sequence - s->replica->sequence));
     for (uint32_t i = 0; i < s->broker_count; i++) {
-        s->parties[i].paused_until_ms = 0;
+        sim_resume(s, i);
         if (s->brokers[i].core != NULL) {
             sim_broker_drop(s, &s->brokers[i], "the store is lost");
         }

@@ -116,6 +116,20 @@ void sim_at(sim *s, int64_t at_ms, sim_run *run, uint32_t party, uint64_t a, voi
     push(s, e);
 }
 
+void sim_resume(sim *s, uint32_t party)
+{
+    uint32_t count = s->heap_count;
+    s->parties[party].paused_until_ms = 0;
+    s->heap_count = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        sim_event *e = s->heap[i];
+        if (e->is_put_off && e->party == party) {
+            e->at_ms = s->now_ms;
+        }
+        push(s, e); /* never behind what has been read */
+    }
+}
+
 /* One event. False when there is none. */
 static bool step(sim *s)
 {
@@ -129,6 +143,7 @@ static bool step(sim *s)
     bool is_gone = p != NULL && (!p->is_alive || p->life != e->life);
     if (!is_gone && p != NULL && p->paused_until_ms > s->now_ms) {
         e->at_ms = p->paused_until_ms; /* keeps its number, and so its place */
+        e->is_put_off = true;
         push(s, e);
         return true;
     }
@@ -166,7 +181,7 @@ static void pause_one(sim *s)
         (int64_t)sim_draw(s, sim_draw(s, 2) == 0 ? 1000 : 8 * (uint64_t)s->config.lease_ms);
     if (p->is_alive) {
         sim_trace(s, "party %d is paused for %lld ms", (int)(p - s->parties), (long long)ms);
-        p->paused_until_ms = s->now_ms + ms;
+        p->paused_until_ms = mq_max_i64(p->paused_until_ms, s->now_ms + ms);
     }
 }
 
@@ -387,7 +402,7 @@ static void become_calm(sim *s)
     mq_memory_set_max(s->disk, 0);
     memset(s->partition_ms, 0, sizeof s->partition_ms);
     for (uint32_t i = 0; i < SIM_PARTIES; i++) {
-        s->parties[i].paused_until_ms = 0;
+        sim_resume(s, i);
     }
     for (uint32_t i = 0; i < s->client_count; i++) {
         s->clients[i].skew_ms = 0;

@@ -69,6 +69,7 @@ struct sim_event {
     sim_run *run;
     uint32_t party; /* dropped when this process has died since; waits while it is paused */
     uint64_t life;
+    bool is_put_off; /* to the end of a pause */
     uint64_t a;
     void *data; /* owned: one block, or NULL */
 };
@@ -284,6 +285,8 @@ _Noreturn void sim_fail(sim *s, const char *fmt, ...) __attribute__((format(prin
     } while (0)
 /* run(s, e) at that time, if the process still lives then. Takes data (malloc). */
 void sim_at(sim *s, int64_t at_ms, sim_run *run, uint32_t party, uint64_t a, void *data);
+/* This process's pause ends now: what was put off comes first, in its order. */
+void sim_resume(sim *s, uint32_t party);
 static inline uint32_t sim_party_worker(uint32_t no)
 {
     return SIM_BROKERS + no;
