@@ -21,7 +21,7 @@ struct mq_dnnl_conv {
     mq_arena *arena;
     dnnl_stream_t stream;
     dnnl_memory_desc_t packed_desc;
-    void *packed; /* NULL before the first kernel */
+    const void *packed; /* NULL before the first kernel */
     uint64_t turn;
     sized sizes[SIZES_MAX];
 };
@@ -234,8 +234,9 @@ static dnnl_primitive_attr_t attributes(const mq_dnnl_conv *c)
 static bool pack(mq_dnnl_conv *c, const descs *at, const_dnnl_primitive_desc_t pd)
 {
     const dnnl_memory_desc_t *to = dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0);
-    void *memory = mq_arena_alloc(c->arena, dnnl_memory_desc_get_size(to) + ALIGN, 1);
-    if (memory == NULL || !mq_dnnl_reorder(&at->w_given, c->spec.w, to, memory)) {
+    const void *memory =
+        mq_dnnl_pack(c->spec.packs, c->arena, c->spec.key, &at->w_given, c->spec.w, to);
+    if (memory == NULL) {
         return false;
     }
     c->packed_desc = *to;

@@ -16,7 +16,7 @@ struct mq_dnnl_dense {
     mq_arena *arena;
     dnnl_stream_t stream;
     dnnl_memory_desc_t packed_desc;
-    void *packed; /* NULL before the first kernel */
+    const void *packed; /* NULL before the first kernel */
     uint64_t turn;
     sized sizes[SIZES_MAX];
 };
@@ -114,9 +114,12 @@ static bool pack(mq_dnnl_dense *d, const_dnnl_primitive_desc_t pd)
 {
     descs from;
     const dnnl_memory_desc_t *to = dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0);
-    void *memory = mq_arena_alloc(d->arena, dnnl_memory_desc_get_size(to) + 64, 1);
-    if (memory == NULL || !describe(d, 1, d->spec.is_transposed ? dnnl_ba : dnnl_ab, &from) ||
-        !mq_dnnl_reorder(&from.w, d->spec.w, to, memory)) {
+    if (!describe(d, 1, d->spec.is_transposed ? dnnl_ba : dnnl_ab, &from)) {
+        return false;
+    }
+    const void *memory =
+        mq_dnnl_pack(d->spec.packs, d->arena, d->spec.key, &from.w, d->spec.w, to);
+    if (memory == NULL) {
         return false;
     }
     d->packed_desc = *to;

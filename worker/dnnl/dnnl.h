@@ -16,6 +16,7 @@
 
 #include "shared/base/arena.h"
 #include "shared/tensor/tensor.h"
+#include "worker/packs/packs.h"
 
 /* Is there a oneDNN, and does it have kernels for this CPU (x86-64 with AVX2 or better)? */
 bool mq_dnnl_is_there(void);
@@ -40,6 +41,8 @@ typedef struct mq_dnnl_dense_spec {
     int64_t k, n;
     const void *w;     /* borrowed, as all of it */
     const float *bias; /* [n], or NULL */
+    mq_packs *packs;   /* where W packed is kept; NULL: in the arena */
+    mq_pack_key key;   /* of W, form 0 */
 } mq_dnnl_dense_spec;
 
 /* NULL: there is none (for bytes: no exact one, which takes VNNI). W is packed when the first
@@ -77,6 +80,8 @@ typedef struct mq_dnnl_conv_spec {
     float low, high;               /* floats: y is clamped to these; infinities: it is not */
     bool x_is_packed, y_is_packed; /* layouts; weights and bias are always plain */
     bool has_sum;                  /* floats, packed y: adds to what y holds, before the clamp */
+    mq_packs *packs;               /* where W packed is kept; NULL: in the arena */
+    mq_pack_key key;               /* of W, form 0 */
 } mq_dnnl_conv_spec;
 
 /* What a kernel is made for. */

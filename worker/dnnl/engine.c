@@ -208,3 +208,57 @@ bool mq_dnnl_reorder(const dnnl_memory_desc_t *from, const void *data, const dnn
     mq_dnnl_kernel_free(&kernel);
     return done;
 }
+
+/* --- packed weights --- */
+
+typedef struct repack {
+    const dnnl_memory_desc_t *from, *to;
+    const void *data;
+} repack;
+
+static bool fill(void *arg, void *memory)
+{
+    const repack *r = arg;
+    return mq_dnnl_reorder(r->from, r->data, r->to, memory);
+}
+
+/* All that says where an element lies; 0: a layout that only oneDNN knows. */
+static uint64_t form_of(const dnnl_memory_desc_t *d)
+{
+    const dnnl_blocking_desc_t *b = &d->format_desc.blocking;
+    if (d->format_kind != dnnl_blocked) {
+        return 0;
+    }
+    uint64_t form = mq_pack_form((uint64_t)d->ndims, (uint64_t)d->data_type);
+    form = mq_pack_form(form, (uint64_t)d->offset0);
+    for (int i = 0; i < d->ndims; i++) {
+        form = mq_pack_form(form, (uint64_t)d->dims[i]);
+        form = mq_pack_form(form, (uint64_t)d->padded_dims[i]);
+        form = mq_pack_form(form, (uint64_t)d->padded_offsets[i]);
+        form = mq_pack_form(form, (uint64_t)b->strides[i]);
+    }
+    for (int i = 0; i < b->inner_nblks; i++) {
+        form = mq_pack_form(form, (uint64_t)b->inner_blks[i]);
+        form = mq_pack_form(form, (uint64_t)b->inner_idxs[i]);
+    }
+    uint32_t scale;
+    memcpy(&scale, &d->extra.scale_adjust, sizeof scale);
+    form = mq_pack_form(form, d->extra.flags);
+    if (d->extra.flags != 0) {
+        form = mq_pack_form(form, (uint64_t)d->extra.compensation_mask);
+        form = mq_pack_form(form, (uint64_t)d->extra.asymm_compensation_mask);
+        form = mq_pack_form(form, scale);
+    }
+    return form == 0 ? 1 : form;
+}
+
+const void *mq_dnnl_pack(mq_packs *packs, mq_arena *arena, mq_pack_key key,
+                         const dnnl_memory_desc_t *from, const void *data,
+                         const dnnl_memory_desc_t *to)
+{
+    repack r = {from, to, data};
+    uint64_t a = form_of(from), b = form_of(to);
+    key.form = mq_pack_form(mq_pack_form(key.form, a), b);
+    key.owner = a == 0 || b == 0 ? 0 : key.owner;
+    return mq_packs_get(packs, arena, key, dnnl_memory_desc_get_size(to) + 64, fill, &r);
+}

@@ -44,6 +44,12 @@ bool mq_dnnl_is_fast(const_dnnl_primitive_desc_t pd);
 bool mq_dnnl_reorder_new(mq_dnnl_kernel *kernel, const dnnl_memory_desc_t *from,
                          const dnnl_memory_desc_t *to);
 
+/* Constant data in another layout, as a piece of packs (key: of the data). NULL: no memory, or a
+ * copy that cannot be. */
+const void *mq_dnnl_pack(mq_packs *packs, mq_arena *arena, mq_pack_key key,
+                         const dnnl_memory_desc_t *from, const void *data,
+                         const dnnl_memory_desc_t *to);
+
 /* Copies constant data into another layout. */
 bool mq_dnnl_reorder(const dnnl_memory_desc_t *from, const void *data, const dnnl_memory_desc_t *to,
                      void *out);

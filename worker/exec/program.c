@@ -47,6 +47,15 @@ static uint32_t add_value(mq_program *p, mq_map *names, const char *name, mq_val
     return id;
 }
 
+static bool copy(void *arg, void *memory)
+{
+    const mq_span *from = arg;
+    if (from->len > 0) {
+        memcpy(memory, from->data, from->len);
+    }
+    return true;
+}
+
 /* A constant's bytes may lie anywhere in a file; kernels want them aligned. */
 static mq_code add_constant(mq_program *p, mq_value *value, const mq_tensor *tensor, mq_error *err)
 {
@@ -54,7 +63,9 @@ static mq_code add_constant(mq_program *p, mq_value *value, const mq_tensor *ten
     value->tensor = *tensor;
     size_t each = mq_dtype_bytes(tensor->dtype);
     if (each > 1 && (uintptr_t)tensor->data % each != 0) {
-        value->tensor.data = mq_arena_copy(p->arena, mq_span_of(tensor->data, tensor->bytes));
+        mq_span from = mq_span_of(tensor->data, tensor->bytes);
+        value->tensor.data = (void *)(uintptr_t)mq_packs_get(
+            p->packs, p->arena, mq_pack_key_of(p->packs, tensor->data, 'A'), from.len, copy, &from);
         if (value->tensor.data == NULL) {
             return no_memory(p, err);
         }
@@ -358,7 +369,8 @@ bool mq_program_call(const mq_program *p, uint32_t s, mq_tensor *tensors, mq_are
                      .input_count = step->body_count == 0 ? step->input_count : step->formal_count,
                      .output_count = step->output_count,
                      .state = step->state,
-                     .kernels = p->kernels};
+                     .kernels = p->kernels,
+                     .packs = p->packs};
     return true;
 }
 

@@ -60,6 +60,7 @@ struct mq_program {
     enum { MQ_DOUBLE_UNKNOWN, MQ_DOUBLE_NONE, MQ_DOUBLE_SOME } doubles; /* fuse_match.c */
     uint32_t fused_count, folded_count;
     uint32_t kernels; /* MQ_KERNELS_* */
+    mq_packs *packs;  /* borrowed; NULL: constants are made in the arena */
     mq_arena *arena;  /* holds all of it; that of the outermost program */
     mq_arena own;     /* the outermost program's */
 };

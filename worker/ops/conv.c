@@ -184,6 +184,8 @@ bool mq_conv_spec_of(const mq_op_call *call, const mq_window_attrs *a, mq_dnnl_c
     out->x_type = MQ_DT_F32;
     out->y_type = MQ_DT_F32;
     out->w = w->data;
+    out->packs = call->packs;
+    out->key = mq_pack_key_of(call->packs, w->data, 0);
     out->bias = bias == NULL ? NULL : bias->data;
     return true;
 }

@@ -80,7 +80,10 @@ static mq_code prepare(const mq_op_call *call, mq_arena *arena, const void **out
                                                       .k = w->shape.dims[a->is_transposed ? 1 : 0],
                                                       .n = w->shape.dims[a->is_transposed ? 0 : 1],
                                                       .w = w->data,
-                                                      .bias = b == NULL ? NULL : b->data},
+                                                      .bias = b == NULL ? NULL : b->data,
+                                                      .packs = call->packs,
+                                                      .key = mq_pack_key_of(call->packs, w->data,
+                                                                            0)},
                                 arena);
     *out = s->dnnl == NULL ? NULL : s;
     return MQ_OK;

@@ -14,6 +14,7 @@
 #include "shared/base/error.h"
 #include "shared/tensor/tensor.h"
 #include "worker/onnx/model.h"
+#include "worker/packs/packs.h"
 
 /* Sets of element types. */
 typedef uint32_t mq_types;
@@ -126,6 +127,7 @@ typedef struct mq_op_call {
     const mq_op_graphs *graphs; /* NULL unless an attribute holds one */
     bool is_widened;            /* see mq_op_run */
     uint32_t kernels;           /* MQ_KERNELS_* */
+    mq_packs *packs; /* prepare: where packed weights are kept; NULL: in its arena */
 } mq_op_call;
 
 /* One gradient call: the forward call with its tensors, the gradients of its outputs, and where to

@@ -227,6 +227,8 @@ bool mq_qconv_spec_of(const mq_op_call *call, const mq_window_attrs *a, bool is_
         return false;
     }
     out->w = signed_kernels(w, w_zero, arena);
+    out->packs = call->packs;
+    out->key = mq_pack_key_of(call->packs, w->data, w->dtype == MQ_DT_U8 ? 'U' : 'S');
     out->x_type = x_zero->dtype;
     out->y_type = MQ_DT_I32;
     out->x_zero = zero_of(x_zero, 0);
