@@ -45,6 +45,9 @@ static const mq_option table[] = {
      "files of blobs, shared by the workers of a host (default $TMPDIR/maasq-cache-UID)"},
     {"cache-bytes", "BYTES", MQ_OPT_BYTES, AT(cache_bytes), 1 << 20, BYTES_MAX,
      "the cache is kept below this (default 8G)"},
+    {"packs-bytes", "BYTES", MQ_OPT_BYTES, AT(packs_bytes), 0, BYTES_MAX,
+     "packed weights, in the folder packs of the cache, mapped by all slots of a host, are kept "
+     "below this; 0: each slot packs its own (default 4G)"},
     {"drain-ms", "MS", MQ_OPT_INT, AT(drain_ms), 0, 86400000,
      "after SIGTERM running jobs may go on so long (default 30000)"},
     {"blas-core", "CORE", MQ_OPT_TEXT, AT(blas_core), 1, 32,
@@ -143,6 +146,7 @@ mq_code mq_worker_options_read(mq_worker_options *options, int argc, char **argv
         .endpoint_file = "",
         .log_level_text = "info",
         .cache_bytes = (int64_t)8 << 30,
+        .packs_bytes = (int64_t)4 << 30,
         .prefetch = 192,
         .drain_ms = 30000,
     };

@@ -48,6 +48,13 @@ mq_code mq_map_file_open(mq_map_file *map, const char *path, size_t limit, mq_er
     return code == MQ_OK ? MQ_OK : mq_wrap(err, "%s", path);
 }
 
+void mq_map_file_rest(const mq_map_file *map)
+{
+    if (map->bytes.len > 0) { /* a private mapping that nobody writes: nothing is lost */
+        (void)madvise((void *)(uintptr_t)map->bytes.data, map->bytes.len, MADV_DONTNEED);
+    }
+}
+
 void mq_map_file_release(mq_map_file *map)
 {
     if (map->bytes.len > 0) {

@@ -16,6 +16,9 @@ MQ_MUST_USE mq_code mq_map_file_open(mq_map_file *map, const char *path, size_t 
 MQ_MUST_USE mq_code mq_map_file_fd(mq_map_file *map, int fd, size_t limit, mq_error *err);
 void mq_map_file_release(mq_map_file *map);
 
+/* Gives the pages back that were read so far; they come again when they are read again. */
+void mq_map_file_rest(const mq_map_file *map);
+
 /* Appends a file's or a pipe's bytes to buf (bounded by the buffer's own limit). */
 MQ_MUST_USE mq_code mq_file_read(const char *path, mq_buf *buf, mq_error *err);
 

@@ -117,8 +117,7 @@ static bool pack(mq_dnnl_dense *d, const_dnnl_primitive_desc_t pd)
     if (!describe(d, 1, d->spec.is_transposed ? dnnl_ba : dnnl_ab, &from)) {
         return false;
     }
-    const void *memory =
-        mq_dnnl_pack(d->spec.packs, d->arena, d->spec.key, &from.w, d->spec.w, to);
+    const void *memory = mq_dnnl_pack(d->spec.packs, d->arena, d->spec.key, &from.w, d->spec.w, to);
     if (memory == NULL) {
         return false;
     }

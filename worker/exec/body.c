@@ -19,6 +19,7 @@ static mq_code bind_body(mq_scope *outer, mq_body *body, const mq_graph *graph, 
     }
     p->model = around->model;
     p->arena = around->arena;
+    p->packs = around->packs;
     mq_scope scope = {.program = p, .outer = outer};
     mq_code code = mq_bind_graph(&scope, graph, NULL, err);
     *body = (mq_body){p, scope.captures, graph->input_count, scope.capture_count};

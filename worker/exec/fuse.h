@@ -44,6 +44,9 @@ MQ_MUST_USE mq_code mq_fuse_put(mq_program *p, uint32_t s, const mq_op *op, cons
 /* A new constant of float32, zeroed; its value. MQ_NO_VALUE: no memory. Moves p->values. */
 uint32_t mq_fuse_constant(mq_program *p, const mq_shape *shape);
 
+/* The same of data that is there already (a piece of packs); NULL: as above. */
+uint32_t mq_fuse_constant_at(mq_program *program, const mq_shape *shape, const float *data);
+
 /* One rule: looks at step s; says in *fired whether it changed the program. */
 typedef mq_code mq_fuse_rule(mq_program *p, uint32_t s, bool *fired, mq_error *err);
 mq_fuse_rule mq_fuse_gelu;        /* Erf or Tanh */

@@ -128,6 +128,11 @@ mq_code mq_fuse_put(mq_program *p, uint32_t s, const mq_op *op, const void *attr
 
 uint32_t mq_fuse_constant(mq_program *p, const mq_shape *shape)
 {
+    return mq_fuse_constant_at(p, shape, NULL);
+}
+
+uint32_t mq_fuse_constant_at(mq_program *p, const mq_shape *shape, const float *data)
+{
     size_t count = 1;
     for (int32_t i = 0; i < shape->rank; i++) {
         count *= (size_t)shape->dims[i];
@@ -142,13 +147,13 @@ uint32_t mq_fuse_constant(mq_program *p, const mq_shape *shape)
         p->values = values;
         p->value_room = room;
     }
-    float *data = mq_arena_alloc(p->arena, count * sizeof *data + 1, 1);
-    if (data == NULL) {
+    float *own = data != NULL ? NULL : mq_arena_alloc(p->arena, count * sizeof *own + 1, 1);
+    if (data == NULL && own == NULL) {
         return MQ_NO_VALUE;
     }
-    p->values[p->value_count] =
-        (mq_value){.name = "",
-                   .kind = MQ_VALUE_CONST,
-                   .tensor = {MQ_DT_F32, *shape, data, count * sizeof *data}};
+    void *at = own != NULL ? own : (void *)(uintptr_t)data;
+    p->values[p->value_count] = (mq_value){.name = "",
+                                           .kind = MQ_VALUE_CONST,
+                                           .tensor = {MQ_DT_F32, *shape, at, count * sizeof *data}};
     return p->value_count++;
 }

@@ -219,19 +219,53 @@ static void affine_at(const affine *a, size_t c, float *factor, float *shift)
     *shift = a->shift == NULL ? 0.0f : a->shift[c];
 }
 
-/* Fills new weights and bias. */
-static void fold_channels(const affine *a, const mq_tensor *w, const float *bias, size_t channels,
-                          float *new_w, float *new_bias)
+static void fold_bias(const affine *a, const float *bias, size_t channels, float *new_bias)
 {
-    size_t each = w->bytes / sizeof(float) / channels;
     for (size_t c = 0; c < channels; c++) {
         float factor, shift;
         affine_at(a, c, &factor, &shift);
-        for (size_t i = 0; i < each && new_w != NULL; i++) {
-            new_w[c * each + i] = ((const float *)w->data)[c * each + i] * factor;
-        }
         new_bias[c] = (bias == NULL ? 0.0f : bias[c]) * factor + shift;
     }
+}
+
+typedef struct folding {
+    const affine *a;
+    const mq_tensor *w;
+} folding;
+
+static bool fold_weights(void *arg, void *memory)
+{
+    const folding *f = arg;
+    size_t channels = (size_t)f->w->shape.dims[0];
+    size_t each = f->w->bytes / sizeof(float) / channels;
+    const float *w = f->w->data;
+    float *new_w = memory;
+    for (size_t c = 0; c < channels; c++) {
+        float factor, shift;
+        affine_at(f->a, c, &factor, &shift);
+        for (size_t i = 0; i < each; i++) {
+            new_w[c * each + i] = w[c * each + i] * factor;
+        }
+    }
+    return true;
+}
+
+/* Weights times the channels' factors, as a constant. Which factors is part of the piece's key. */
+static uint32_t folded_weights(mq_program *p, const affine *a, const mq_tensor *w)
+{
+    uint32_t epsilon;
+    folding f = {a, w};
+    mq_shape shape = w->shape;
+    const void *by[2] = {a->norm[0] == NULL ? (const void *)a->factor : a->norm[0]->data,
+                         a->norm[0] == NULL ? NULL : a->norm[3]->data};
+    memcpy(&epsilon, &a->epsilon, sizeof epsilon);
+    uint64_t form = mq_pack_form('B', epsilon);
+    for (size_t i = 0; i < 2; i++) {
+        form = mq_pack_form(form, by[i] == NULL ? 0 : mq_pack_key_of(p->packs, by[i], 0).owner);
+    }
+    const float *data = mq_packs_get(p->packs, p->arena, mq_pack_key_of(p->packs, w->data, form),
+                                     w->bytes, fold_weights, &f);
+    return data == NULL ? MQ_NO_VALUE : mq_fuse_constant_at(p, &shape, data);
 }
 
 mq_code mq_fuse_conv_affine(mq_program *p, uint32_t s, bool *fired, mq_error *err)
@@ -253,17 +287,14 @@ mq_code mq_fuse_conv_affine(mq_program *p, uint32_t s, bool *fired, mq_error *er
         return MQ_OK;
     }
     bool scales = a.norm[0] != NULL || a.factor != NULL;
-    mq_shape shape = w->shape;
     uint32_t inputs[3] = {conv->inputs[0], conv->inputs[1], MQ_NO_VALUE};
-    inputs[1] = scales ? mq_fuse_constant(p, &shape) : inputs[1];
+    inputs[1] = scales ? folded_weights(p, &a, w) : inputs[1];
     inputs[2] = mq_fuse_constant(p, &(mq_shape){1, {(int64_t)channels}});
     if (inputs[1] == MQ_NO_VALUE || inputs[2] == MQ_NO_VALUE) {
         return MQ_OK; /* a second copy of the weights does not fit: two kernels do it as well */
     }
     const float *bias = conv->input_count > 2 ? p->values[conv->inputs[2]].tensor.data : NULL;
-    fold_channels(&a, &p->values[conv->inputs[1]].tensor, bias, channels,
-                  scales ? p->values[inputs[1]].tensor.data : NULL,
-                  p->values[inputs[2]].tensor.data);
+    fold_bias(&a, bias, channels, p->values[inputs[2]].tensor.data);
     *fired = true;
     return mq_fuse_put(p, r, conv->op, conv->attrs, inputs, 3, err);
 }

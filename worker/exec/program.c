@@ -250,7 +250,13 @@ mq_code mq_bind_graph(mq_scope *scope, const mq_graph *g, const bool *is_param, 
 mq_code mq_program_init(mq_program *p, const mq_model *model, const bool *is_param,
                         size_t memory_bytes_max, mq_error *err)
 {
-    *p = (mq_program){.model = model};
+    return mq_program_init_packs(p, model, is_param, NULL, memory_bytes_max, err);
+}
+
+mq_code mq_program_init_packs(mq_program *p, const mq_model *model, const bool *is_param,
+                              mq_packs *packs, size_t memory_bytes_max, mq_error *err)
+{
+    *p = (mq_program){.model = model, .packs = packs};
     mq_arena_init(&p->own, memory_bytes_max);
     p->arena = &p->own;
     mq_scope scope = {.program = p};

@@ -69,6 +69,11 @@ struct mq_program {
  * MQ_VALUE_PARAM. Borrows the model. On failure the program is released. */
 MQ_MUST_USE mq_code mq_program_init(mq_program *program, const mq_model *model,
                                     const bool *is_param, size_t memory_bytes_max, mq_error *err);
+
+/* The same with a place for what is packed; borrowed until release. */
+MQ_MUST_USE mq_code mq_program_init_packs(mq_program *program, const mq_model *model,
+                                          const bool *is_param, mq_packs *packs,
+                                          size_t memory_bytes_max, mq_error *err);
 void mq_program_release(mq_program *program);
 
 /* What the calls of this program and of those within it may compute with. */

@@ -3,9 +3,12 @@
  * computes shapes and takes memory as it goes. */
 #include "worker/exec/session.h"
 
+#include <stdio.h>
+
 #include "shared/base/assert.h"
 #include "shared/base/math.h"
 #include "worker/blas/blas.h"
+#include "worker/dnnl/dnnl.h"
 #include "worker/exec/fuse.h"
 #include "worker/exec/layout.h"
 #include "worker/exec/plan.h"
@@ -17,6 +20,7 @@ struct mq_session {
     const mq_model *model;
     mq_run_control control;
     mq_session_options options;
+    mq_packs *packs;
     mq_program program;
     mq_value_info *inputs, *outputs;
     mq_tensor *results; /* what run hands out */
@@ -50,10 +54,29 @@ static mq_code describe_io(mq_session *s, mq_error *err)
     return MQ_OK;
 }
 
+/* What the session's part of the class of its packed weights is: all that changes what is asked. */
+static mq_packs *packs_of(const mq_session_options *o)
+{
+    char kind[128];
+    (void)snprintf(kind, sizeof kind, "%s %d%d%d %zu", mq_dnnl_name(), o->is_exact, o->own_kernels,
+                   o->no_fusion, o->memory_bytes_max);
+    return mq_packs_new(o->observe != NULL ? NULL : o->packs, kind, o->memory_bytes_max);
+}
+
+/* After a round of packing: what was packed from is not read again soon. */
+static void settle(mq_session *s)
+{
+    mq_packs_settle(s->packs);
+    if (s->options.file != NULL) {
+        mq_map_file_rest(s->options.file);
+    }
+}
+
 static mq_code build(mq_session *s, mq_error *err)
 {
     mq_program *p = &s->program;
-    mq_code code = mq_program_init(p, s->model, NULL, s->options.memory_bytes_max, err);
+    mq_code code =
+        mq_program_init_packs(p, s->model, NULL, s->packs, s->options.memory_bytes_max, err);
     if (code == MQ_OK) {
         code = describe_io(s, err);
     }
@@ -97,11 +120,14 @@ mq_code mq_session_new(mq_session **out, const mq_model *model, const mq_session
     s->options = o;
     s->control = (mq_run_control){o.stop, o.stop_arg, o.timed, o.timed_arg};
     s->self = arena;
-    mq_code code = build(s, err);
+    s->packs = packs_of(&o);
+    mq_code code = s->packs == NULL ? no_memory(s, err) : build(s, err);
+    s->options.packs = NULL;
     if (code != MQ_OK) {
         mq_session_free(s);
         return code;
     }
+    settle(s);
     *out = s;
     return MQ_OK;
 }
@@ -115,6 +141,7 @@ void mq_session_free(mq_session *s)
         mq_plan_free(s->plans[i]);
     }
     mq_program_release(&s->program);
+    mq_packs_free(s->packs);
     mq_arena self = s->self;
     mq_arena_release(&self);
 }
@@ -210,7 +237,9 @@ static mq_code check_bytes(const mq_session *s, const mq_tensor *inputs, mq_erro
 
 static size_t plan_bytes_left(const mq_session *s)
 {
-    size_t used = s->program.own.used_bytes;
+    mq_packs_stats packs;
+    mq_packs_stats_get(s->packs, &packs);
+    size_t used = s->program.own.used_bytes + packs.bytes;
     for (uint32_t i = 0; i < s->plan_count; i++) {
         used += mq_plan_bytes(s->plans[i]);
     }
@@ -233,6 +262,7 @@ static mq_code new_plan(mq_session *s, const mq_tensor *inputs, mq_plan **out, m
         mq_plan_free(s->plans[--s->plan_count]);
         code = mq_plan_new(out, &s->program, inputs, plan_bytes_left(s), &s->control, err);
     }
+    settle(s);
     return code;
 }
 
@@ -311,7 +341,10 @@ mq_code mq_session_shapes(mq_session *s, const mq_tensor *inputs, size_t input_c
 
 void mq_session_stats_get(const mq_session *s, mq_session_stats *out)
 {
-    *out = (mq_session_stats){.packed_bytes = s->program.own.used_bytes,
+    mq_packs_stats packs;
+    mq_packs_stats_get(s->packs, &packs);
+    *out = (mq_session_stats){.packed_bytes = s->program.own.used_bytes + packs.bytes,
+                              .packs = packs,
                               .plan_bytes = s->plan_count == 0 ? 0 : mq_plan_bytes(s->plans[0]),
                               .plan_count = s->plan_count,
                               .step_count = s->program.step_count,

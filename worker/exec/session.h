@@ -14,7 +14,9 @@
 #ifndef MQ_WORKER_EXEC_SESSION_H
 #define MQ_WORKER_EXEC_SESSION_H
 
+#include "shared/base/file.h"
 #include "worker/onnx/model.h"
+#include "worker/packs/packs.h"
 
 typedef struct mq_session mq_session;
 
@@ -38,6 +40,11 @@ typedef struct mq_session_options {
     void *stop_arg;
     mq_session_timed *timed; /* NULL: nothing is timed */
     void *timed_arg;
+    /* Where packed weights are kept; NULL, or without a folder: private memory. Read by new only.
+     */
+    const mq_pack_place *packs;
+    const mq_map_file
+        *file; /* that the model was read from: pages go back after packing; or NULL */
 } mq_session_options;
 
 /* Borrows the model until mq_session_free. options may be NULL. MQ_E_UNSUPPORTED names node,
@@ -64,8 +71,9 @@ MQ_MUST_USE mq_code mq_session_shapes(mq_session *session, const mq_tensor *inpu
                                       size_t input_count, const mq_tensor **outputs, mq_error *err);
 
 typedef struct mq_session_stats {
-    size_t packed_bytes; /* weights copied or packed at load */
-    size_t plan_bytes;   /* of the plan used last: its block of memory */
+    size_t packed_bytes;  /* weights copied or packed at load */
+    mq_packs_stats packs; /* of them those in files or in pages of their own */
+    size_t plan_bytes;    /* of the plan used last: its block of memory */
     uint32_t plan_count;
     uint32_t step_count;  /* kernels per run, after folding and fusion */
     uint32_t fused_count; /* nodes that went into another's kernel */

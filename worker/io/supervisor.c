@@ -131,6 +131,13 @@ static mq_code blobs_open(mq_supervisor *sv, mq_error *err)
     const char *cache = *o->cache != '\0' ? o->cache : dir;
     (void)snprintf(sv->cache_dir, sizeof sv->cache_dir, "%s", cache);
     mq_code code = mq_blob_thread_new(&sv->blobs, cache, (size_t)o->cache_bytes, err);
+    char packs[sizeof sv->cache_dir + 32], bytes[64];
+    (void)snprintf(packs, sizeof packs, "MAASQ_PACKS=%s/packs", cache);
+    (void)snprintf(bytes, sizeof bytes, "MAASQ_PACKS_BYTES=%lld", (long long)o->packs_bytes);
+    if (code == MQ_OK && o->packs_bytes > 0) {
+        code = mq_slot_environment_add(sv->envp, packs, err);
+        code = code == MQ_OK ? mq_slot_environment_add(sv->envp, bytes, err) : code;
+    }
     if (code == MQ_OK && *o->blobs != '\0') {
         mq_blob_thread_store(sv->blobs, o->blobs);
     }

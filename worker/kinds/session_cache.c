@@ -1,6 +1,8 @@
 /* Loaded models of this process; see session_cache.h. */
 #include "worker/kinds/session_cache.h"
 
+#include <stdlib.h>
+
 #include "shared/base/assert.h"
 
 typedef struct warm {
@@ -64,7 +66,12 @@ static mq_code load(mq_host *host, const char *blob, warm *w, mq_error *err)
         code = mq_model_load(&w->model, w->file.bytes, 0, err);
     }
     if (code == MQ_OK) {
-        code = mq_session_new(&w->session, w->model, NULL, err);
+        const char *limit = getenv("MAASQ_PACKS_BYTES");
+        const mq_pack_place place = {.dir = getenv("MAASQ_PACKS"),
+                                     .model = blob,
+                                     .limit_bytes = limit == NULL ? 0 : strtoull(limit, NULL, 10)};
+        const mq_session_options options = {.packs = &place, .file = &w->file};
+        code = mq_session_new(&w->session, w->model, &options, err);
     }
     if (code != MQ_OK) {
         drop(w);

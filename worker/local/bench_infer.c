@@ -27,7 +27,7 @@ enum {
 };
 
 typedef struct bench_args {
-    const char *file;
+    const char *file, *packs;
     int64_t batches[BATCHES_MAX];
     size_t batch_count;
     double seconds;
@@ -81,6 +81,10 @@ static mq_code read_value(const char *name, const char *value, bench_args *a, mq
                                                 "--batch: \"%.60s\" is no list of 1 to %d numbers "
                                                 "of 1..%d with commas between",
                                                 value, BATCHES_MAX, BATCH_MAX);
+    }
+    if (strcmp(name, "--packs") == 0) {
+        a->packs = value;
+        return MQ_OK;
     }
     double number = strtod(value, &end);
     if (strcmp(name, "--seconds") == 0 && *end == '\0' && number > 0 && number <= 3600) {

@@ -16,7 +16,9 @@ mq_code mq_subject_load(mq_subject *s, const char *path, const mq_session_option
     *s = (mq_subject){.input_count = 0};
     mq_code code = mq_map_file_open(&s->file, path, FILE_BYTES_MAX, err);
     code = code == MQ_OK ? mq_model_load(&s->model, s->file.bytes, 0, err) : code;
-    code = code == MQ_OK ? mq_session_new(&s->session, s->model, options, err) : code;
+    mq_session_options all = options == NULL ? (mq_session_options){0} : *options;
+    all.file = &s->file;
+    code = code == MQ_OK ? mq_session_new(&s->session, s->model, &all, err) : code;
     if (code != MQ_OK) {
         mq_subject_release(s);
         return code;

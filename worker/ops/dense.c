@@ -75,16 +75,16 @@ static mq_code prepare(const mq_op_call *call, mq_arena *arena, const void **out
         return mq_fail(err, MQ_E_LIMIT, "no memory for a matrix product");
     }
     s->has_relu = a->act == MQ_ACT_RELU;
-    s->dnnl = mq_dnnl_dense_new(&(mq_dnnl_dense_spec){.is_transposed = a->is_transposed,
-                                                      .is_relu = s->has_relu,
-                                                      .k = w->shape.dims[a->is_transposed ? 1 : 0],
-                                                      .n = w->shape.dims[a->is_transposed ? 0 : 1],
-                                                      .w = w->data,
-                                                      .bias = b == NULL ? NULL : b->data,
-                                                      .packs = call->packs,
-                                                      .key = mq_pack_key_of(call->packs, w->data,
-                                                                            0)},
-                                arena);
+    s->dnnl =
+        mq_dnnl_dense_new(&(mq_dnnl_dense_spec){.is_transposed = a->is_transposed,
+                                                .is_relu = s->has_relu,
+                                                .k = w->shape.dims[a->is_transposed ? 1 : 0],
+                                                .n = w->shape.dims[a->is_transposed ? 0 : 1],
+                                                .w = w->data,
+                                                .bias = b == NULL ? NULL : b->data,
+                                                .packs = call->packs,
+                                                .key = mq_pack_key_of(call->packs, w->data, 0)},
+                          arena);
     *out = s->dnnl == NULL ? NULL : s;
     return MQ_OK;
 }

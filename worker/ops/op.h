@@ -127,7 +127,7 @@ typedef struct mq_op_call {
     const mq_op_graphs *graphs; /* NULL unless an attribute holds one */
     bool is_widened;            /* see mq_op_run */
     uint32_t kernels;           /* MQ_KERNELS_* */
-    mq_packs *packs; /* prepare: where packed weights are kept; NULL: in its arena */
+    mq_packs *packs;            /* prepare: where packed weights are kept; NULL: in its arena */
 } mq_op_call;
 
 /* One gradient call: the forward call with its tensors, the gradients of its outputs, and where to

@@ -17,11 +17,11 @@ typedef struct mq_pack_piece {
 /* The first MQ_PACK_HEAD_BYTES of a file, as they lie there. */
 typedef struct mq_pack_head {
     char magic[16];
-    char boot[40];      /* the boot that it was written or checked in: not part of the sum */
-    uint64_t time_ns;   /* time of change of the file while nobody changes it */
-    uint64_t sum;       /* of all below and time_ns */
-    uint64_t bytes;     /* of the file */
-    uint64_t count;     /* pieces */
+    char boot[40];    /* the boot that it was written or checked in: not part of the sum */
+    uint64_t time_ns; /* time of change of the file while nobody changes it */
+    uint64_t sum;     /* of all below and time_ns */
+    uint64_t bytes;   /* of the file */
+    uint64_t count;   /* pieces */
     char class[256];
     char model[MQ_SHA256_HEX];
     mq_pack_piece pieces[MQ_PACK_PIECES_MAX];

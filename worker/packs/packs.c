@@ -231,8 +231,8 @@ static bool keep(mq_packs *p, mq_pack_key key, void *at, size_t bytes)
         return false;
     }
     while (done < whole) {
-        ssize_t n = pwrite(p->new_fd, (const uint8_t *)at + done, whole - done,
-                           (off_t)(p->new_at + done));
+        ssize_t n =
+            pwrite(p->new_fd, (const uint8_t *)at + done, whole - done, (off_t)(p->new_at + done));
         if (n <= 0) {
             return false;
         }

@@ -3,18 +3,20 @@
  *
  * A session asks for a piece by key and says how to make it:
  *
- *     const float *w = mq_packs_get(packs, arena, mq_pack_key_of(packs, source, form), bytes, fill, arg);
+ *     const float *w = mq_packs_get(packs, arena, mq_pack_key_of(packs, source, form), bytes, fill,
+ * arg);
  *
- * Found in a file: mapped, `fill` is not called. Otherwise it is filled in, written to the file under
- * construction and mapped from there in place, so that its pages are the page cache's. Without a
- * place, or when the place fails (no folder, no room, read-only), pieces are private memory and all
- * works as well.
+ * Found in a file: mapped, `fill` is not called. Otherwise it is filled in, written to the file
+ * under construction and mapped from there in place, so that its pages are the page cache's.
+ * Without a place, or when the place fails (no folder, no room, read-only), pieces are private
+ * memory and all works as well.
  *
  * Files: <dir>/<32 digits of the model>-<16 digits of the class>.<n>, n below MQ_PACK_FILES_MAX;
  * mode 0600, in a folder that only its owner may write. A file is written under another name and
- * renamed when it is whole, and then never changed; later shapes that want other layouts add the next
- * n. One process at a time makes pieces of a model and class (a lock with a deadline; after it, the
- * others make private ones). Files used longest ago are removed above the limit; mapped ones stay.
+ * renamed when it is whole, and then never changed; later shapes that want other layouts add the
+ * next n. One process at a time makes pieces of a model and class (a lock with a deadline; after
+ * it, the others make private ones). Files used longest ago are removed above the limit; mapped
+ * ones stay.
  *
  * The class is what decides how a piece looks beside its key: this program's build id, the CPU's
  * features, the back end, the session's options. A header carries it, its own checksum, the pieces'
