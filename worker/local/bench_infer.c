@@ -358,18 +358,30 @@ static mq_code bench(const bench_args *a, mq_error *err)
 {
     static double us[SAMPLES_MAX];
     static profile p;
-    mq_subject s;
-    const mq_session_options options = {.own_kernels = a->is_own,
+    char hash[MQ_SHA256_HEX];
+    mq_pack_place place = {.dir = a->packs, .model = hash};
+    mq_subject s = {.input_count = 0};
+    mq_code code = mq_subject_hash(a->file, hash, err);
+    if (code != MQ_OK) {
+        return code;
+    }
+    const mq_session_options options = {.packs = &place,
+                                        .own_kernels = a->is_own,
                                         .is_exact = a->is_exact,
                                         .memory_bytes_max = (size_t)4 << 30,
                                         .timed = a->is_profile ? note_time : NULL,
                                         .timed_arg = &p};
     int64_t start = mq_clock_mono_ns();
-    mq_code code = mq_subject_load(&s, a->file, &options, err);
+    code = mq_subject_load(&s, a->file, &options, err);
     double load_ms = (double)(mq_clock_mono_ns() - start) * 1e-6, peak = gemm_peak();
     if (code == MQ_OK && !a->is_json) {
-        printf("%s: loaded in %.1f ms, %d thread(s), %s, %s, GEMM peak %.1f GFLOP/s of one core\n",
-               a->file, load_ms, a->threads, mq_blas_core(), mq_dnnl_name(), peak);
+        mq_session_stats stats;
+        mq_session_stats_get(s.session, &stats);
+        printf("%s: loaded in %.1f ms (%s), %d thread(s), %s, %s, GEMM peak %.1f GFLOP/s of one "
+               "core\n",
+               a->file, load_ms,
+               stats.packs.found_count > 0 ? "warm: packed weights found" : "cold", a->threads,
+               mq_blas_core(), mq_dnnl_name(), peak);
     }
     for (size_t b = 0; b < a->batch_count && code == MQ_OK; b++) {
         size_t count = 0;

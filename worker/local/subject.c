@@ -38,6 +38,17 @@ mq_code mq_subject_load(mq_subject *s, const char *path, const mq_session_option
     return MQ_OK;
 }
 
+mq_code mq_subject_hash(const char *path, char hash[MQ_SHA256_HEX], mq_error *err)
+{
+    mq_map_file file;
+    mq_code code = mq_map_file_open(&file, path, FILE_BYTES_MAX, err);
+    if (code == MQ_OK) {
+        mq_sha256_hex_of(file.bytes, hash);
+        mq_map_file_release(&file);
+    }
+    return code;
+}
+
 static void fill(const char *name, mq_tensor *t, size_t count, mq_prng *prng)
 {
     bool is_mask = strstr(name, "mask") != NULL;

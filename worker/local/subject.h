@@ -21,6 +21,9 @@ typedef struct mq_subject {
 MQ_MUST_USE mq_code mq_subject_load(mq_subject *s, const char *path,
                                     const mq_session_options *options, mq_error *err);
 MQ_MUST_USE mq_code mq_subject_inputs(mq_subject *s, int64_t batch, mq_error *err);
+
+/* The name of a model file's bytes, as the worker knows it of a blob. */
+MQ_MUST_USE mq_code mq_subject_hash(const char *path, char hash[MQ_SHA256_HEX], mq_error *err);
 void mq_subject_release(mq_subject *s);
 
 #endif

@@ -55,12 +55,17 @@ static bool load_peer(const char *peer, const char *file, const mq_subject *name
 }
 
 /* The peer's child needs names and inputs only: they are read by us and the memory given back. */
-static bool load_ours(const char *file, bool own_kernels, mq_subject *s, double *load_ms,
-                      double *first_ms)
+static bool load_ours(const char *file, bool own_kernels, const char *packs, mq_subject *s,
+                      double *load_ms, double *first_ms)
 {
     mq_error err;
     const mq_tensor *out;
-    const mq_session_options options = {.own_kernels = own_kernels};
+    char hash[MQ_SHA256_HEX] = ""; /* a worker knows the name of a blob before it loads it */
+    if (packs != NULL && mq_subject_hash(file, hash, &err) != MQ_OK) {
+        return false;
+    }
+    const mq_pack_place place = {.dir = packs, .model = hash};
+    const mq_session_options options = {.own_kernels = own_kernels, .packs = &place};
     int64_t start = mq_clock_mono_ns();
     mq_code code = mq_subject_load(s, file, &options, &err);
     *load_ms = ms_since(start);
@@ -101,13 +106,13 @@ static bool read_names(const char *file, mq_subject *s, char *text, size_t room)
     return true;
 }
 
-int resident_child(const char *file, const char *peer, bool own_kernels)
+int resident_child(const char *file, const char *peer, bool own_kernels, const char *packs)
 {
     static char names[8192];
     static mq_subject s;
     double load_ms = 0, first_ms = 0;
     char end;
-    bool is_ok = peer == NULL ? load_ours(file, own_kernels, &s, &load_ms, &first_ms)
+    bool is_ok = peer == NULL ? load_ours(file, own_kernels, packs, &s, &load_ms, &first_ms)
                               : read_names(file, &s, names, sizeof names) &&
                                     load_peer(peer, file, &s, &load_ms, &first_ms);
     printf("%.3f %.3f\n", load_ms, first_ms);
@@ -117,7 +122,7 @@ int resident_child(const char *file, const char *peer, bool own_kernels)
     _exit(is_ok ? 0 : 1);
 }
 
-static bool start(child *c, const char *file, const char *peer, bool own_kernels)
+static bool start(child *c, const char *file, const char *peer, bool own_kernels, const char *packs)
 {
     int in[2], out[2];
     if (pipe(in) != 0 || pipe(out) != 0) {
@@ -125,14 +130,18 @@ static bool start(child *c, const char *file, const char *peer, bool own_kernels
     }
     c->pid = fork();
     if (c->pid == 0) {
-        const char *argv[] = {"compare", "--child", file, NULL, NULL, NULL, NULL};
+        const char *argv[10] = {"compare", "--child", file};
         int at = 3;
         if (own_kernels) {
             argv[at++] = "--own";
         }
         if (peer != NULL) {
             argv[at++] = "--peer";
-            argv[at] = peer;
+            argv[at++] = peer;
+        }
+        if (packs != NULL) {
+            argv[at++] = "--packs";
+            argv[at] = packs;
         }
         (void)dup2(in[0], STDIN_FILENO);
         (void)dup2(out[1], STDOUT_FILENO);
@@ -168,21 +177,40 @@ static bool finish(child *c)
     return waitpid(c->pid, &status, 0) == c->pid && status == 0;
 }
 
-bool resident_measure(const char *file, const char *peer, bool own_kernels, resident *out)
+static bool measure(const char *file, const char *peer, bool own_kernels, const char *packs,
+                    resident *out)
 {
     child a, b;
     double load_ms, first_ms;
     *out = (resident){0};
-    if (!start(&a, file, peer, own_kernels)) {
+    if (packs != NULL) {
+        bool is_read = start(&a, file, peer, own_kernels, packs) &&
+                       read_line(&a, &out->cold_ms, &out->cold_first_ms);
+        if (!finish(&a) || !is_read) {
+            return false;
+        }
+    }
+    if (!start(&a, file, peer, own_kernels, packs)) {
         return false;
     }
     bool is_ok = read_line(&a, &out->load_ms, &out->first_ms);
     out->one_kib = memory_kib(a.pid, "Rss:");
     double alone = memory_kib(a.pid, "Pss:");
-    if (is_ok && start(&b, file, peer, own_kernels)) {
+    if (is_ok && start(&b, file, peer, own_kernels, packs)) {
         is_ok = read_line(&b, &load_ms, &first_ms);
         out->more_kib = memory_kib(a.pid, "Pss:") + memory_kib(b.pid, "Pss:") - alone;
         is_ok = finish(&b) && is_ok;
     }
     return finish(&a) && is_ok;
+}
+
+bool resident_measure(const char *file, const char *peer, bool own_kernels, resident *out)
+{
+    char dir[] = "/var/tmp/maasq-packs-XXXXXX";
+    mq_error err;
+    if (peer != NULL || mkdtemp(dir) == NULL) {
+        return measure(file, peer, own_kernels, NULL, out);
+    }
+    bool is_ok = measure(file, peer, own_kernels, dir, out);
+    return mq_dir_remove(dir, &err) == MQ_OK && is_ok;
 }
