@@ -39,7 +39,13 @@ void mq_qpack(mq_qmatrix *out, const void *b, bool is_unsigned, int64_t k, int64
             sums[j] += v;
         }
     }
-    *out = (mq_qmatrix){k, n, packed, sums, is_unsigned ? 128 : 0};
+    *out = mq_qpacked(memory, is_unsigned, k, n);
+}
+
+mq_qmatrix mq_qpacked(const void *memory, bool is_unsigned, int64_t k, int64_t n)
+{
+    const uint8_t *sums = (const uint8_t *)memory + (size_t)(groups_of(k) * blocks_of(n)) * BLOCK;
+    return (mq_qmatrix){k, n, memory, (const int32_t *)(const void *)sums, is_unsigned ? 128 : 0};
 }
 
 /* Four bytes of a row as one number; past its end zeros. */

@@ -24,6 +24,9 @@ size_t mq_qpack_bytes(int64_t k, int64_t n);
 /* b: k x n, row-major, int8 or uint8. */
 void mq_qpack(mq_qmatrix *out, const void *b, bool is_unsigned, int64_t k, int64_t n, void *memory);
 
+/* What mq_qpack has filled before, in memory or in a file. */
+mq_qmatrix mq_qpacked(const void *memory, bool is_unsigned, int64_t k, int64_t n);
+
 /* c[m,n] = sum over k of a * stored b (without zero points), a: m x k uint8, rows k apart. */
 void mq_qgemm(const uint8_t *a, int64_t m, const mq_qmatrix *b, int32_t *c);
 

@@ -34,6 +34,14 @@ static layout layout_of(const mq_product *p, bool needs_results)
     return l;
 }
 
+static bool fill(void *arg, void *memory)
+{
+    const mq_tensor *b = arg;
+    mq_qmatrix packed;
+    mq_qpack(&packed, b->data, b->dtype == MQ_DT_U8, b->shape.dims[0], b->shape.dims[1], memory);
+    return true;
+}
+
 /* Packs a constant 2-D matrix that is input `index`. */
 static mq_code prepare_input(const mq_op_call *call, uint32_t index, mq_arena *arena,
                              const void **state, mq_error *err)
@@ -45,11 +53,14 @@ static mq_code prepare_input(const mq_op_call *call, uint32_t index, mq_arena *a
     }
     mq_qmatrix *packed = mq_arena_new(arena, mq_qmatrix, 1);
     size_t bytes = mq_qpack_bytes(b->shape.dims[0], b->shape.dims[1]);
-    void *memory = mq_arena_alloc(arena, bytes + 64, 1);
+    uint64_t form = mq_pack_form(mq_pack_form('Q', b->dtype), (uint64_t)b->shape.dims[0]);
+    const void *memory =
+        mq_packs_get(call->packs, arena, mq_pack_key_of(call->packs, b->data, form), bytes + 64,
+                     fill, (void *)(uintptr_t)b);
     if (packed == NULL || memory == NULL) {
         return mq_fail(err, MQ_E_LIMIT, "no memory for packed weights (%zu bytes)", bytes);
     }
-    mq_qpack(packed, b->data, b->dtype == MQ_DT_U8, b->shape.dims[0], b->shape.dims[1], memory);
+    *packed = mq_qpacked(memory, b->dtype == MQ_DT_U8, b->shape.dims[0], b->shape.dims[1]);
     *state = packed;
     return MQ_OK;
 }
