@@ -5,6 +5,7 @@
 #include "shared/base/assert.h"
 #include "shared/base/math.h"
 
+enum { SMALL_BYTES_MAX = 16 * 1024 };
 enum { FOLD_BYTES_MAX = 64 << 20 }; /* a folded tensor that large is better made at run time */
 
 static mq_code no_memory(const mq_program *p, mq_error *err)
@@ -62,7 +63,9 @@ static mq_code add_constant(mq_program *p, mq_value *value, const mq_tensor *ten
     value->kind = MQ_VALUE_CONST;
     value->tensor = *tensor;
     size_t each = mq_dtype_bytes(tensor->dtype);
-    if (each > 1 && (uintptr_t)tensor->data % each != 0) {
+    /* Small ones are copied, too, so that a run does not bring the file's pages back for them. */
+    bool is_small = p->packs != NULL && each > 0 && tensor->bytes <= SMALL_BYTES_MAX;
+    if (each > 1 && (is_small || (uintptr_t)tensor->data % each != 0)) {
         mq_span from = mq_span_of(tensor->data, tensor->bytes);
         value->tensor.data = (void *)(uintptr_t)mq_packs_get(
             p->packs, p->arena, mq_pack_key_of(p->packs, tensor->data, 'A'), from.len, copy, &from);
