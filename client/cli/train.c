@@ -14,6 +14,7 @@ enum { SEATS_MAX = 64 };
 
 typedef struct train_options {
     int64_t epochs, batch, shards, seed, max_steps, commit_ms, priority;
+    int64_t head;                     /* 0 = not given */
     int64_t workers_min, workers_max; /* 0 = not given */
 } train_options;
 
@@ -40,6 +41,7 @@ static mq_code read_options(const mq_argv *args, train_options *o, mq_error *err
                  {"seed", 0, INT64_MAX, &o->seed},
                  {"max-steps", 0, 1000000000, &o->max_steps},
                  {"commit-ms", 10, 3600000, &o->commit_ms},
+                 {"head", 1, 65536, &o->head},
                  {"priority", 1, 9, &o->priority}};
     mq_code code = MQ_OK;
     for (size_t i = 0; code == MQ_OK && i < sizeof whole / sizeof *whole; i++) {
@@ -203,6 +205,17 @@ static json_t *manifest(const train_job *t)
     if (m != NULL && arch != NULL) {
         (void)json_object_set_new(m, "init", json_pack("{s:s}", "arch", arch));
     }
+    if (m != NULL && t->options.head > 0) {
+        (void)json_object_set_new(m, "init", json_pack("{s:I}", "head", t->options.head));
+    }
+    json_t *freeze = json_array();
+    for (size_t i = 0; mq_argv_nth(t->args, "freeze", i) != NULL; i++) {
+        (void)json_array_append_new(freeze, json_string(mq_argv_nth(t->args, "freeze", i)));
+    }
+    if (m != NULL && json_array_size(freeze) > 0) {
+        (void)json_object_set(m, "freeze", freeze);
+    }
+    json_decref(freeze);
     if (m != NULL && t->eval[0] != '\0') {
         (void)json_object_set_new(m, "eval", json_string(t->eval));
     }
@@ -323,6 +336,10 @@ static int train(train_job *t)
         return mq_cli_usage(t->cli,
                             "give one of --arch A (fresh weights) and --from NAME@V (those of a "
                             "version)");
+    }
+    if (t->options.head > 0 && !mq_argv_has(t->args, "from")) {
+        return mq_cli_usage(t->cli,
+                            "--head replaces the last layer of the version that --from names");
     }
     int status = resolve_names(t);
     status = status != MQ_EXIT_OK ? status : find_seats(t);

@@ -268,7 +268,7 @@ static void training_lowers_the_loss_and_the_model_takes_the_weights(void **stat
     }
     assert_true(last.loss_sum < first.loss_sum / 20.0);
     assert_int_equal(last.correct, ROWS);
-    assert_int_equal(mq_net_params_set(flat, model, &err), MQ_OK);
+    assert_int_equal(mq_net_params_set(flat, NULL, model, &err), MQ_OK);
     mq_net_params_get(net, back);
     assert_memory_equal(flat, back, total * 4);
     free(flat);

@@ -39,7 +39,7 @@ static void inputs_that_do_not_fit_are_refused_by_name(void **state)
     refuses(f, "\"data\":\"nowhere@1\"", MQ_E_NOT_FOUND, "nowhere@1");
     refuses(f, "\"data\":\"d\",\"eval\":\"nothing\"", MQ_E_NOT_FOUND, "eval");
     refuses(f, "\"data\":\"few\"", MQ_E_ARG, "batch: 256 is more than the 50 rows");
-    refuses(f, "\"data\":\"wrong\",\"batch\":64", MQ_E_CORRUPT, "row 42");
+    refuses(f, "\"data\":\"wrong\",\"batch\":64", MQ_E_CORRUPT, "row 42: label 77 is outside 0..3");
     refuses(f, "\"data\":\"d\",\"batch\":60", MQ_E_ARG, "batch");
     refuses(f, "\"data\":\"d\",\"init\":{\"arch\":\"mpl:3-4\"}", MQ_E_ARG, "init.arch");
     (void)snprintf(fields, sizeof fields, "\"data\":\"d\",\"init\":{\"blob\":\"%s\"}", wide);

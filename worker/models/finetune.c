@@ -191,7 +191,7 @@ mq_code mq_finetune(mq_model *model, mq_dataset *data, const mq_finetune_options
     }
     mq_net_free(t.net);
     if (code == MQ_OK) {
-        code = mq_net_params_set(t.weights, model, err);
+        code = mq_net_params_set(t.weights, NULL, model, err);
     }
     free(t.weights);
     free(t.momentum);

@@ -60,7 +60,7 @@ static mq_code make_meta(mq_trainer *t, const char *blob, size_t bytes, double a
     meta.kind = mq_model_metadata(t->model, "maasq.arch");
     bool is_from_model = t->host->model_blob != NULL && t->host->model != NULL &&
                          t->host->model[0] != '\0' &&
-                         strcmp(t->host->model_blob, t->m.init_blob) == 0;
+                         strcmp(t->host->model_blob, t->from_blob) == 0;
     meta.parent = is_from_model ? t->host->model : NULL;
     meta.pass = "train";
     meta.dataset = t->m.data;
@@ -135,7 +135,7 @@ mq_code mq_trainer_finish(mq_trainer *t, mq_error *err)
     mq_buf file;
     MQ_ASSERT(t->is_whole);
     mq_buf_init(&file, MQ_MODEL_BYTES_MAX);
-    mq_code code = mq_net_params_set(t->state.weights, t->model, err);
+    mq_code code = mq_net_params_set(t->state.weights, &t->m.freeze, t->model, err);
     code = code != MQ_OK ? code : mq_model_save(t->model, &file, err);
     code = code != MQ_OK ? code : t->host->ops->blob_put(t->host, mq_buf_span(&file), blob, err);
     code = code != MQ_OK ? code : evaluate(t, &accuracy, err);

@@ -44,17 +44,23 @@ static mq_code read_names(mq_manifest *m, const json_t *o, mq_error *err)
 
 static mq_code read_init(mq_manifest *m, const json_t *o, mq_error *err)
 {
-    static const char *const known[] = {"blob", "arch", NULL};
+    static const char *const known[] = {"blob", "arch", "head", NULL};
     json_t *init = json_object_get(o, "init");
     if (init == NULL) {
         return MQ_OK;
     }
-    if (!json_is_object(init) || json_object_size(init) != 1) {
-        return mq_fail(err, MQ_E_ARG, "init: must be {\"blob\":hash} or {\"arch\":text}");
+    bool has_blob = json_object_get(init, "blob") != NULL;
+    bool has_arch = json_object_get(init, "arch") != NULL;
+    bool has_head = json_object_get(init, "head") != NULL;
+    if (json_object_size(init) == 0 || (has_arch && (has_blob || has_head))) {
+        return mq_fail(err, MQ_E_ARG,
+                       "init: must be {\"blob\":hash} or {\"arch\":text}; the first may have "
+                       "\"head\", or it may be alone");
     }
     mq_code code = mq_fields_known(init, "init.", known, err);
     code =
         code != MQ_OK ? code : mq_field_text(init, "arch", m->init_arch, sizeof m->init_arch, err);
+    code = code != MQ_OK ? code : mq_field_u32(init, "head", 1, 65536, &m->init_head, err);
     const json_t *blob = json_object_get(init, "blob");
     if (code != MQ_OK || blob == NULL) {
         return code;
@@ -161,9 +167,9 @@ static mq_code read_run(mq_manifest *m, const json_t *o, mq_error *err)
 /* The fields of this file's readers and those of the recipe, and no others. */
 static mq_code check_fields(json_t *o, mq_error *err)
 {
-    static const char *const own[] = {"model",         "data",      "eval",   "init",
-                                      "epochs",        "batch",     "shards", "seed",
-                                      "micro_batches", "max_steps", "mode",   "run"};
+    static const char *const own[] = {"model", "data",   "eval",  "init",          "epochs",
+                                      "batch", "shards", "seed",  "micro_batches", "max_steps",
+                                      "mode",  "run",    "freeze"};
     enum { OWN = sizeof own / sizeof own[0], ALL_MAX = 48 };
     const char *all[ALL_MAX] = {NULL};
     memcpy(all, own, sizeof own);
@@ -206,6 +212,7 @@ mq_code mq_manifest_parse(mq_manifest *out, mq_span body, mq_error *err)
     code = code != MQ_OK ? code : read_split(out, o, err);
     code = code != MQ_OK ? code : read_length(out, o, err);
     code = code != MQ_OK ? code : mq_recipe_read(&out->recipe, o, err);
+    code = code != MQ_OK ? code : mq_freeze_read(&out->freeze, o, err);
     code = code != MQ_OK ? code : read_mode(out, o, err);
     code = code != MQ_OK ? code : read_run(out, o, err);
     json_decref(o);
@@ -218,7 +225,7 @@ mq_code mq_manifest_canonical(const mq_manifest *m, mq_buf *out, mq_error *err)
                           m->eval, "init", "blob", m->init_blob, "epochs", (json_int_t)m->epochs,
                           "batch", (json_int_t)m->batch, "shards", (json_int_t)m->shards, "seed",
                           (json_int_t)m->seed, "max_steps", (json_int_t)m->max_steps);
-    if (o != NULL && !mq_recipe_write(&m->recipe, o)) {
+    if (o != NULL && !(mq_recipe_write(&m->recipe, o) && mq_freeze_write(&m->freeze, o))) {
         json_decref(o);
         o = NULL;
     }

@@ -13,12 +13,15 @@
  * eval          no      likewise                     dataset for the accuracy at the end
  * init          no      {"blob":hex}, {"arch":text}  first weights and graph; without it the job's
  *                                                    model, which the broker resolved
+ *   head        no      1..65536                     in init, with blob or alone: a fresh last
+ *                                                    layer of so many outputs (models/head.h)
  * epochs        no      1..10000, 5                  passes over the data
  * batch         no      1..65536, 256                rows of one step
  * shards        no      1,2,4..64, 8                 logical shards = micro-batches; divides batch
  * micro_batches no      = shards                     accepted only with that value
  * seed          no      0..2^63-1, 1                 key of every random number
  * max_steps     no      0..10^9, 0 = no limit        stop after so many steps
+ * freeze        no      1..32 texts of 1..127 bytes  patterns of tensors that stay: freeze.h
  * loss, optimizer, lr, schedule, ... no              the recipe: recipe.h lists its fields
  * mode          no      "gang", "pipeline:1..16"     how members share the work             (*)
  * run           no      object                       how often and by what means            (*)
@@ -41,6 +44,7 @@
 #include "shared/base/buf.h"
 #include "shared/base/error.h"
 #include "shared/base/sha256.h"
+#include "worker/train/freeze.h"
 #include "worker/train/recipe.h"
 
 enum {
@@ -65,10 +69,12 @@ typedef struct mq_manifest {
     uint32_t epochs, batch, shards;
     int64_t seed;
     mq_recipe recipe;
+    mq_freeze freeze;
     uint64_t max_steps;
     /* not hashed */
     char model[MQ_MANIFEST_NAME_SIZE];
     char init_arch[MQ_MANIFEST_REF_SIZE]; /* "" = none */
+    uint32_t init_head;                   /* 0 = the model's own; seen in init_blob */
     bool is_pipeline;
     uint32_t stages; /* 1 for a gang */
     uint32_t commit_ms, progress_ms;

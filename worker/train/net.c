@@ -33,13 +33,14 @@ void mq_net_params_get(const mq_net *net, float *flat)
     }
 }
 
-mq_code mq_net_params_set(const float *flat, mq_model *model, mq_error *err)
+mq_code mq_net_params_set(const float *flat, const mq_freeze *freeze, mq_model *model,
+                          mq_error *err)
 {
     mq_arena scratch;
     mq_arena_init(&scratch, (size_t)1 << 24);
     bool *is_param = mq_arena_new(&scratch, bool, (size_t)model->graph.initializer_count + 1);
     mq_code code = is_param == NULL ? mq_fail(err, MQ_E_LIMIT, "no memory to list parameters")
-                                    : mq_net_trainable(model, is_param, err);
+                                    : mq_net_trainable(model, freeze, is_param, err);
     size_t offset = 0;
     for (uint32_t i = 0; i < model->graph.initializer_count && code == MQ_OK; i++) {
         const mq_init *init = &model->graph.initializers[i];

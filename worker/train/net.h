@@ -15,6 +15,7 @@
 #include "shared/tensor/tensor.h"
 #include "worker/onnx/model.h"
 #include "worker/train/dropout.h"
+#include "worker/train/freeze.h"
 #include "worker/train/loss.h"
 
 typedef struct mq_net mq_net;
@@ -25,6 +26,7 @@ typedef struct mq_net_options {
     uint32_t stage;       /* 0-based; with stage_count 1 the whole graph */
     uint32_t stage_count; /* 1..16 */
     uint32_t shards;      /* that a batch is cut into; 0 = 1 */
+    const mq_freeze *freeze; /* borrowed until mq_net_free; NULL = nothing is frozen */
     size_t memory_bytes_max;
 } mq_net_options;
 
@@ -60,9 +62,10 @@ void mq_net_input_shape(const mq_net *net, mq_shape *out);
 void mq_net_output_shape(const mq_net *net, mq_shape *out);
 
 /* Copies the model's initializers into the flat vector / back into a model (new bytes owned by it).
- */
+ * freeze: as the net had it. */
 void mq_net_params_get(const mq_net *net, float *flat);
-MQ_MUST_USE mq_code mq_net_params_set(const float *flat, mq_model *model, mq_error *err);
+MQ_MUST_USE mq_code mq_net_params_set(const float *flat, const mq_freeze *freeze, mq_model *model,
+                                      mq_error *err);
 
 /* What random numbers (Dropout) of the following mq_net_step or mq_net_forward are drawn for. */
 void mq_net_draw(mq_net *net, const mq_draw *draw);

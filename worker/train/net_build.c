@@ -27,7 +27,8 @@ static void mark_inputs(const mq_model *model, const mq_map *names, const mq_nod
     }
 }
 
-mq_code mq_net_trainable(const mq_model *model, bool *is_param, mq_error *err)
+mq_code mq_net_trainable(const mq_model *model, const mq_freeze *freeze, bool *is_param,
+                         mq_error *err)
 {
     const mq_graph *g = &model->graph;
     mq_map names;
@@ -41,6 +42,9 @@ mq_code mq_net_trainable(const mq_model *model, bool *is_param, mq_error *err)
     }
     for (uint32_t n = 0; n < g->node_count; n++) {
         mark_inputs(model, &names, &g->nodes[n], is_param);
+    }
+    for (uint32_t i = 0; i < g->initializer_count; i++) {
+        is_param[i] = is_param[i] && !mq_freeze_fits(freeze, g->initializers[i].name);
     }
     mq_map_release(&names);
     return MQ_OK;
@@ -455,7 +459,7 @@ static mq_code check_options(const mq_net_options *o, mq_error *err)
 static mq_code build(mq_net *net, bool *is_param, mq_error *err)
 {
     mq_program *p = &net->program;
-    mq_code code = mq_net_trainable(net->model, is_param, err);
+    mq_code code = mq_net_trainable(net->model, net->options.freeze, is_param, err);
     if (code == MQ_OK) {
         code = mq_program_init(p, net->model, is_param, net->options.memory_bytes_max, err);
     }

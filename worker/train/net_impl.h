@@ -69,9 +69,10 @@ struct mq_net {
 };
 
 /* Trainable initializers of a model in graph order, one bool per initializer (room for at least
- * one). A float32 initializer of more than one element is trainable when some node reads it where
- * its operator has weights (mq_op.params). */
-MQ_MUST_USE mq_code mq_net_trainable(const mq_model *model, bool *is_param, mq_error *err);
+ * one), but for frozen ones (freeze may be NULL). A float32 initializer of more than one element is
+ * trainable when some node reads it where its operator has weights (mq_op.params). */
+MQ_MUST_USE mq_code mq_net_trainable(const mq_model *model, const mq_freeze *freeze, bool *is_param,
+                                     mq_error *err);
 
 /* net_training.c: BatchNormalization takes the batch's moments, Dropout draws. */
 MQ_MUST_USE mq_code mq_net_start_training(mq_net *net, mq_error *err);

@@ -43,6 +43,22 @@ static mq_code start_dropout(mq_net *net, mq_step *step, uint32_t layer, mq_erro
     return MQ_OK;
 }
 
+/* A normalization whose running moments are frozen goes on as when serving. */
+static bool is_frozen(const mq_net *net, const mq_step *step)
+{
+    bool has_moments = false;
+    for (uint32_t i = 0; i < step->input_count && i < 32; i++) {
+        uint32_t v = step->inputs[i];
+        if ((step->op->follows >> i & 1) != 0 && v != MQ_NO_VALUE) {
+            has_moments = true;
+            if (net->program.values[v].kind == MQ_VALUE_PARAM) {
+                return false;
+            }
+        }
+    }
+    return has_moments && net->options.freeze != NULL && net->options.freeze->count > 0;
+}
+
 /* Operators that work another way while training do so from here on. */
 mq_code mq_net_start_training(mq_net *net, mq_error *err)
 {
@@ -51,6 +67,9 @@ mq_code mq_net_start_training(mq_net *net, mq_error *err)
     for (uint32_t s = 0; s < net->program.step_count && code == MQ_OK; s++) {
         mq_step *step = &net->program.steps[s];
         if (step->op == NULL) {
+            continue;
+        }
+        if (is_frozen(net, step)) {
             continue;
         }
         if (strcmp(step->op->name, "Dropout") == 0) {

@@ -76,6 +76,7 @@ static mq_code compile_stage(pipeline *p, mq_error *err)
         .stage = p->stage,
         .stage_count = p->stages,
         .shards = t->m.shards,
+        .freeze = &t->m.freeze,
         .memory_bytes_max = t->arena.limit_bytes * 4,
     };
     mq_shape in, out;

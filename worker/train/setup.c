@@ -4,6 +4,7 @@
 
 #include "shared/base/assert.h"
 #include "worker/models/arch.h"
+#include "worker/models/head.h"
 #include "worker/models/meta.h"
 #include "worker/train/fingerprint.h"
 #include "worker/train/train.h"
@@ -26,18 +27,25 @@ static mq_code resolve(mq_trainer *t, const char *field, const char *name, char 
                               field, size - 1);
 }
 
-/* Builds the architecture and stores it, so that the manifest can name the first weights by hash.
- */
-static mq_code build_arch(mq_trainer *t, mq_error *err)
+/* Stores the first model as it is now, so that the manifest can name its bytes. */
+static mq_code keep_model(mq_trainer *t, mq_error *err)
 {
     mq_buf bytes;
     mq_buf_init(&bytes, MQ_MODEL_BYTES_MAX);
-    mq_code code = mq_arch_build(&t->model, t->m.init_arch, (uint64_t)t->m.seed, err);
-    code = code != MQ_OK ? code : mq_model_save(t->model, &bytes, err);
+    mq_code code = mq_model_save(t->model, &bytes, err);
     code = code != MQ_OK
                ? code
                : t->host->ops->blob_put(t->host, mq_buf_span(&bytes), t->m.init_blob, err);
     mq_buf_release(&bytes);
+    return code;
+}
+
+/* Builds the architecture and stores it, so that the manifest can name the first weights by hash.
+ */
+static mq_code build_arch(mq_trainer *t, mq_error *err)
+{
+    mq_code code = mq_arch_build(&t->model, t->m.init_arch, (uint64_t)t->m.seed, err);
+    code = code != MQ_OK ? code : keep_model(t, err);
     return code == MQ_OK ? MQ_OK : mq_wrap(err, "init.arch");
 }
 
@@ -56,7 +64,15 @@ static mq_code load_model(mq_trainer *t, mq_error *err)
     }
     mq_code code = t->host->ops->blob_open(t->host, t->m.init_blob, &t->init_file, err);
     code = code != MQ_OK ? code : mq_model_load(&t->model, t->init_file.bytes, 0, err);
-    return code == MQ_OK ? MQ_OK : mq_wrap(err, "first model %.16s", t->m.init_blob);
+    if (code != MQ_OK) {
+        return mq_wrap(err, "first model %.16s", t->m.init_blob);
+    }
+    memcpy(t->from_blob, t->m.init_blob, sizeof t->from_blob);
+    if (t->m.init_head > 0) {
+        code = mq_model_replace_head(t->model, t->m.init_head, (uint64_t)t->m.seed, err);
+        code = code != MQ_OK ? code : keep_model(t, err);
+    }
+    return code;
 }
 
 static mq_code check_shapes(const mq_trainer *t, mq_error *err)
@@ -101,9 +117,11 @@ static mq_code compile(mq_trainer *t, mq_error *err)
         .loss = t->m.recipe.loss,
         .stage_count = 1,
         .shards = t->m.shards,
+        .freeze = &t->m.freeze,
         .memory_bytes_max = t->arena.limit_bytes * 4,
     };
-    mq_code code = mq_net_new(&t->net, t->model, &options, err);
+    mq_code code = mq_freeze_check(&t->m.freeze, t->model, err);
+    code = code != MQ_OK ? code : mq_net_new(&t->net, t->model, &options, err);
     if (code != MQ_OK) {
         return mq_wrap(err, "model");
     }

@@ -40,10 +40,11 @@ typedef struct mq_trainer {
     mq_arena roster; /* as long as one roster; reset by mq_trainer_run_* */
     char fingerprint[MQ_SHA256_HEX];
 
-    mq_map_file init_file; /* the first model's bytes, when they are a blob */
-    mq_model *model;       /* owned: graph and first weights */
-    mq_dataset *data;      /* owned */
-    mq_net *net;           /* owned: the whole graph for the rows of one shard */
+    mq_map_file init_file;         /* the first model's bytes, when they are a blob */
+    char from_blob[MQ_SHA256_HEX]; /* the model that a run goes on from, "" = an architecture */
+    mq_model *model;               /* owned: graph and first weights */
+    mq_dataset *data;              /* owned */
+    mq_net *net;                   /* owned: the whole graph for the rows of one shard */
     mq_plan plan;
     uint32_t shard_rows;
     float *x;    /* shard_rows rows of features */

@@ -1,0 +1,75 @@
+#!/bin/sh
+# What training refuses, states and keeps, through the real system: errors that name their cause and are
+# not tried again, workers of another numeric class kept out of a gang, frozen layers, a replaced head.
+set -u
+. "$(dirname "$0")/../support/system.sh"
+
+up --workers 2 --slots 1
+awk 'BEGIN { srand(7); print "a,b,c,label"
+    for (i = 0; i < 640; i++) { x = rand(); y = rand(); z = rand(); print x "," y "," z "," (x > y) + (z > 0.5) } }' >"$T/rows.csv"
+head -n 41 "$T/rows.csv" >"$T/few.csv"
+maasq dataset import d "$T/rows.csv" --label-column label --json >"$T/out" || bad "import d" "$(cat "$T/out")"
+maasq dataset import few "$T/few.csv" --label-column label --json >"$T/out" || bad "import few" "$(cat "$T/out")"
+
+data=d
+# train ARGS...: $T/out gets the result's JSON, $T/err what was said.
+train() {
+    maasq train m --data "$data" --batch 64 --follow --json "$@" >"$T/out" 2>"$T/err"
+}
+field() { jq -r "$1" "$T/out"; }
+# refused PATTERN ARGS...: the training fails with exit status 1, says PATTERN, and was tried once.
+refused() {
+    pattern=$1
+    shift
+    train "$@"
+    got=$?
+    id=$(sed -n 's/.*job \([0-9A-Z]\{26\}\) is.*/\1/p' "$T/err" | head -n 1)
+    tried=$(maasq job show "$id" --json | jq '.attempts // 0')
+    if [ "$got" -ne 1 ] || ! grep -qE "$pattern" "$T/err"; then
+        bad "exit status $got, or not /$pattern/: $*" "$(cat "$T/err")"
+    elif [ "$tried" -gt 1 ]; then
+        bad "tried $tried times: $*"
+    else
+        good "refused once: $(tail -n 1 "$T/err")"
+    fi
+}
+
+refused 'step [0-9]+ of [0-9]+.*smaller lr' --arch mlp:3-8-3 --lr 100 --weight-decay 1 --epochs 60
+data=few
+refused 'batch: 64 is more than the 40 rows' --arch mlp:3-8-3
+data=d
+refused 'the model takes' --arch mlp:4-8-3
+refused '3 classes; the model.s output has only 2' --arch mlp:3-8-2
+refused 'freeze: .conv..* fits no trainable tensor' --arch mlp:3-8-3 --freeze 'conv*'
+
+# --- fine-tuning
+maasq model new base --arch mlp:3-8-9 --json >"$T/out" || bad "model new" "$(cat "$T/out")"
+train --from base@1 --head 3 --freeze 'fc1.*' --workers 1 --no-reuse || bad "--head --freeze" "$(cat "$T/err")"
+one=$(field .weights_hash)
+train --from base@1 --head 3 --freeze 'fc1.*' --workers 2 --no-reuse || bad "--head --freeze" "$(cat "$T/err")"
+if [ "$one" = "$(field .weights_hash)" ] && [ "$(field .from)" = base@1 ]; then
+    good "a frozen layer and a fresh head: one hash for 1 and 2 workers"
+else
+    bad "a frozen layer and a fresh head" "$one, $(cat "$T/out")"
+fi
+
+# --- a worker of another numeric class
+maasq-worker --broker "ipc://$DATA/run/back" --cache "$T/cache" --slots 1 --name other --blas-core Prescott \
+    >"$T/other.log" 2>&1 &
+other=$!
+i=0
+until maasq worker list --json | jq -e '.workers | length == 3' >/dev/null || [ $i -ge 300 ]; do
+    i=$((i + 1))
+    sleep 0.1
+done
+prints=$(maasq worker list --json | jq '[.workers[].fingerprint] | unique | length')
+train --arch mlp:3-8-3 --workers 1..3 --epochs 400 --no-reuse || bad "a mixed fleet" "$(cat "$T/err")"
+if [ "$prints" = 2 ] && [ "$(field .workers_seen)" -le 2 ]; then
+    good "a worker of another fingerprint is kept out of the gang: $(field .workers_seen) of 3 workers"
+else
+    bad "a mixed fleet: $prints fingerprints" "$(cat "$T/out" "$T/other.log")"
+fi
+kill "$other"
+wait "$other"
+
+finish
