@@ -74,6 +74,8 @@ void mq_progress_line(const json_t *progress, const char *state, int width, char
                  {"epoch", "  epoch ", "", 2},
                  {"loss", "  loss ", "", 4},
                  {"accuracy", "  accuracy ", "", 4},
+                 {"val_loss", "  val loss ", "", 4},
+                 {"val_accuracy", "  val accuracy ", "", 4},
                  {"lr", "  lr ", "", 4},
                  {"samples_per_s", "  ", " samples/s", 0},
                  {"workers", "  workers ", "", 0},

@@ -24,6 +24,8 @@ typedef struct train_job {
     train_options options;
     const char *name;
     char data[192], eval[192]; /* with their versions */
+    char validation[192];      /* likewise, or "" */
+    double share;              /* of the rows, for validation; 0 = none */
     char from[192];            /* "m@3", or "" with --arch */
     int64_t rows;
     json_t *recipe;
@@ -76,6 +78,10 @@ static int resolve_names(train_job *t)
     int status = resolve(t, "dataset", mq_argv_text(t->args, "data", ""), t->data, &t->rows);
     if (status == MQ_EXIT_OK && eval != NULL) {
         status = resolve(t, "dataset", eval, t->eval, NULL);
+    }
+    if (status == MQ_EXIT_OK && t->share == 0 && mq_argv_has(t->args, "validation")) {
+        status =
+            resolve(t, "dataset", mq_argv_text(t->args, "validation", ""), t->validation, NULL);
     }
     if (status == MQ_EXIT_OK && from != NULL) {
         status = resolve(t, "model", from, t->from, NULL);
@@ -153,6 +159,9 @@ static mq_code read_recipe(const mq_argv *args, json_t *out, mq_error *err)
                {"warmup-steps", "warmup_steps", 'i', 1e9},
                {"step-epochs", "step_epochs", 'i', 10000},
                {"gamma", "gamma", 'r', 1},
+               {"patience", "patience", 'i', 10000},
+               {"min-delta", "min_delta", 'r', 1e6},
+               {"last", "last", 'f', 0},
                {"clip-value", "clip_value", 'r', 1e6},
                {"clip-norm", "clip_norm", 'r', 1e6}};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
@@ -205,6 +214,10 @@ static json_t *manifest(const train_job *t)
     if (m != NULL && arch != NULL) {
         (void)json_object_set_new(m, "init", json_pack("{s:s}", "arch", arch));
     }
+    if (m != NULL && (t->share > 0 || t->validation[0] != '\0')) {
+        (void)json_object_set_new(m, "validation",
+                                  t->share > 0 ? json_real(t->share) : json_string(t->validation));
+    }
     if (m != NULL && t->options.head > 0) {
         (void)json_object_set_new(m, "init", json_pack("{s:I}", "head", t->options.head));
     }
@@ -224,7 +237,9 @@ static json_t *manifest(const train_job *t)
 
 static int64_t steps_of(const train_job *t)
 {
-    int64_t steps = t->rows / t->options.batch * t->options.epochs;
+    int64_t held = (int64_t)((double)t->rows * t->share);
+    held = t->share > 0 && held == 0 ? 1 : held;
+    int64_t steps = (t->rows - held) / t->options.batch * t->options.epochs;
     return t->options.max_steps > 0 ? mq_min_i64(steps, t->options.max_steps) : steps;
 }
 
@@ -237,14 +252,15 @@ static json_t *result_json(const train_job *t, const json_t *result, const char 
     int64_t steps_run = is_reused ? 0 : mq_js_int(meta, "steps_run");
     return json_pack(
         "{s:s, s:I, s:s, s:O?, s:O?, s:I, s:I, s:O?, s:b, s:O?, s:O?, s:O?, s:s, s:s, s:s, s:f, "
-        "s:O?}",
+        "s:O?, s:O?}",
         "name", t->name, "version", (json_int_t)version, "job", id, "manifest",
         json_object_get(meta, "manifest"), "weights_hash", json_object_get(meta, "weights_hash"),
         "steps", (json_int_t)steps_of(t), "steps_run", (json_int_t)steps_run, "workers_seen",
         json_object_get(meta, "workers_seen"), "reused", is_reused, "accuracy",
         mq_js(meta, "metrics.accuracy"), "train_accuracy", mq_js(meta, "metrics.train_accuracy"),
         "loss", mq_js(meta, "metrics.loss"), "data", t->data, "eval", t->eval, "from", t->from,
-        "seconds", seconds, "fingerprint", json_object_get(result, "fingerprint"));
+        "seconds", seconds, "fingerprint", json_object_get(result, "fingerprint"), "validation",
+        json_object_get(meta, "validation"));
 }
 
 static void print_result(const json_t *r)
@@ -336,6 +352,10 @@ static int train(train_job *t)
         return mq_cli_usage(t->cli,
                             "give one of --arch A (fresh weights) and --from NAME@V (those of a "
                             "version)");
+    }
+    const char *validation = mq_argv_text(t->args, "validation", "");
+    if (mq_text_real(validation, &t->share) && !(t->share > 0 && t->share <= 0.5)) {
+        return mq_cli_usage(t->cli, "--validation: a share is more than 0 and at most 0.5");
     }
     if (t->options.head > 0 && !mq_argv_has(t->args, "from")) {
         return mq_cli_usage(t->cli,

@@ -53,6 +53,21 @@ else
     bad "a frozen layer and a fresh head" "$one, $(cat "$T/out")"
 fi
 
+# --- early stopping, the best epoch
+stop="--arch mlp:3-32-3 --validation 0.3 --patience 3 --optimizer adam --lr 0.1 --schedule constant --epochs 200 --no-reuse"
+train $stop --workers 1 || bad "early stopping" "$(cat "$T/err")"
+one=$(jq -c '[.weights_hash, .steps_run, .validation.best_step]' "$T/out")
+train $stop --workers 2 || bad "early stopping" "$(cat "$T/err")"
+if [ "$one" = "$(jq -c '[.weights_hash, .steps_run, .validation.best_step]' "$T/out")" ] &&
+    jq -e '.validation.stopped and .steps_run < .steps and .validation.best_step == .steps_run - 3 * 7' "$T/out" >/dev/null; then
+    good "early stopping: one hash, steps and best epoch for 1 and 2 workers: $one"
+else
+    bad "early stopping: $one" "$(cat "$T/out")"
+fi
+data=few
+refused 'validation: must be a share|at most 0.5|batch' --arch mlp:3-8-3 --validation 0.5
+data=d
+
 # --- a worker of another numeric class
 maasq-worker --broker "ipc://$DATA/run/back" --cache "$T/cache" --slots 1 --name other --blas-core Prescott \
     >"$T/other.log" 2>&1 &

@@ -325,7 +325,7 @@ static void make_state(mq_state *state, mq_arena *arena, mq_manifest *m, mq_plan
     assert_int_equal(mq_plan_make(plan, m, 1000, NULL), MQ_OK);
     static const mq_state_param params[] = {
         {{0, 400}, false}, {{400, 100}, false}, {{500, 500}, false}};
-    assert_int_equal(mq_state_init(state, arena, MQ_OPTIMIZER_SGD, params, 3, NULL), MQ_OK);
+    assert_int_equal(mq_state_init(state, arena, MQ_OPTIMIZER_SGD, false, params, 3, NULL), MQ_OK);
     mq_init_uniform(1, 1, 1, state->weights, 1000);
     mq_state_begin(state, m);
 }

@@ -4,12 +4,16 @@
 #include "shared/tensor/safetensors.h"
 #include "worker/train/state.h"
 
-static const char *const names[MQ_STATE_VECTORS_MAX] = {"weights", "optimizer.1", "optimizer.2"};
+static const char *name_of(const mq_state *state, uint32_t v)
+{
+    static const char *const names[] = {"weights", "optimizer.1", "optimizer.2"};
+    return v <= state->moment_count ? names[v] : "best";
+}
 
 mq_code mq_state_save(const mq_state *state, const mq_manifest *m, mq_buf *out, mq_error *err)
 {
     char metadata[128];
-    (void)snprintf(metadata, sizeof metadata, "{\"format\":\"maasq-train-2\",\"manifest\":\"%s\"}",
+    (void)snprintf(metadata, sizeof metadata, "{\"format\":\"maasq-train-3\",\"manifest\":\"%s\"}",
                    m->hash);
     int64_t count = (int64_t)state->count;
     mq_record record = state->record;
@@ -18,7 +22,7 @@ mq_code mq_state_save(const mq_state *state, const mq_manifest *m, mq_buf *out, 
     };
     for (uint32_t v = 0; v < state->vector_count; v++) {
         entries[1 + v] = (mq_st_entry){
-            mq_str(names[v]),
+            mq_str(name_of(state, v)),
             {MQ_DT_F32, {1, {count}}, state->vectors[v], state->count * sizeof(float)}};
     }
     return mq_safetensors_write(entries, 1 + state->vector_count, mq_str(metadata), out, err);
@@ -54,7 +58,7 @@ mq_code mq_state_load(mq_state *state, const mq_manifest *m, mq_span bytes, mq_e
     }
     code = code != MQ_OK ? code : take(&st, "record", MQ_DT_U8, &record, sizeof record, err);
     for (uint32_t v = 0; v < state->vector_count && code == MQ_OK; v++) {
-        code = take(&st, names[v], MQ_DT_F32, state->vectors[v], vector, err);
+        code = take(&st, name_of(state, v), MQ_DT_F32, state->vectors[v], vector, err);
     }
     if (code == MQ_OK && record.curve_count > MQ_CURVE_MAX) {
         code = mq_fail(err, MQ_E_FORMAT, "checkpoint: %u points of the curve; the limit is %d",

@@ -89,6 +89,15 @@ static mq_code make_meta(mq_trainer *t, const char *blob, size_t bytes, double a
                              json_integer(r->workers_seen > 0 ? r->workers_seen : 1)) != 0)) {
         code = mq_fail(err, MQ_E_INTERNAL, "model meta: no memory for its JSON");
     }
+    const mq_validated *v = &r->validated;
+    if (code == MQ_OK && v->best_step > 0) {
+        json_t *seen =
+            json_pack("{s:f, s:f, s:I, s:f, s:f, s:b, s:s}", "loss", v->best_loss, "accuracy",
+                      v->best_accuracy, "best_step", (json_int_t)v->best_step, "last_loss", v->loss,
+                      "last_accuracy", v->accuracy, "stopped", (int)v->is_stopped, "published",
+                      t->m.validation.is_last ? "last" : "best");
+        (void)json_object_set_new(*out, "validation", seen);
+    }
     return code;
 }
 
@@ -127,6 +136,12 @@ static mq_code publish_all(mq_trainer *t, const char *blob, json_t *meta, mq_err
     return code;
 }
 
+static const float *best_weights(const mq_trainer *t)
+{
+    bool has_best = t->state.best != NULL && t->state.record.validated.best_step > 0;
+    return has_best ? t->state.best : t->state.weights;
+}
+
 mq_code mq_trainer_finish(mq_trainer *t, mq_error *err)
 {
     char blob[MQ_SHA256_HEX];
@@ -135,7 +150,7 @@ mq_code mq_trainer_finish(mq_trainer *t, mq_error *err)
     mq_buf file;
     MQ_ASSERT(t->is_whole);
     mq_buf_init(&file, MQ_MODEL_BYTES_MAX);
-    mq_code code = mq_net_params_set(t->state.weights, &t->m.freeze, t->model, err);
+    mq_code code = mq_net_params_set(best_weights(t), &t->m.freeze, t->model, err);
     code = code != MQ_OK ? code : mq_model_save(t->model, &file, err);
     code = code != MQ_OK ? code : t->host->ops->blob_put(t->host, mq_buf_span(&file), blob, err);
     code = code != MQ_OK ? code : evaluate(t, &accuracy, err);

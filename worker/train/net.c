@@ -191,6 +191,14 @@ mq_code mq_net_step(mq_net *net, const float *flat, const float *x, const mq_lab
     return code;
 }
 
+mq_code mq_net_score(mq_net *net, const float *flat, const float *x, const mq_label *labels,
+                     mq_net_stats *stats, mq_error *err)
+{
+    MQ_ASSERT(net->options.stage_count == 1);
+    mq_code code = check_labels(net, labels, err);
+    return code != MQ_OK ? code : forward(net, &net->slots[0], flat, x, labels, stats, err);
+}
+
 mq_code mq_net_forward(mq_net *net, uint32_t index, const float *flat, const float *x,
                        const mq_label *labels, float *y, mq_net_stats *stats, mq_error *err)
 {

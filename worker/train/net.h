@@ -26,6 +26,7 @@ typedef struct mq_net_options {
     uint32_t stage;       /* 0-based; with stage_count 1 the whole graph */
     uint32_t stage_count; /* 1..16 */
     uint32_t shards;      /* that a batch is cut into; 0 = 1 */
+    bool is_serving;      /* for mq_net_score: operators work as when serving */
     const mq_freeze *freeze; /* borrowed until mq_net_free; NULL = nothing is frozen */
     size_t memory_bytes_max;
 } mq_net_options;
@@ -76,6 +77,10 @@ void mq_net_draw(mq_net *net, const mq_draw *draw);
 MQ_MUST_USE mq_code mq_net_step(mq_net *net, const float *flat, const float *x,
                                 const mq_label *labels, float scale, float *grads,
                                 mq_net_stats *stats, mq_error *err);
+
+/* Forward and loss only, over the whole graph. */
+MQ_MUST_USE mq_code mq_net_score(mq_net *net, const float *flat, const float *x,
+                                 const mq_label *labels, mq_net_stats *stats, mq_error *err);
 
 /* Pipeline stages: forward keeps what backward needs, for one micro-batch slot (0..slots-1, slots
  * as needed up to 16, each with its own arena). y: boundary activation out (NULL in the last

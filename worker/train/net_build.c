@@ -466,7 +466,9 @@ static mq_code build(mq_net *net, bool *is_param, mq_error *err)
     if (code == MQ_OK) {
         code = mq_program_fold(p, err);
     }
-    code = code != MQ_OK ? code : mq_net_start_training(net, err);
+    if (code == MQ_OK && !net->options.is_serving) {
+        code = mq_net_start_training(net, err);
+    }
     if (code == MQ_OK && p->output_count > 0) {
         cut_softmax(p, mq_loss_of(net->options.loss.loss)->softmax);
         code = mq_program_fuse(p, err);

@@ -21,7 +21,7 @@ enum { PIECES_MAX = 256 };
 
 /* Rank 0 to all, before a step (and after the last one). */
 typedef struct step_plan {
-    uint64_t is_gather;
+    uint64_t is_gather, is_over;
     uint64_t checkpoint_step;
     char checkpoint_blob[MQ_SHA256_HEX + 7]; /* padded to whole words */
 } step_plan;
@@ -296,7 +296,7 @@ static mq_code gather_stages(pipeline *p, mq_error *err)
         if (p->stage != 0 && p->stage != s) {
             continue;
         }
-        uint32_t vectors = state->vector_count;
+        uint32_t vectors = 1 + state->moment_count;
         for (uint32_t i = 0; i < vectors * own->count && code == MQ_OK; i++) {
             const mq_piece *piece = &own->pieces[i / vectors];
             float *at = state->vectors[i % vectors] + piece->first;
@@ -326,6 +326,7 @@ static mq_code share_plan(pipeline *p, bool *is_gather, mq_error *err)
         *is_gather =
             is_due || (step + 1) % t->plan.steps_per_epoch == 0 || step + 1 >= t->plan.steps;
         plan.is_gather = *is_gather ? 1 : 0;
+        plan.is_over = t->state.record.validated.is_stopped;
         plan.checkpoint_step = t->checkpoint_step;
         memcpy(plan.checkpoint_blob, t->checkpoint_blob, MQ_SHA256_HEX);
         for (uint32_t s = 1; s < p->stages && code == MQ_OK; s++) {
@@ -339,6 +340,7 @@ static mq_code share_plan(pipeline *p, bool *is_gather, mq_error *err)
     if (code == MQ_OK) {
         plan.checkpoint_blob[MQ_SHA256_HEX - 1] = '\0';
         *is_gather = plan.is_gather != 0;
+        t->state.record.validated.is_stopped = plan.is_over != 0;
         t->checkpoint_step = plan.checkpoint_step;
         memcpy(t->checkpoint_blob, plan.checkpoint_blob, MQ_SHA256_HEX);
     }
@@ -351,13 +353,19 @@ static mq_code run_steps(pipeline *p, mq_error *err)
     const mq_roster *roster = &p->link->roster;
     mq_code code = MQ_OK;
     bool is_gather = false;
-    while (t->state.record.step < t->plan.steps && code == MQ_OK) {
+    while (!mq_state_is_over(&t->state, &t->plan) && code == MQ_OK) {
         mq_sums sums = {0};
         code = mq_trainer_check(t, roster->epoch, err);
         code = code != MQ_OK ? code : share_plan(p, &is_gather, err);
+        if (code == MQ_OK && t->state.record.validated.is_stopped != 0) {
+            return MQ_OK; /* rank 0 has told so with its last plan */
+        }
         code = code != MQ_OK ? code : take_step(p, &sums, err);
         if (code == MQ_OK && is_gather) {
             code = gather_stages(p, err);
+        }
+        if (code == MQ_OK && is_gather && p->stage == 0) {
+            code = mq_trainer_validate(t, err);
         }
         if (code == MQ_OK && p->stage == 0) {
             mq_trainer_report(t, roster->count, &sums);

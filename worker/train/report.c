@@ -49,11 +49,17 @@ static void write_progress(const mq_trainer *t, uint32_t workers, mq_buf *out)
         out,
         "{\"stage\":\"train\",\"model\":\"%s\",\"step\":%llu,\"steps\":%llu,\"epoch\":%.2f,"
         "\"epochs\":%u,\"loss\":%.6g,\"accuracy\":%.5g,\"lr\":%.6g,\"samples_per_s\":%.0f,"
-        "\"workers\":%u,\"remaining_s\":%.1f,\"curve\":",
+        "\"workers\":%u,\"remaining_s\":%.1f,",
         t->m.model, (unsigned long long)r->step, (unsigned long long)t->plan.steps, epoch,
         t->m.epochs, rep->sums.loss / rows, (double)rep->sums.correct / rows,
         (double)mq_plan_rate(&t->plan, &t->m, r->step > 0 ? r->step - 1 : 0), rep->rate, workers,
         rep->rate > 0 ? left / rep->rate : 0.0);
+    if (r->validated.best_step > 0) {
+        mq_buf_printf(out, "\"val_loss\":%.6g,\"val_accuracy\":%.5g,\"best_step\":%llu,",
+                      r->validated.loss, r->validated.accuracy,
+                      (unsigned long long)r->validated.best_step);
+    }
+    mq_buf_add_str(out, "\"curve\":");
     mq_trainer_curve(t, out);
     mq_buf_add_str(out, "}");
 }
@@ -66,7 +72,7 @@ void mq_trainer_report(mq_trainer *t, uint32_t workers, const mq_sums *step)
     rep->sums.correct += step->correct;
     rep->sums.rows += step->rows;
     int64_t now = mq_clock_mono_ms(), past_ms = now - rep->progress_ms;
-    if (past_ms < (int64_t)t->m.progress_ms && r->step < t->plan.steps) {
+    if (past_ms < (int64_t)t->m.progress_ms && !mq_state_is_over(&t->state, &t->plan)) {
         return;
     }
     if (past_ms > 0) {
@@ -110,7 +116,7 @@ bool mq_trainer_is_checkpoint_due(const mq_trainer *t)
     }
     int64_t past_ms = mq_clock_mono_ms() - t->reporter.checkpoint_ms;
     bool is_epoch_end = step % t->plan.steps_per_epoch == 0;
-    return step == t->plan.steps || mq_trainer_is_checkpoint_time(t) ||
+    return mq_state_is_over(&t->state, &t->plan) || mq_trainer_is_checkpoint_time(t) ||
            (is_epoch_end && past_ms >= interval_ms(t) / 4);
 }
 

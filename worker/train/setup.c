@@ -131,6 +131,30 @@ static mq_code compile(mq_trainer *t, mq_error *err)
     return check_shapes(t, err);
 }
 
+/* What validation scores: rows of data, or a dataset whose rows are like those of data. */
+static mq_code open_held(mq_trainer *t, mq_error *err)
+{
+    const mq_dataset_facts *own = mq_dataset_facts_of(t->data);
+    mq_permutation_init(&t->split, (uint64_t)t->m.seed, UINT32_MAX - 1, own->rows);
+    if (t->m.validation.data[0] == '\0') {
+        return MQ_OK;
+    }
+    mq_code code = mq_dataset_open(&t->held, t->host, t->m.validation.data, err);
+    if (code != MQ_OK) {
+        return mq_wrap(err, "validation");
+    }
+    const mq_dataset_facts *facts = mq_dataset_facts_of(t->held);
+    if (facts->x_count != own->x_count || facts->classes > own->classes ||
+        (facts->y_dtype == MQ_DT_NONE) != (own->y_dtype == MQ_DT_NONE) || facts->rows == 0) {
+        return mq_fail(err, MQ_E_ARG,
+                       "validation: dataset %s has %llu rows of %zu numbers and %d classes; they "
+                       "must be like those of %s: %zu numbers, at most %d classes",
+                       facts->name, (unsigned long long)facts->rows, facts->x_count, facts->classes,
+                       own->name, own->x_count, own->classes);
+    }
+    return MQ_OK;
+}
+
 static mq_code make_buffers(mq_trainer *t, mq_error *err)
 {
     size_t x_count = mq_dataset_facts_of(t->data)->x_count;
@@ -143,8 +167,9 @@ static mq_code make_buffers(mq_trainer *t, mq_error *err)
     for (size_t i = 0; i < param_count; i++) {
         t->params[i] = (mq_state_param){{params[i].offset, params[i].count}, params[i].follows};
     }
-    mq_code code =
-        mq_state_init(&t->state, &t->arena, t->m.recipe.optimizer, t->params, param_count, err);
+    mq_code code = mq_state_init(&t->state, &t->arena, t->m.recipe.optimizer,
+                                 mq_validation_is_on(&t->m.validation) && !t->m.validation.is_last,
+                                 t->params, param_count, err);
     if (code != MQ_OK) {
         return code;
     }
@@ -166,10 +191,16 @@ mq_code mq_trainer_open(mq_trainer *t, mq_host *host, mq_error *err)
     mq_arena_init(&t->arena, memory / 8);
     mq_arena_init(&t->roster, memory / 8 * 3);
     char data[MQ_MANIFEST_REF_SIZE], eval[MQ_MANIFEST_REF_SIZE] = "";
+    char data_of_validation[MQ_VALIDATION_REF_SIZE] = "";
     mq_code code = mq_manifest_parse(&t->m, host->body, err);
     code = code != MQ_OK ? code : resolve(t, "data", t->m.data, data, sizeof data, err);
     if (code == MQ_OK && t->m.eval[0] != '\0') {
         code = resolve(t, "eval", t->m.eval, eval, sizeof eval, err);
+    }
+    if (code == MQ_OK && t->m.validation.data[0] != '\0') {
+        code = resolve(t, "validation", t->m.validation.data, data_of_validation,
+                       sizeof data_of_validation, err);
+        memcpy(t->m.validation.data, data_of_validation, sizeof data_of_validation);
     }
     code = code != MQ_OK ? code : load_model(t, err);
     code = code != MQ_OK ? code : mq_manifest_seal(&t->m, data, eval, t->m.init_blob, err);
@@ -177,6 +208,7 @@ mq_code mq_trainer_open(mq_trainer *t, mq_host *host, mq_error *err)
     code = code != MQ_OK ? code
                          : mq_plan_make(&t->plan, &t->m, mq_dataset_facts_of(t->data)->rows, err);
     code = code != MQ_OK ? code : compile(t, err);
+    code = code != MQ_OK ? code : open_held(t, err);
     code = code != MQ_OK ? code : make_buffers(t, err);
     if (code == MQ_OK) {
         mq_fingerprint(t->fingerprint);
@@ -193,6 +225,7 @@ mq_code mq_trainer_open(mq_trainer *t, mq_host *host, mq_error *err)
 void mq_trainer_close(mq_trainer *t)
 {
     mq_net_free(t->net);
+    mq_dataset_free(t->held);
     mq_dataset_free(t->data);
     mq_model_free(t->model);
     mq_map_file_release(&t->init_file);

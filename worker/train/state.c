@@ -8,14 +8,16 @@
 #include "shared/base/assert.h"
 #include "shared/base/math.h"
 
-_Static_assert(sizeof(mq_record) == 8 + 32 + 3 * 24 + 8 + MQ_CURVE_MAX * 24,
+_Static_assert(sizeof(mq_record) == 8 + 32 + 3 * 24 + 8 + MQ_CURVE_MAX * 24 + 56,
                "a record travels as bytes and has no padding");
 
 #define STEPS_MAX (UINT64_C(1) << 31)
 
 mq_code mq_plan_make(mq_plan *plan, const mq_manifest *m, uint64_t rows, mq_error *err)
 {
-    *plan = (mq_plan){.rows = rows, .steps_per_epoch = rows / m->batch};
+    uint64_t held = mq_validation_held(&m->validation, rows);
+    rows -= held;
+    *plan = (mq_plan){.rows = rows, .held_rows = held, .steps_per_epoch = rows / m->batch};
     mq_code code = mq_manifest_steps(m, rows, &plan->steps, err);
     if (code != MQ_OK) {
         return code;
@@ -34,12 +36,13 @@ float mq_plan_rate(const mq_plan *plan, const mq_manifest *m, uint64_t step)
     return mq_recipe_step(&m->recipe, step, plan->steps, plan->steps_per_epoch).lr;
 }
 
-mq_code mq_state_init(mq_state *state, mq_arena *arena, mq_optimizer optimizer,
+mq_code mq_state_init(mq_state *state, mq_arena *arena, mq_optimizer optimizer, bool keeps_best,
                       const mq_state_param *params, size_t param_count, mq_error *err)
 {
     const mq_piece *last = &params[param_count - 1].at;
     *state = (mq_state){.count = last->first + last->count,
-                        .vector_count = 1 + mq_optimizer_of(optimizer)->vectors,
+                        .vector_count = 1 + mq_optimizer_of(optimizer)->vectors + keeps_best,
+                        .moment_count = mq_optimizer_of(optimizer)->vectors,
                         .params = params,
                         .param_count = param_count};
     for (uint32_t v = 0; v < state->vector_count; v++) {
@@ -52,7 +55,20 @@ mq_code mq_state_init(mq_state *state, mq_arena *arena, mq_optimizer optimizer,
         }
     }
     state->weights = state->vectors[0];
+    state->best = keeps_best ? state->vectors[state->vector_count - 1] : NULL;
     return MQ_OK;
+}
+
+void mq_state_keep_best(mq_state *state)
+{
+    if (state->best != NULL) {
+        memcpy(state->best, state->weights, state->count * sizeof(float));
+    }
+}
+
+bool mq_state_is_over(const mq_state *state, const mq_plan *plan)
+{
+    return state->record.step >= plan->steps || state->record.validated.is_stopped != 0;
 }
 
 static void digest_of_hex(const char *hex, uint8_t out[MQ_SHA256_BYTES])

@@ -6,10 +6,10 @@
  *     mq_state
  *      ├─ record     step, hash chain, sums for the curve   (plain bytes, travels as it is)
  *      └─ vectors    floats of all parameters in graph order: the weights, then as many of each
- *                    vector that the optimizer keeps
+ *                    vector that the optimizer keeps; with validation the best epoch's weights
  *
- * A checkpoint is a safetensors blob with the tensors "weights", "optimizer.1", .. (F32) and
- * "record" (U8), and the manifest hash in its metadata.
+ * A checkpoint is a safetensors blob with the tensors "weights", "optimizer.1", .., "best" (F32)
+ * and "record" (U8), and the manifest hash in its metadata.
  *
  * Hash chain: link 0 is the manifest hash; at each end of an epoch, and after the last step,
  * link' = SHA-256(link, step as 8 bytes LE, SHA-256(weights)). All members compute it. A checkpoint
@@ -27,7 +27,7 @@
 
 enum {
     MQ_CURVE_MAX = 40,
-    MQ_STATE_VECTORS_MAX = 1 + MQ_OPTIMIZER_VECTORS_MAX,
+    MQ_STATE_VECTORS_MAX = 2 + MQ_OPTIMIZER_VECTORS_MAX,
 };
 
 /* Mean over the steps since the point before. */
@@ -51,6 +51,7 @@ typedef struct mq_record {
     uint32_t curve_count;
     uint32_t workers_seen; /* the most members at once; not a function of the manifest */
     mq_curve_point curve[MQ_CURVE_MAX];
+    mq_validated validated;
 } mq_record;
 
 /* One parameter: where it lies in the vectors. */
@@ -64,6 +65,8 @@ typedef struct mq_state {
     float *weights;                       /* vectors[0] */
     float *vectors[MQ_STATE_VECTORS_MAX]; /* arena; count floats each */
     uint32_t vector_count;
+    uint32_t moment_count; /* those of the optimizer, behind the weights */
+    float *best;           /* the last vector, or NULL */
     size_t count;
     const mq_state_param *params; /* borrowed, ascending */
     size_t param_count;
@@ -71,7 +74,8 @@ typedef struct mq_state {
 
 /* What of the plan a step needs. */
 typedef struct mq_plan {
-    uint64_t rows;            /* of the dataset */
+    uint64_t rows;            /* that are trained on */
+    uint64_t held_rows;       /* others of the dataset, for validation */
     uint64_t steps;           /* of the whole run */
     uint64_t steps_per_epoch; /* whole batches */
     uint64_t point_steps;     /* steps per point of the curve */
@@ -84,7 +88,14 @@ float mq_plan_rate(const mq_plan *plan, const mq_manifest *m, uint64_t step);
 
 /* params: of the whole model, borrowed. */
 MQ_MUST_USE mq_code mq_state_init(mq_state *state, mq_arena *arena, mq_optimizer optimizer,
-                                  const mq_state_param *params, size_t param_count, mq_error *err);
+                                  bool keeps_best, const mq_state_param *params, size_t param_count,
+                                  mq_error *err);
+
+/* The present weights are the best so far. */
+void mq_state_keep_best(mq_state *state);
+
+/* True when no step is left: the last one is done, or validation has ended the run. */
+bool mq_state_is_over(const mq_state *state, const mq_plan *plan);
 
 /* Step 0 of a manifest: weights are already set by the caller, the other vectors become 0. */
 void mq_state_begin(mq_state *state, const mq_manifest *m);

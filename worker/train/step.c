@@ -17,7 +17,8 @@ typedef struct gang {
     mq_shard_stats stats[MQ_TREE_SHARDS_MAX];
     mq_tree_view view; /* what the update adds up */
     mq_tree_scratch scratch;
-    double *squares; /* by parameter, for clip_norm */
+    double *squares;     /* by parameter, for clip_norm */
+    int64_t validate_ms; /* what the others may still be at, before the step */
 } gang;
 
 mq_code mq_trainer_check(mq_trainer *t, uint64_t epoch, mq_error *err)
@@ -46,6 +47,9 @@ mq_code mq_trainer_gather(mq_trainer *t, uint32_t shard, float *x, mq_label *y, 
     bool is_value = mq_loss_of(t->m.recipe.loss.loss)->is_value;
     for (uint32_t i = 0; i < t->shard_rows; i++) {
         uint64_t row = mq_permutation_at(&t->permutation, base + i);
+        if (t->plan.held_rows > 0) {
+            row = mq_permutation_at(&t->split, t->plan.held_rows + row);
+        }
         mq_code code = mq_dataset_row(t->data, row, x == NULL ? t->x : x + i * width,
                                       y == NULL || is_value ? NULL : &y[i].class_number,
                                       y == NULL || !is_value ? NULL : &y[i].value, err);
@@ -113,7 +117,7 @@ static mq_code take_step(gang *g, mq_sums *sums, mq_error *err)
     }
     if (g->link != NULL) {
         /* The others have as much to do as we had: ten times that is a hang or a straggler. */
-        int64_t patience_ms = 10 * (mq_clock_mono_ms() - begin_ms);
+        int64_t patience_ms = 10 * (mq_clock_mono_ms() - begin_ms + g->validate_ms);
         g->link->patience_ms =
             patience_ms > MQ_LINK_LEASE_MS ? patience_ms : (int64_t)MQ_LINK_LEASE_MS;
     }
@@ -127,6 +131,9 @@ static mq_code take_step(gang *g, mq_sums *sums, mq_error *err)
     if (code == MQ_OK && mq_state_is_link(&t->state, &t->plan)) {
         mq_state_link(&t->state);
     }
+    begin_ms = mq_clock_mono_ms();
+    code = code != MQ_OK ? code : mq_trainer_validate(t, err);
+    g->validate_ms = mq_clock_mono_ms() - begin_ms;
     return code;
 }
 
@@ -135,7 +142,7 @@ static mq_code run_steps(gang *g, mq_error *err)
     mq_trainer *t = g->t;
     bool is_first = g->roster->self == 0;
     mq_code code = MQ_OK;
-    while (t->state.record.step < t->plan.steps) {
+    while (!mq_state_is_over(&t->state, &t->plan)) {
         mq_sums sums;
         code = mq_trainer_check(t, g->roster->epoch, err);
         code = code != MQ_OK ? code : take_step(g, &sums, err);
@@ -165,7 +172,7 @@ mq_code mq_trainer_run_gang(mq_trainer *t, const mq_roster *roster, mq_link *lin
     }
     *g = (gang){
         .t = t, .roster = roster, .link = link, .piece = {0, t->state.count}, .squares = squares};
-    if (t->state.record.step == t->plan.steps) {
+    if (mq_state_is_over(&t->state, &t->plan)) {
         return MQ_OK;
     }
     mq_code code = mq_exchange_open(&g->exchange, link, t->m.transport, t->m.shards, &g->piece,

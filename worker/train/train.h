@@ -50,6 +50,8 @@ typedef struct mq_trainer {
     float *x;    /* shard_rows rows of features */
     mq_label *y; /* their labels */
     mq_permutation permutation;
+    mq_permutation split; /* of all rows: those held out for validation come first */
+    mq_dataset *held;     /* owned: validation's own dataset, or NULL */
 
     mq_state_param *params;
     mq_state state;
@@ -99,6 +101,12 @@ MQ_MUST_USE mq_code mq_trainer_run_gang(mq_trainer *t, const mq_roster *roster, 
  * checkpoint (at most run.commit_ms of work). */
 MQ_MUST_USE mq_code mq_trainer_run_pipeline(mq_trainer *t, mq_link *link, uint32_t stages,
                                             mq_error *err);
+
+/* --- validate.c --- */
+
+/* At an epoch's end, and at the last step, with a whole state: scores the held-out rows and moves
+ * the record; nothing otherwise, and without validation. MQ_E_NUMERIC as in mq_state_count. */
+MQ_MUST_USE mq_code mq_trainer_validate(mq_trainer *t, mq_error *err);
 
 /* --- report.c, member 0 only --- */
 

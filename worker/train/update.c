@@ -69,7 +69,7 @@ static void update_block(mq_state *state, const mq_opt_step *step, const float *
                          size_t count, mq_opt_squares *norms)
 {
     float *vectors[MQ_OPTIMIZER_VECTORS_MAX] = {NULL};
-    for (uint32_t v = 1; v < state->vector_count; v++) {
+    for (uint32_t v = 1; v <= state->moment_count; v++) {
         vectors[v - 1] = state->vectors[v] + at;
     }
     if (norms != NULL) {
