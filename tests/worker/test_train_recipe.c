@@ -89,7 +89,8 @@ static trained *make(const mq_recipe *r)
     trained *t = calloc(1, sizeof *t);
     assert_non_null(t);
     mq_arena_init(&t->arena, 1 << 20);
-    assert_int_equal(mq_state_init(&t->state, &t->arena, r->optimizer, false, params, 3, NULL), MQ_OK);
+    assert_int_equal(mq_state_init(&t->state, &t->arena, r->optimizer, false, params, 3, NULL),
+                     MQ_OK);
     t->scratch = mq_arena_new(&t->arena, mq_tree_scratch, 1);
     assert_non_null(t->scratch);
     mq_prng prng = {7};
