@@ -10,4 +10,8 @@ void mq_fleet_queues(const json_t *answer);
 /* Prints the answer to "models" as a table: latest version, accuracy, aliases (model.c). */
 void mq_fleet_models(const json_t *answer);
 
+/* The last 60 points of a training's loss curve as a line of eight levels of bars; nothing for less
+ * than two. */
+void mq_fleet_curve(const json_t *curve);
+
 #endif

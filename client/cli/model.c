@@ -249,12 +249,13 @@ int mq_cmd_model_show(mq_cli *cli, const mq_argv *args)
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         printf("  %-13s %s\n", texts[i], mq_js_text(meta, texts[i], "-"));
     }
-    static const char *const values[] = {"inputs", "outputs", "metrics", "report"};
+    static const char *const values[] = {"inputs", "outputs", "metrics", "validation", "report"};
     for (size_t i = 0; i < sizeof values / sizeof *values; i++) {
         char *text = json_dumps(json_object_get(meta, values[i]), JSON_COMPACT | JSON_ENCODE_ANY);
         printf("  %-13s %.1000s\n", values[i], text == NULL ? "-" : text);
         free(text);
     }
+    mq_fleet_curve(json_object_get(meta, "curve"));
     printf("\n");
     print_versions(answer);
     json_decref(answer);

@@ -84,11 +84,9 @@ static void print_workers(const json_t *workers)
     mq_table_print(table, "no workers");
 }
 
-/* The last points of a training's loss curve as eight levels of bars. */
-static void print_curve(const json_t *progress)
+void mq_fleet_curve(const json_t *curve)
 {
     static const char *const bars[] = {"▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"};
-    const json_t *curve = json_object_get(progress, "curve");
     size_t count = json_array_size(curve);
     size_t first = count > 60 ? count - 60 : 0;
     double top = 0;
@@ -118,7 +116,7 @@ static void print_running(const json_t *running)
         const json_t *progress = json_object_get(job, "progress");
         mq_progress_line(progress, "running", 20, line, sizeof line);
         printf("  %s %-10s %s\n", mq_js_text(job, "id", "?"), mq_js_text(job, "kind", "?"), line);
-        print_curve(progress);
+        mq_fleet_curve(json_object_get(progress, "curve"));
     }
     if (i == 0) {
         printf("  nothing is running\n");

@@ -68,6 +68,41 @@ data=few
 refused 'validation: must be a share|at most 0.5|batch' --arch mlp:3-8-3 --validation 0.5
 data=d
 
+# --- what is shown of a training, while it runs and of its version
+maasq train shown --data d --batch 64 --arch mlp:3-8-3 --epochs 20 --validation 0.1 --follow >"$T/out" 2>"$T/err"
+if grep -qE 'epoch .* loss .* accuracy .* val loss .* lr .* samples/s .* workers [12] .* s left' "$T/err"; then
+    good "--follow: $(tail -n 1 "$T/err")"
+else
+    bad "--follow" "$(cat "$T/err")"
+fi
+maasq model show shown >"$T/out"
+if grep -qE '^ *loss .*(▁|▂|▃|▄|▅|▆|▇|█){20}.* -> ' "$T/out" && grep -q 'validation.*"best_step":' "$T/out"; then
+    good "model show draws the curve: $(grep -- ' -> ' "$T/out")"
+else
+    bad "model show" "$(cat "$T/out")"
+fi
+maasq model show shown --json | jq -e '.meta.curve | length > 20 and (.[0] | .loss > 0 and .step > 0)' >/dev/null ||
+    bad "the curve is not stored with the version"
+
+# --- augmentation
+FASHION=/usr/share/datasets/fashion-mnist
+maasq dataset import i $FASHION/t10k-images-idx3-ubyte.gz --labels $FASHION/t10k-labels-idx1-ubyte.gz --json >"$T/out" ||
+    bad "import i" "$(cat "$T/out")"
+data=i
+change="--arch mlp:784-16-10 --epochs 2 --crop 2 --shift 2 --flip --no-reuse"
+train $change --workers 1 || bad "augmentation" "$(cat "$T/err")"
+one=$(field .weights_hash)
+train $change --workers 2 || bad "augmentation" "$(cat "$T/err")"
+two=$(field .weights_hash)
+train --arch mlp:784-16-10 --epochs 2 --no-reuse || bad "no augmentation" "$(cat "$T/err")"
+if [ "$one" = "$two" ] && [ "$one" != "$(field .weights_hash)" ]; then
+    good "augmented images: one hash for 1 and 2 workers"
+else
+    bad "augmented images" "$one $two $(field .weights_hash)"
+fi
+data=d
+refused 'must be .height,width.' --arch mlp:3-8-3 --flip
+
 # --- a worker of another numeric class
 maasq-worker --broker "ipc://$DATA/run/back" --cache "$T/cache" --slots 1 --name other --blas-core Prescott \
     >"$T/other.log" 2>&1 &

@@ -170,7 +170,7 @@ static mq_code check_fields(json_t *o, mq_error *err)
     static const char *const own[] = {"model",     "data",   "eval",   "init",          "epochs",
                                       "batch",     "shards", "seed",   "micro_batches", "max_steps",
                                       "mode",      "run",    "freeze", "validation",    "patience",
-                                      "min_delta", "last"};
+                                      "min_delta", "last",   "crop",   "shift",         "flip"};
     enum { OWN = sizeof own / sizeof own[0], ALL_MAX = 48 };
     const char *all[ALL_MAX] = {NULL};
     memcpy(all, own, sizeof own);
@@ -215,6 +215,7 @@ mq_code mq_manifest_parse(mq_manifest *out, mq_span body, mq_error *err)
     code = code != MQ_OK ? code : mq_recipe_read(&out->recipe, o, err);
     code = code != MQ_OK ? code : mq_freeze_read(&out->freeze, o, err);
     code = code != MQ_OK ? code : mq_validation_read(&out->validation, o, err);
+    code = code != MQ_OK ? code : mq_augment_read(&out->augment, o, err);
     code = code != MQ_OK ? code : read_mode(out, o, err);
     code = code != MQ_OK ? code : read_run(out, o, err);
     json_decref(o);
@@ -227,8 +228,9 @@ mq_code mq_manifest_canonical(const mq_manifest *m, mq_buf *out, mq_error *err)
                           m->eval, "init", "blob", m->init_blob, "epochs", (json_int_t)m->epochs,
                           "batch", (json_int_t)m->batch, "shards", (json_int_t)m->shards, "seed",
                           (json_int_t)m->seed, "max_steps", (json_int_t)m->max_steps);
-    if (o != NULL && !(mq_recipe_write(&m->recipe, o) && mq_freeze_write(&m->freeze, o) &&
-                       mq_validation_write(&m->validation, o))) {
+    if (o != NULL &&
+        !(mq_recipe_write(&m->recipe, o) && mq_freeze_write(&m->freeze, o) &&
+          mq_validation_write(&m->validation, o) && mq_augment_write(&m->augment, o))) {
         json_decref(o);
         o = NULL;
     }

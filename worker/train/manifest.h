@@ -22,6 +22,7 @@
  * seed          no      0..2^63-1, 1                 key of every random number
  * max_steps     no      0..10^9, 0 = no limit        stop after so many steps
  * validation, patience, min_delta, last  no        early stopping and the best epoch: validation.h
+ * crop, shift, flip  no                              augmentation of images: augment.h
  * freeze        no      1..32 texts of 1..127 bytes  patterns of tensors that stay: freeze.h
  * loss, optimizer, lr, schedule, ... no              the recipe: recipe.h lists its fields
  * mode          no      "gang", "pipeline:1..16"     how members share the work             (*)
@@ -45,6 +46,7 @@
 #include "shared/base/buf.h"
 #include "shared/base/error.h"
 #include "shared/base/sha256.h"
+#include "worker/train/augment.h"
 #include "worker/train/freeze.h"
 #include "worker/train/recipe.h"
 #include "worker/train/validation.h"
@@ -72,6 +74,7 @@ typedef struct mq_manifest {
     int64_t seed;
     mq_recipe recipe;
     mq_freeze freeze;
+    mq_augment augment;
     mq_validation validation;
     uint64_t max_steps;
     /* not hashed */

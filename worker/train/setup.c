@@ -128,7 +128,8 @@ static mq_code compile(mq_trainer *t, mq_error *err)
     if (mq_net_param_total(t->net) == 0) {
         return mq_fail(err, MQ_E_ARG, "model: has no trainable parameters");
     }
-    return check_shapes(t, err);
+    code = mq_augment_check(&t->m.augment, &mq_dataset_facts_of(t->data)->x_shape, err);
+    return code != MQ_OK ? code : check_shapes(t, err);
 }
 
 /* What validation scores: rows of data, or a dataset whose rows are like those of data. */
@@ -175,7 +176,8 @@ static mq_code make_buffers(mq_trainer *t, mq_error *err)
     }
     t->x = mq_arena_new(&t->arena, float, x_count * t->shard_rows);
     t->y = mq_arena_new(&t->arena, mq_label, t->shard_rows);
-    if (t->x == NULL || t->y == NULL) {
+    t->row = mq_arena_new(&t->arena, float, x_count);
+    if (t->x == NULL || t->y == NULL || t->row == NULL) {
         return mq_fail(err, MQ_E_LIMIT,
                        "memory: %u rows of %zu features do not fit in %zu bytes; take a smaller "
                        "batch or more shards",

@@ -56,6 +56,10 @@ mq_code mq_trainer_gather(mq_trainer *t, uint32_t shard, float *x, mq_label *y, 
         if (code != MQ_OK) {
             return code;
         }
+        if (x != NULL && mq_augment_is_on(&t->m.augment)) {
+            mq_augment_row(&t->m.augment, &mq_dataset_facts_of(t->data)->x_shape,
+                           (uint64_t)t->m.seed, row, epoch, x + i * width, t->row);
+        }
     }
     return MQ_OK;
 }

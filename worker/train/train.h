@@ -49,6 +49,7 @@ typedef struct mq_trainer {
     uint32_t shard_rows;
     float *x;    /* shard_rows rows of features */
     mq_label *y; /* their labels */
+    float *row;  /* one row, for augmentation */
     mq_permutation permutation;
     mq_permutation split; /* of all rows: those held out for validation come first */
     mq_dataset *held;     /* owned: validation's own dataset, or NULL */
