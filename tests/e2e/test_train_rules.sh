@@ -69,7 +69,7 @@ refused 'validation: must be a share|at most 0.5|batch' --arch mlp:3-8-3 --valid
 data=d
 
 # --- what is shown of a training, while it runs and of its version
-maasq train shown --data d --batch 64 --arch mlp:3-8-3 --epochs 20 --validation 0.1 --follow >"$T/out" 2>"$T/err"
+maasq train shown --data d --batch 64 --arch mlp:3-8-3 --epochs 4000 --validation 0.1 --follow >"$T/out" 2>"$T/err"
 if grep -qE 'epoch .* loss .* accuracy .* val loss .* lr .* samples/s .* workers [12] .* s left' "$T/err"; then
     good "--follow: $(tail -n 1 "$T/err")"
 else
