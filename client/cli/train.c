@@ -252,10 +252,12 @@ static json_t *result_json(const train_job *t, const json_t *result, const char 
 {
     const json_t *meta = json_object_get(result, "meta");
     bool is_reused = json_is_true(json_object_get(result, "reused"));
-    int64_t steps_run = is_reused ? 0 : mq_js_int(meta, "steps_run");
+    bool has_part = json_object_get(meta, "continued_from") != NULL;
+    int64_t continued = has_part ? mq_js_int(meta, "continued_from") : 0;
+    int64_t steps_run = is_reused ? 0 : mq_js_int(meta, "steps_run") - continued;
     return json_pack(
         "{s:s, s:I, s:s, s:O?, s:O?, s:I, s:I, s:O?, s:b, s:O?, s:O?, s:O?, s:s, s:s, s:s, s:f, "
-        "s:O?, s:O?}",
+        "s:O?, s:O?, s:I}",
         "name", t->name, "version", (json_int_t)version, "job", id, "manifest",
         json_object_get(meta, "manifest"), "weights_hash", json_object_get(meta, "weights_hash"),
         "steps", (json_int_t)steps_of(t), "steps_run", (json_int_t)steps_run, "workers_seen",
@@ -263,7 +265,7 @@ static json_t *result_json(const train_job *t, const json_t *result, const char 
         mq_js(meta, "metrics.accuracy"), "train_accuracy", mq_js(meta, "metrics.train_accuracy"),
         "loss", mq_js(meta, "metrics.loss"), "data", t->data, "eval", t->eval, "from", t->from,
         "seconds", seconds, "fingerprint", json_object_get(result, "fingerprint"), "validation",
-        json_object_get(meta, "validation"));
+        json_object_get(meta, "validation"), "continued_from", (json_int_t)continued);
 }
 
 static void print_result(const json_t *r)

@@ -68,6 +68,26 @@ data=few
 refused 'validation: must be a share|at most 0.5|batch' --arch mlp:3-8-3 --validation 0.5
 data=d
 
+# --- reuse: nothing twice, more epochs go on
+more="--arch mlp:3-16-3 --schedule constant --optimizer adam"
+train $more --epochs 4 --workers 2 || bad "4 epochs" "$(cat "$T/err")"
+version=$(field .version)
+train $more --epochs 4 || bad "4 epochs again" "$(cat "$T/err")"
+if jq -e ".reused and .steps_run == 0 and .version == $version" "$T/out" >/dev/null; then
+    good "a finished manifest is answered with its version"
+else
+    bad "a finished manifest runs again" "$(cat "$T/out")"
+fi
+train $more --epochs 9 --workers 1 || bad "9 epochs" "$(cat "$T/err")"
+one=$(field .weights_hash)
+jq -e '.continued_from == 40 and .steps_run == 50' "$T/out" >/dev/null || bad "9 epochs begin anew" "$(cat "$T/out")"
+train $more --epochs 9 --workers 2 --no-reuse || bad "9 epochs at once" "$(cat "$T/err")"
+if [ "$one" = "$(field .weights_hash)" ] && jq -e '.continued_from == 0 and .steps_run == 90' "$T/out" >/dev/null; then
+    good "more epochs go on from the stored state, to the bits of all at once"
+else
+    bad "more epochs give other bits: $one" "$(cat "$T/out")"
+fi
+
 # --- what is shown of a training, while it runs and of its version
 maasq train shown --data d --batch 64 --arch mlp:3-8-3 --epochs 4000 --validation 0.1 --follow >"$T/out" 2>"$T/err"
 if grep -qE 'epoch .* loss .* accuracy .* val loss .* lr .* samples/s .* workers [12] .* s left' "$T/err"; then

@@ -389,10 +389,10 @@ static void checkpoint_brings_back_every_bit_and_refuses_strangers(void **unused
     mq_state_digest(&copy, b);
     assert_memory_equal(a, b, sizeof a);
     assert_memory_equal(&state.record, &copy.record, sizeof state.record);
-    m.hash[0] = m.hash[0] == '0' ? '1' : '0';
+    m.family[0] = m.family[0] == '0' ? '1' : '0';
     assert_int_equal(mq_state_load(&copy, &m, mq_buf_span(&bytes), &err), MQ_E_CONFLICT);
     assert_non_null(strstr(err.text, "manifest"));
-    m.hash[0] = 'a';
+    m.family[0] = 'a';
     assert_int_not_equal(mq_state_load(&copy, &m, mq_span_of(bytes.data, bytes.len / 2), &err),
                          MQ_OK);
     mq_buf_release(&bytes);

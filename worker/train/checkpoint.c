@@ -13,8 +13,8 @@ static const char *name_of(const mq_state *state, uint32_t v)
 mq_code mq_state_save(const mq_state *state, const mq_manifest *m, mq_buf *out, mq_error *err)
 {
     char metadata[128];
-    (void)snprintf(metadata, sizeof metadata, "{\"format\":\"maasq-train-3\",\"manifest\":\"%s\"}",
-                   m->hash);
+    (void)snprintf(metadata, sizeof metadata, "{\"format\":\"maasq-train-4\",\"family\":\"%s\"}",
+                   m->family);
     int64_t count = (int64_t)state->count;
     mq_record record = state->record;
     mq_st_entry entries[1 + MQ_STATE_VECTORS_MAX] = {
@@ -48,13 +48,13 @@ mq_code mq_state_load(mq_state *state, const mq_manifest *m, mq_span bytes, mq_e
     size_t vector = state->count * sizeof(float);
     mq_code code = mq_safetensors_read(&st, bytes, err);
     char wanted[96];
-    (void)snprintf(wanted, sizeof wanted, "\"%s\"", m->hash);
+    (void)snprintf(wanted, sizeof wanted, "\"%s\"", m->family);
     if (code == MQ_OK && (st.metadata.len == 0 || memmem(st.metadata.data, st.metadata.len, wanted,
                                                          strlen(wanted)) == NULL)) {
         code = mq_fail(err, MQ_E_CONFLICT,
                        "checkpoint: belongs to another manifest than %.16s...; the dataset, the "
                        "first model or a hyper-parameter changed since it was written",
-                       m->hash);
+                       m->family);
     }
     code = code != MQ_OK ? code : take(&st, "record", MQ_DT_U8, &record, sizeof record, err);
     for (uint32_t v = 0; v < state->vector_count && code == MQ_OK; v++) {

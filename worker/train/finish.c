@@ -85,6 +85,8 @@ static mq_code make_meta(mq_trainer *t, const char *blob, size_t bytes, double a
          json_object_set_new(*out, "chain", json_string(chain)) != 0 ||
          json_object_set_new(*out, "fingerprint", json_string(t->fingerprint)) != 0 ||
          json_object_set_new(*out, "steps_run", json_integer((json_int_t)r->step)) != 0 ||
+         json_object_set_new(*out, "continued_from", json_integer((json_int_t)t->continued_step)) !=
+             0 ||
          json_object_set_new(*out, "workers_seen",
                              json_integer(r->workers_seen > 0 ? r->workers_seen : 1)) != 0)) {
         code = mq_fail(err, MQ_E_INTERNAL, "model meta: no memory for its JSON");
@@ -131,6 +133,7 @@ static mq_code publish_all(mq_trainer *t, const char *blob, json_t *meta, mq_err
                                "fingerprint", t->fingerprint, "reused", 0);
     mq_code code = publish_one(t, "model", t->m.model, meta, blob, err);
     code = code != MQ_OK ? code : publish_one(t, "memo", t->m.hash, result, blob, err);
+    code = code != MQ_OK ? code : mq_trainer_remember(t, err);
     code = code != MQ_OK ? code : set_result(t, result, err);
     json_decref(result);
     return code;

@@ -241,6 +241,24 @@ mq_code mq_manifest_canonical(const mq_manifest *m, mq_buf *out, mq_error *err)
     return is_ok ? MQ_OK : mq_fail(err, MQ_E_LIMIT, "manifest: no memory for its canonical form");
 }
 
+bool mq_manifest_continues(const mq_manifest *m)
+{
+    mq_schedule schedule = m->recipe.schedule.schedule;
+    return m->max_steps == 0 && (schedule == MQ_SCHEDULE_CONSTANT || schedule == MQ_SCHEDULE_STEP);
+}
+
+static mq_code hash_of(const mq_manifest *m, char out[MQ_SHA256_HEX], mq_error *err)
+{
+    mq_buf text;
+    mq_buf_init(&text, MQ_MANIFEST_BODY_MAX);
+    mq_code code = mq_manifest_canonical(m, &text, err);
+    if (code == MQ_OK) {
+        mq_sha256_hex_of(mq_buf_span(&text), out);
+    }
+    mq_buf_release(&text);
+    return code;
+}
+
 mq_code mq_manifest_seal(mq_manifest *m, const char *data, const char *eval, const char *init_blob,
                          mq_error *err)
 {
@@ -253,13 +271,11 @@ mq_code mq_manifest_seal(mq_manifest *m, const char *data, const char *eval, con
     if (m->init_blob != init_blob) {
         (void)mq_span_copy(mq_str(init_blob), m->init_blob, sizeof m->init_blob);
     }
-    mq_buf text;
-    mq_buf_init(&text, MQ_MANIFEST_BODY_MAX);
-    mq_code code = mq_manifest_canonical(m, &text, err);
-    if (code == MQ_OK) {
-        mq_sha256_hex_of(mq_buf_span(&text), m->hash);
-    }
-    mq_buf_release(&text);
+    uint32_t epochs = m->epochs;
+    mq_code code = hash_of(m, m->hash, err);
+    m->epochs = mq_manifest_continues(m) ? 0 : epochs; /* no manifest has 0 */
+    code = code != MQ_OK ? code : hash_of(m, m->family, err);
+    m->epochs = epochs;
     return code;
 }
 

@@ -88,6 +88,7 @@ typedef struct mq_manifest {
     bool reuse;
     /* set by mq_manifest_seal */
     char hash[MQ_SHA256_HEX];
+    char family[MQ_SHA256_HEX]; /* hash of all but epochs where mq_manifest_continues, else hash */
 } mq_manifest;
 
 /* Reads and checks. MQ_E_FORMAT for bytes that are no JSON object, MQ_E_ARG naming the field, its
@@ -97,6 +98,10 @@ MQ_MUST_USE mq_code mq_manifest_parse(mq_manifest *out, mq_span body, mq_error *
 /* Puts in what names were resolved to ("fashion@1"; eval may be "") and computes the hash. */
 MQ_MUST_USE mq_code mq_manifest_seal(mq_manifest *m, const char *data, const char *eval,
                                      const char *init_blob, mq_error *err);
+
+/* True when a state does not depend on the number of epochs: the schedule is constant or step, and
+ * there is no max_steps. Then a run of more epochs goes on from one of fewer. */
+bool mq_manifest_continues(const mq_manifest *m);
 
 /* Appends the canonical form. */
 MQ_MUST_USE mq_code mq_manifest_canonical(const mq_manifest *m, mq_buf *out, mq_error *err);

@@ -256,8 +256,10 @@ mq_code mq_trainer_ready(mq_trainer *t, mq_error *err)
                        (unsigned long long)t->checkpoint_step);
         t->checkpoint_blob[0] = '\0';
     }
-    mq_net_params_get(t->net, t->state.weights);
-    mq_state_begin(&t->state, &t->m);
+    if (!mq_trainer_continue(t)) {
+        mq_net_params_get(t->net, t->state.weights);
+        mq_state_begin(&t->state, &t->m);
+    }
     t->is_whole = true;
     return MQ_OK;
 }

@@ -85,12 +85,12 @@ static void digest_of_hex(const char *hex, uint8_t out[MQ_SHA256_BYTES])
 
 void mq_state_begin(mq_state *state, const mq_manifest *m)
 {
-    MQ_ASSERT(mq_sha256_is_hex(mq_str(m->hash)));
+    MQ_ASSERT(mq_sha256_is_hex(mq_str(m->family)));
     state->record = (mq_record){0};
     for (uint32_t v = 1; v < state->vector_count; v++) {
         memset(state->vectors[v], 0, state->count * sizeof(float));
     }
-    digest_of_hex(m->hash, state->record.chain);
+    digest_of_hex(m->family, state->record.chain);
 }
 
 static void add_sums(mq_sums *to, const mq_sums *from)

@@ -9,12 +9,12 @@
  *                    vector that the optimizer keeps; with validation the best epoch's weights
  *
  * A checkpoint is a safetensors blob with the tensors "weights", "optimizer.1", .., "best" (F32)
- * and "record" (U8), and the manifest hash in its metadata.
+ * and "record" (U8), and the manifest's family hash in its metadata.
  *
- * Hash chain: link 0 is the manifest hash; at each end of an epoch, and after the last step,
- * link' = SHA-256(link, step as 8 bytes LE, SHA-256(weights)). All members compute it. A checkpoint
- * inside an epoch shows the link that would follow at its step, so that any two runs of a manifest
- * can be compared wherever they were saved. */
+ * Hash chain: link 0 is the manifest's family hash; at each end of an epoch, and after the last
+ * step, link' = SHA-256(link, step as 8 bytes LE, SHA-256(weights)). All members compute it. A
+ * checkpoint inside an epoch shows the link that would follow at its step, so that any two runs of
+ * a manifest can be compared wherever they were saved. */
 #ifndef MQ_WORKER_TRAIN_STATE_H
 #define MQ_WORKER_TRAIN_STATE_H
 

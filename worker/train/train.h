@@ -60,6 +60,8 @@ typedef struct mq_trainer {
     char checkpoint_blob[MQ_SHA256_HEX]; /* newest checkpoint known, "" = none */
     uint64_t checkpoint_step;
 
+    uint64_t continued_step; /* where a run of fewer epochs had ended; 0 = began anew */
+
     mq_reporter reporter;
 } mq_trainer;
 
@@ -108,6 +110,16 @@ MQ_MUST_USE mq_code mq_trainer_run_pipeline(mq_trainer *t, mq_link *link, uint32
 /* At an epoch's end, and at the last step, with a whole state: scores the held-out rows and moves
  * the record; nothing otherwise, and without validation. MQ_E_NUMERIC as in mq_state_count. */
 MQ_MUST_USE mq_code mq_trainer_validate(mq_trainer *t, mq_error *err);
+
+/* --- continue.c --- */
+
+/* Takes over the last state of a finished run of the same family with at most as many epochs. False
+ * when there is none, or reuse is off; the state is then undefined. */
+bool mq_trainer_continue(mq_trainer *t);
+
+/* Member 0, at the end: remembers the last checkpoint under the family's hash, if it goes further
+ * than the one remembered. */
+MQ_MUST_USE mq_code mq_trainer_remember(mq_trainer *t, mq_error *err);
 
 /* --- report.c, member 0 only --- */
 
