@@ -48,7 +48,7 @@ static void refuses(fixture *f, const char *fields, const char *word)
 static mq_model *open_model(const fixture *f, const char *blob, mq_map_file *file)
 {
     char path[200];
-    mq_model *model;
+    mq_model *model = NULL;
     mq_error err = {MQ_OK, ""};
     (void)snprintf(path, sizeof path, "%s/%s", f->dir, blob);
     if (mq_map_file_open(file, path, 1 << 24, &err) != MQ_OK ||
