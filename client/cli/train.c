@@ -277,6 +277,15 @@ static void print_result(const json_t *r)
     printf("  accuracy       %s on %s, %s on the training data\n",
            mq_out_number(mq_js_real(r, "accuracy"), 4), mq_js_text(r, "eval", "nothing"),
            mq_out_number(mq_js_real(r, "train_accuracy"), 4));
+    if (json_is_object(json_object_get(r, "validation"))) {
+        bool is_stopped = json_is_true(mq_js(r, "validation.stopped"));
+        printf(
+            "  validation     loss %s, accuracy %s, best after step %lld%s; the %s is published\n",
+            mq_out_number(mq_js_real(r, "validation.loss"), 4),
+            mq_out_number(mq_js_real(r, "validation.accuracy"), 4),
+            (long long)mq_js_int(r, "validation.best_step"), is_stopped ? ", stopped early" : "",
+            mq_js_text(r, "validation.published", "last"));
+    }
     printf("  steps          %lld of %lld, at most %lld workers at a time, %.1f s\n",
            (long long)mq_js_int(r, "steps_run"), (long long)mq_js_int(r, "steps"),
            (long long)mq_js_int(r, "workers_seen"), mq_js_real(r, "seconds"));
