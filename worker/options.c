@@ -24,6 +24,8 @@ static const mq_option table[] = {
      "back endpoints of the brokers, tried in this order"},
     {"slots", "N", MQ_OPT_INT, AT(slots), 0, SLOTS_MAX,
      "jobs at a time, each in a process of its own (default: one a core)"},
+    {"threads", "N", MQ_OPT_INT, AT(threads), 1, SLOTS_MAX,
+     "threads of one slot where oneDNN computes (default 1; slots are then fewer by default)"},
     {"prefetch", "N", MQ_OPT_INT, AT(prefetch), 0, 256,
      "jobs kept ready beyond free slots at most, only while jobs take some ms (default 192)"},
     {"name", "NAME", MQ_OPT_TEXT, AT(name), 1, NAME_MAX_BYTES,
@@ -116,7 +118,7 @@ static mq_code finish(mq_worker_options *o, mq_error *err)
     }
     if (o->slots == 0) {
         long cores = sysconf(_SC_NPROCESSORS_ONLN);
-        o->slots = mq_min_i64(mq_max_i64(cores, 1), SLOTS_MAX);
+        o->slots = mq_min_i64(mq_max_i64(cores / o->threads, 1), SLOTS_MAX);
     }
     mq_code code =
         split("broker", o->brokers_text, o->brokers, MQ_WORKER_BROKERS_MAX, &o->broker_count, err);
@@ -147,6 +149,7 @@ mq_code mq_worker_options_read(mq_worker_options *options, int argc, char **argv
         .log_level_text = "info",
         .cache_bytes = (int64_t)8 << 30,
         .packs_bytes = (int64_t)4 << 30,
+        .threads = 1,
         .prefetch = 192,
         .drain_ms = 30000,
     };

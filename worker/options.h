@@ -26,6 +26,7 @@ typedef struct mq_worker_options {
     int64_t slots; /* 0 = one a core */
     int64_t prefetch;
     int64_t cache_bytes, packs_bytes;
+    int64_t threads;      /* of one slot's kernels */
     int64_t memory_bytes; /* of one slot; 0 = no limit, arenas get their share of the machine */
     int64_t drain_ms;
     bool is_log_json;

@@ -7,7 +7,7 @@
 #include "shared/base/assert.h"
 #include "worker/io/slot_process.h"
 
-enum { ENTRIES_MAX = 64, OWN_MAX = 5, ADDED_MAX = 32 };
+enum { ENTRIES_MAX = 64, OWN_MAX = 6, ADDED_MAX = 32 };
 
 /* Nothing that could hold a key or an address: only what the process itself needs to run. */
 static const char *const passed[] = {
@@ -38,6 +38,9 @@ char **mq_slot_environment(const char *blas_core, const char *extra)
     }
     envp[count++] = strdup("OPENBLAS_NUM_THREADS=1");
     envp[count++] = strdup("OMP_NUM_THREADS=1");
+    /* Idle threads of a slot with several spin for some 100 us and then sleep: OpenMP's own rule
+     * spins for milliseconds, which starves the other slots. Read when the program is loaded. */
+    envp[count++] = strdup("GOMP_SPINCOUNT=20000");
     if (*blas_core != '\0') {
         char text[80];
         (void)snprintf(text, sizeof text, "OPENBLAS_CORETYPE=%s", blas_core);

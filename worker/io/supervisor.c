@@ -103,6 +103,12 @@ static mq_code slot_settings_fill(mq_supervisor *sv, mq_error *err)
             return mq_wrap(err, "--env");
         }
     }
+    char threads[64];
+    (void)snprintf(threads, sizeof threads, "MAASQ_THREADS=%lld", (long long)o->threads);
+    mq_code set = mq_slot_environment_add(sv->envp, threads, err);
+    if (set != MQ_OK) {
+        return set;
+    }
     size_t share = (size_t)1 << 30;
     if (sysinfo(&info) == 0) {
         share = (size_t)info.totalram * info.mem_unit / sv->slot_count / 4 * 3;

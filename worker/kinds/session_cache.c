@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "shared/base/assert.h"
+#include "worker/dnnl/dnnl.h"
 
 typedef struct warm {
     char blob[MQ_SHA256_HEX]; /* "" = free */
@@ -61,6 +62,8 @@ static warm *make_room(size_t bytes)
 
 static mq_code load(mq_host *host, const char *blob, warm *w, mq_error *err)
 {
+    const char *threads = getenv("MAASQ_THREADS"); /* the worker's --threads */
+    mq_dnnl_threads(threads == NULL ? 1 : (int)strtol(threads, NULL, 10));
     mq_code code = host->ops->blob_open(host, blob, &w->file, err);
     if (code == MQ_OK) {
         code = mq_model_load(&w->model, w->file.bytes, 0, err);

@@ -39,6 +39,7 @@ typedef struct operator_time {
     const char *name;
     uint64_t calls;
     int64_t ns;
+    double flop; /* of all calls; 0: arithmetic is not what it costs */
 } operator_time;
 
 typedef struct profile {
@@ -259,6 +260,7 @@ static void note_time(void *arg, const mq_op_call *call, int64_t ns)
     }
     p->list[at].calls++;
     p->list[at].ns += ns;
+    p->list[at].flop += call->op->flop == NULL ? 0.0 : call->op->flop(call);
 }
 
 static int by_value(const void *a, const void *b)
@@ -310,13 +312,19 @@ static void print_profile(const bench_args *a, const profile *p, size_t runs)
     for (size_t i = 0; i < p->count; i++) {
         const operator_time *o = &p->list[i];
         double us = (double)o->ns * 1e-3 / (double)runs;
+        double gflops = o->ns > 0 ? o->flop / (double)o->ns : 0;
         if (a->is_json) {
-            printf("%s{\"operator\":\"%s\",\"calls\":%.0f,\"us\":%.2f,\"share\":%.4f}",
+            printf("%s{\"operator\":\"%s\",\"calls\":%.0f,\"us\":%.2f,\"share\":%.4f,"
+                   "\"gflops\":%.2f}",
                    i == 0 ? "" : ",", o->name, (double)o->calls / (double)runs, us,
-                   (double)o->ns / total);
+                   (double)o->ns / total, gflops);
         } else {
-            printf("    %-28s %6.0f calls %12.1f us %6.1f %%\n", o->name,
+            printf("    %-28s %6.0f calls %12.1f us %6.1f %%", o->name,
                    (double)o->calls / (double)runs, us, 100 * (double)o->ns / total);
+            if (o->flop > 0) {
+                printf(" %9.2f GFLOP/s", gflops);
+            }
+            printf("\n");
         }
     }
     printf(a->is_json ? "]" : "");

@@ -9,6 +9,6 @@ common="--data $data --seconds $SECONDS ${PEER:+--peer $PEER} ${ONLY:+--only $ON
 {
     "$compare" $common --threads 1
     "$compare" $common --threads 1 --own
-    "$compare" $common --threads 2
+    GOMP_SPINCOUNT=20000 "$compare" $common --threads 2 # as slots with several threads have it
     "$compare" $common --memory
 }
