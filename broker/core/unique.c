@@ -45,11 +45,18 @@ void mq_unique_drop(mq_core *core, mq_job *job)
 }
 
 /* What is told of a replicated job must be in its replicas first: until then the submit is sent
- * again, as whatever else is not confirmed yet. */
+ * again, as whatever else is not confirmed yet. Answers that ride on the commit of the job's create
+ * come before the job knows that commit's number: no replica has confirmed that one yet. */
+static bool may_tell(const mq_core *core, const mq_job *job)
+{
+    bool is_numbered = job->create == MQ_CREATE_STORED || !job->is_replicated;
+    return core->config.replicas == 0 || (is_numbered && mq_replica_has(core, job));
+}
+
 static void say(mq_core *core, mq_outputs *out, uint64_t conn, uint64_t rid, mq_span id,
                 const mq_job *job)
 {
-    if (conn != 0 && !mq_replica_has(core, job)) {
+    if (conn != 0 && !may_tell(core, job)) {
         core->stats.refused_busy++;
         mq_say_submitted(out, conn, rid, id, "busy", "",
                          "unique: too few replicas have confirmed the live job with this key; ask "

@@ -65,7 +65,7 @@ static void tell_replicas(world *w, uint64_t sequence)
     w_step(w, &in);
 }
 
-static void submit_replicated(world *w, char id[MQ_ULID_SIZE], const char *key)
+static void send_replicated(world *w, char id[MQ_ULID_SIZE], const char *key)
 {
     w_id(w, id);
     mq_msg_submit_job item = {.id = mq_str(id),
@@ -73,6 +73,11 @@ static void submit_replicated(world *w, char id[MQ_ULID_SIZE], const char *key)
                               .unique = mq_str(key),
                               .durability = mq_str("replicated")};
     w_submit_item(w, 1, 1, &item, "x");
+}
+
+static void submit_replicated(world *w, char id[MQ_ULID_SIZE], const char *key)
+{
+    send_replicated(w, id, key);
     w_turn(w);
 }
 
@@ -91,6 +96,27 @@ static void a_replicated_job_with_the_key_is_told_of_when_a_replica_has_it(void 
     tell_replicas(&w, UINT64_MAX);
     submit_replicated(&w, b, "k");
     assert_string_equal(w_expect(&w, MQ_OUT_SUBMITTED, b)->verdict, "dup");
+    w_close(&w);
+}
+
+/* The same for whoever asks before the commit of that job is sent, or while it is under way. */
+static void who_waits_for_the_store_is_not_told_of_a_job_that_no_replica_has(void **unused)
+{
+    (void)unused;
+    world w;
+    char a[MQ_ULID_SIZE], b[MQ_ULID_SIZE], c[MQ_ULID_SIZE];
+    w_open(&w);
+    tell_replicas(&w, 0);
+    w.is_held = true;
+    send_replicated(&w, a, "k");
+    send_replicated(&w, b, "k");
+    w_turn(&w);
+    submit_replicated(&w, c, "k");
+    w_expect_none(&w, MQ_OUT_SUBMITTED, NULL);
+    w.is_held = false;
+    w_turn(&w);
+    assert_string_equal(w_expect(&w, MQ_OUT_SUBMITTED, b)->verdict, "busy");
+    assert_string_equal(w_expect(&w, MQ_OUT_SUBMITTED, c)->verdict, "busy");
     w_close(&w);
 }
 
@@ -407,6 +433,7 @@ int main(void)
         cmocka_unit_test(a_second_job_with_a_live_key_is_a_dup_of_the_first),
         cmocka_unit_test(the_answer_waits_until_the_job_with_the_key_is_stored),
         cmocka_unit_test(a_replicated_job_with_the_key_is_told_of_when_a_replica_has_it),
+        cmocka_unit_test(who_waits_for_the_store_is_not_told_of_a_job_that_no_replica_has),
         cmocka_unit_test(a_key_is_free_again_when_its_job_has_ended),
         cmocka_unit_test(a_key_holds_over_a_takeover),
         cmocka_unit_test(a_dead_job_does_not_come_back_while_another_has_its_key),

@@ -77,8 +77,8 @@ static void on_held(void *arg, const mq_job_view *view, uint32_t seat, bool is_a
     if (r->epoch != p->jobs[no].epoch || r->grant != p->jobs[no].grant) {
         p->jobs[no].epoch = r->epoch;
         p->jobs[no].grant = r->grant;
-        p->jobs[no].turn = p->turn;
-        bool is_own = r->epoch == v->b->epoch; /* else loaded: started under another owner */
+        bool is_own = r->epoch == v->b->epoch;   /* else loaded: started under another owner */
+        p->jobs[no].turn = is_own ? p->turn : 0; /* such a start was that owner's to answer for */
         if (is_own) {
             p->started[p->started_count++] = no;
         }
