@@ -151,7 +151,7 @@ $(B)/tests/gateway/test_%: $(B)/tests/gateway/test_%.o $(B)/gateway.a $(B)/clien
 
 # The simulator drives the three cores in one program (tests/sim/sim.h).
 SIM_OBJ := $(call objects,$(filter-out %/test_sim.c,$(wildcard tests/sim/*.c))) \
-  $(call objects,$(wildcard broker/core/*.c worker/core/*.c) client/src/core.c)
+  $(call objects,$(wildcard broker/core/*.c worker/core/*.c) client/src/core.c broker/io/witness.c)
 TEST_BIN += $(B)/tests/sim/test_sim
 $(B)/tests/sim/test_sim: $(B)/tests/sim/test_sim.o $(SIM_OBJ) $(B)/shared.a
 	$(call say,LINK)

@@ -18,6 +18,7 @@
 #include "broker/io/witness.h"
 #include "shared/base/arena.h"
 #include "shared/base/buf.h"
+#include "shared/store/cluster.h"
 
 enum {
     MQ_GETS_MAX = 65536, /* questions waiting for a job's end */
@@ -120,11 +121,12 @@ typedef struct mq_broker {
     bool is_renewing;
     bool is_full;
     uint64_t used_bytes, store_max_bytes, epoch, sequence;
-    uint32_t replicas_online;  /* as the store says */
-    bool is_asking_replicas;   /* replica.c: a question is under way */
-    bool is_replica_told_open; /* as logged last */
-    bool must_ask_replicas;    /* commits went out behind the question under way */
-    int64_t replica_ms;        /* monotonic: when to ask again */
+    char lineage[MQ_CLUSTER_LINEAGE_SIZE]; /* of the data, as far as the table tells it */
+    uint32_t replicas_online;              /* as the store says */
+    bool is_asking_replicas;               /* replica.c: a question is under way */
+    bool is_replica_told_open;             /* as logged last */
+    bool must_ask_replicas;                /* commits went out behind the question under way */
+    int64_t replica_ms;                    /* monotonic: when to ask again */
     uint64_t *segments;
     uint32_t segment_count, segment_next;
     int64_t counters[MQ_COUNTERS]; /* as stored */

@@ -79,7 +79,7 @@ static void on_commit(void *arg, const mq_store_reply *reply)
     }
     b->dups += reply->dup_count;
     mq_loss_count(b);
-    mq_witness_note(b->witness, b->witness->instance, b->sequence, mq_clock_mono_ms());
+    mq_witness_note(b->witness, b->witness->instance, b->sequence, "", mq_clock_mono_ms());
     mq_retention_add(b, &c->kept);
     mq_input in = {.type = MQ_IN_STORED};
     in.as.stored.sequence = reply->sequence;

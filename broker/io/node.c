@@ -100,7 +100,8 @@ static mq_code open_witness(mq_node *n, uint32_t s, mq_error *err)
 
 /* What the table says of shards that others own is witnessed too: should an owner die and the store
  * come back with less, whoever takes the shard over refuses it. Within tenure/3 + LOOK_MS of a
- * commit, and written to the file at most once a look. */
+ * commit, and written to the file at most once a look. A table whose lineage lacks what was seen is
+ * believed nothing: it may be that of a former primary. */
 static void witness_others(mq_node *n)
 {
     mq_error err;
@@ -114,8 +115,10 @@ static void witness_others(mq_node *n)
             n->fatal = err;
             return;
         }
-        if (w->instance[0] == '\0' || strcmp(w->instance, n->view.instance) == 0) {
-            mq_witness_note(w, n->view.instance, n->view.shards[s].sequence, now_ms);
+        const mq_cluster_shard *told = &n->view.shards[s];
+        bool is_ours = w->instance[0] == '\0' || strcmp(w->instance, n->view.instance) == 0;
+        if (is_ours && (told->lineage[0] == '\0' || strstr(told->lineage, w->lineage) != NULL)) {
+            mq_witness_note(w, n->view.instance, told->sequence, told->lineage, now_ms);
         }
     }
 }
@@ -267,6 +270,7 @@ static void fill_self(mq_node *n, int64_t now_ms)
             self->owned[self->owned_count].epoch = n->told_epoch[s];
             self->owned[self->owned_count].jobs = stats.jobs;
             self->owned[self->owned_count].sequence = b->witness->sequence;
+            memcpy(self->owned[self->owned_count].lineage, b->lineage, sizeof b->lineage);
             self->owned[self->owned_count++].since_ms = n->since_ms[s];
         }
     }

@@ -335,11 +335,13 @@ static void note_time(mq_broker *b, const mq_store_owner *owner)
 static bool is_our_deployment(mq_broker *b, const mq_store_owner *owner)
 {
     mq_error why;
-    if (mq_witness_check(b->witness, owner->instance, owner->sequence, &why) != MQ_OK) {
+    if (mq_witness_check(b->witness, owner->instance, owner->sequence, owner->lineage, &why) !=
+        MQ_OK) {
         mq_own_trouble(b, why.text);
         return false;
     }
-    mq_witness_note(b->witness, owner->instance, owner->sequence, mq_clock_mono_ms());
+    mq_witness_note(b->witness, owner->instance, owner->sequence, owner->lineage,
+                    mq_clock_mono_ms());
     return true;
 }
 
@@ -380,6 +382,7 @@ static void on_acquired(void *arg, mq_code code, const mq_store_owner *owner, co
     b->renewed_ms = b->renew_sent_ms;
     b->epoch = owner->epoch;
     b->sequence = owner->sequence;
+    snprintf(b->lineage, sizeof b->lineage, "%.*s", (int)sizeof b->lineage - 1, owner->lineage);
     b->segment_count = 0;
     b->own = MQ_OWN_SEGMENTS;
     load *l = load_new(b);
@@ -430,9 +433,9 @@ static void ask_for_shard(mq_broker *b, bool is_takeover)
     mq_error err;
     bool may_init = b->config->may_init && b->witness->instance[0] == '\0';
     b->renew_sent_ms = mq_clock_mono_ms();
-    mq_code code = b->store->ops->acquire(b->store, mq_str(b->owner_id), mq_str(b->told),
-                                          b->config->tenure_ms, is_takeover, may_init,
-                                          is_takeover ? on_acquired : on_renewed, b, &err);
+    mq_code code = b->store->ops->acquire(
+        b->store, mq_str(b->owner_id), mq_str(b->told), b->config->tenure_ms, is_takeover, may_init,
+        mq_str(b->witness->lineage), is_takeover ? on_acquired : on_renewed, b, &err);
     bool is_connecting = b->renew_sent_ms < b->started_ms + RETRY_MS;
     if (code != MQ_OK && is_connecting) {
         b->retry_ms = b->renew_sent_ms + CONNECT_MS;

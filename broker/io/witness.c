@@ -24,14 +24,16 @@ static mq_code read_line(mq_witness *w, const char *path, mq_error *err)
         return MQ_OK;
     }
     /* our own writing */
-    int fields = sscanf(line, /* NOLINT(cert-err34-c) */ "%63s %llu %llu %llu %llu", w->instance,
-                        &sequence, &epoch, &submitted, &ended);
-    if ((fields != 2 && fields != 5) || strchr(line, '\n') == NULL) { /* 2: of an older broker */
-        return mq_fail(err, MQ_E_FORMAT,
-                       "--witness: %s is not \"INSTANCE SEQUENCE EPOCH SUBMITTED ENDED\"; remove "
-                       "it, or start with "
-                       "--adopt, when the store's data are known to be the right ones",
-                       path);
+    int fields = sscanf(line, /* NOLINT(cert-err34-c) */ "%63s %llu %llu %llu %llu %16s",
+                        w->instance, &sequence, &epoch, &submitted, &ended, w->lineage);
+    if ((fields != 2 && fields != 5 && fields != 6) ||
+        strchr(line, '\n') == NULL) { /* of older brokers */
+        return mq_fail(
+            err, MQ_E_FORMAT,
+            "--witness: %s is not \"INSTANCE SEQUENCE EPOCH SUBMITTED ENDED LINEAGE\"; remove "
+            "it, or start with "
+            "--adopt, when the store's data are known to be the right ones",
+            path);
     }
     w->sequence = w->written = sequence;
     w->epoch = epoch;
@@ -44,9 +46,9 @@ static mq_code read_line(mq_witness *w, const char *path, mq_error *err)
 static void write_line(mq_witness *w)
 {
     char line[LINE_MAX_BYTES + 1];
-    int len = snprintf(line, sizeof line, "%-36s %020llu %020llu %020llu %020llu\n", w->instance,
-                       (unsigned long long)w->sequence, (unsigned long long)w->epoch,
-                       (unsigned long long)w->submitted, (unsigned long long)w->ended);
+    int len = snprintf(line, sizeof line, "%-36s %020llu %020llu %020llu %020llu %-16s\n",
+                       w->instance, (unsigned long long)w->sequence, (unsigned long long)w->epoch,
+                       (unsigned long long)w->submitted, (unsigned long long)w->ended, w->lineage);
     if (len > 0 && pwrite(w->fd, line, (size_t)len, 0) == len) {
         w->written = w->sequence;
     }
@@ -108,7 +110,7 @@ void mq_witness_close(mq_witness *w)
 }
 
 mq_code mq_witness_check(const mq_witness *w, const char *instance, uint64_t sequence,
-                         mq_error *err)
+                         const char *lineage, mq_error *err)
 {
     if (w->instance[0] == '\0') {
         return MQ_OK;
@@ -124,16 +126,28 @@ mq_code mq_witness_check(const mq_witness *w, const char *instance, uint64_t seq
                        "restore newer data, or start the broker with --adopt to accept the loss",
                        (unsigned long long)sequence, (unsigned long long)w->sequence);
     }
+    if (strstr(lineage, w->lineage) == NULL) {
+        return mq_fail(err, MQ_E_CONFLICT,
+                       "the store is of another lineage: it has never seen takeover %s that was "
+                       "seen here (a former primary, or a copy that lived on): bring the right one "
+                       "back, or start the broker with --adopt to accept this one",
+                       w->lineage);
+    }
     return MQ_OK;
 }
 
-void mq_witness_note(mq_witness *w, const char *instance, uint64_t sequence, int64_t now_ms)
+void mq_witness_note(mq_witness *w, const char *instance, uint64_t sequence, const char *lineage,
+                     int64_t now_ms)
 {
     if (w->instance[0] == '\0') {
         snprintf(w->instance, sizeof w->instance, "%s", instance);
         w->write_ms = now_ms;
     }
     w->sequence = sequence > w->sequence ? sequence : w->sequence;
+    if (lineage[0] != '\0' && strncmp(lineage, w->lineage, sizeof w->lineage - 1) != 0) {
+        snprintf(w->lineage, sizeof w->lineage, "%.16s", lineage);
+        w->written = UINT64_MAX; /* to be written with the next flush, commit or not */
+    }
     mq_witness_flush(w, now_ms);
 }
 

@@ -9,10 +9,15 @@
  * must not be taken for one of another job's.
  *
  * Without a folder the memory is the process's own. With one it is a file of one line,
- * DIR/shard-N: "INSTANCE SEQUENCE EPOCH SUBMITTED ENDED", rewritten in place MQ_WITNESS_WRITE_MS
- * after a commit at the latest, which survives a kill of the process; so commits of that last
- * moment can be forgotten unnoticed only when every broker dies in the moment in which the store is
- * exchanged. One thread.
+ * DIR/shard-N: "INSTANCE SEQUENCE EPOCH SUBMITTED ENDED LINEAGE", rewritten in place
+ * MQ_WITNESS_WRITE_MS after a commit at the latest, which survives a kill of the process; so
+ * commits of that last moment can be forgotten unnoticed only when every broker dies in the moment
+ * in which the store is exchanged. One thread.
+ *
+ * Sequence and epoch are numbers, and numbers can be overtaken: a former primary that comes back
+ * after a failover, or a copy that others have worked on, may have larger ones. So the last id of
+ * the store's lineage (shared/store/store.h) is remembered as well, and data without it are
+ * refused, at the store itself before a takeover changes anything.
  */
 #ifndef MQ_BROKER_IO_WITNESS_H
 #define MQ_BROKER_IO_WITNESS_H
@@ -29,6 +34,7 @@ typedef struct mq_witness {
     uint64_t sequence;
     uint64_t epoch;            /* of the last ownership */
     uint64_t submitted, ended; /* jobs so far, as that commit left them */
+    char lineage[17];          /* id of the last takeover seen; "" = none */
     struct {
         bool is_set;
         char instance[64];
@@ -45,12 +51,14 @@ MQ_MUST_USE mq_code mq_witness_open(mq_witness *w, const char *dir, int64_t shar
                                     mq_error *err);
 void mq_witness_close(mq_witness *w);
 
-/* MQ_OK, or MQ_E_CONFLICT with what is wrong and what to do. */
+/* MQ_OK, or MQ_E_CONFLICT with what is wrong and what to do. lineage: all ids that the store tells,
+ * newest first. */
 MQ_MUST_USE mq_code mq_witness_check(const mq_witness *w, const char *instance, uint64_t sequence,
-                                     mq_error *err);
+                                     const char *lineage, mq_error *err);
 
-/* The store holds this, and it has been checked. now_ms: monotonic. */
-void mq_witness_note(mq_witness *w, const char *instance, uint64_t sequence, int64_t now_ms);
+/* The store holds this, and it has been checked. lineage: "" = as before. now_ms: monotonic. */
+void mq_witness_note(mq_witness *w, const char *instance, uint64_t sequence, const char *lineage,
+                     int64_t now_ms);
 
 /* What that commit left, and whose it was; comes before the note of it. */
 void mq_witness_count(mq_witness *w, uint64_t epoch, uint64_t submitted, uint64_t ended);

@@ -187,7 +187,7 @@ static bool acquire(replay *b)
         turn(b->store);
     }
     if (b->store->ops->acquire(b->store, mq_str("bench"), mq_str("none"), 3600 * 1000, true, true,
-                               on_owner, b, &err) != MQ_OK) {
+                               mq_str(""), on_owner, b, &err) != MQ_OK) {
         return false;
     }
     while (!b->is_acquired && !b->is_failed && mq_clock_mono_ms() < until_ms) {

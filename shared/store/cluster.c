@@ -8,7 +8,7 @@
 #include "shared/store/conn.h"
 #include "shared/store/keys.h"
 
-enum { WORD_BYTES = 64, RECORD_BYTES = 640, FIXED_WORDS = 9 };
+enum { WORD_BYTES = 64 + MQ_CLUSTER_LINEAGE_SIZE, RECORD_BYTES = 640, FIXED_WORDS = 9 };
 
 typedef struct setting {
     mq_cluster *cluster;
@@ -99,7 +99,8 @@ static void read_shard(mq_cluster_shard *s, const char *text)
     unsigned long long epoch = 0, jobs = 0, sequence = 0;
     long long since = 0;
     if (sscanf(text, /* NOLINT(cert-err34-c) a broker's writing */
-               "%63s %llu %lld %llu %llu", s->owner, &epoch, &since, &jobs, &sequence) < 2) {
+               "%63s %llu %lld %llu %llu %271s", s->owner, &epoch, &since, &jobs, &sequence,
+               s->lineage) < 2) {
         s->owner[0] = '\0';
         return;
     }
@@ -225,9 +226,9 @@ static bool send_table(mq_cluster *c)
         word(c, c->numbers[n++]);
         snprintf(c->numbers[n], WORD_BYTES, "%llu", (unsigned long long)self->owned[i].epoch);
         word(c, c->numbers[n++]);
-        snprintf(c->numbers[n], WORD_BYTES, "%lld %llu %llu", (long long)self->owned[i].since_ms,
+        snprintf(c->numbers[n], WORD_BYTES, "%lld %llu %llu %s", (long long)self->owned[i].since_ms,
                  (unsigned long long)self->owned[i].jobs,
-                 (unsigned long long)self->owned[i].sequence);
+                 (unsigned long long)self->owned[i].sequence, self->owned[i].lineage);
         word(c, c->numbers[n++]);
     }
     return mq_conn_send(&c->conn, on_table, c, c->argc, c->argv, c->lens);

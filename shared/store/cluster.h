@@ -13,6 +13,7 @@ enum {
     MQ_CLUSTER_SHARDS_MAX = MQ_ULID_SHARDS_MAX,
     MQ_CLUSTER_ID_SIZE = 64,
     MQ_CLUSTER_URL_SIZE = 128,
+    MQ_CLUSTER_LINEAGE_SIZE = 16 * 17, /* so many ids are shown */
 };
 
 typedef struct mq_cluster_broker {
@@ -28,8 +29,9 @@ typedef struct mq_cluster_shard {
     char owner[MQ_CLUSTER_ID_SIZE]; /* "" = nobody */
     char pin[MQ_CLUSTER_ID_SIZE];   /* where operators want it; "" = anywhere */
     uint64_t epoch, jobs;
-    uint64_t sequence; /* of the last commit that its last owner told of */
-    int64_t since_ms;  /* store time */
+    uint64_t sequence;                     /* of the last commit that its last owner told of */
+    int64_t since_ms;                      /* store time */
+    char lineage[MQ_CLUSTER_LINEAGE_SIZE]; /* as told with it (store.h); "" of an older broker */
 } mq_cluster_shard;
 
 typedef struct mq_cluster_view {
@@ -52,6 +54,7 @@ typedef struct mq_cluster_self {
         uint32_t shard;
         uint64_t epoch, jobs, sequence;
         int64_t since_ms;
+        char lineage[MQ_CLUSTER_LINEAGE_SIZE];
     } owned[MQ_CLUSTER_SHARDS_MAX];
 } mq_cluster_self;
 

@@ -7,7 +7,7 @@
 
 #include "shared/base/buf.h"
 
-enum { MQ_LIBRARY_REVISION = 5 };
+enum { MQ_LIBRARY_REVISION = 6 };
 
 /* Appends the whole text for FUNCTION LOAD. */
 void mq_library_text(mq_buf *buf);

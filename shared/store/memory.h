@@ -11,6 +11,7 @@ struct mq_memory {
     bool has_instance;
     char owner[64];
     char endpoint[128];
+    char lineage[MQ_LINEAGE_SIZE];
     uint64_t epoch;
     uint64_t sequence;
     int64_t until_ms;

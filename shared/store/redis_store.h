@@ -25,6 +25,7 @@ typedef struct mq_call {
     mq_store_owner owner;
     char name[64]; /* acquire: who asks, from where, how */
     char endpoint[128];
+    char seen[MQ_LINEAGE_ID_SIZE];
     int64_t ttl_ms;
     bool is_takeover;
     bool may_init;

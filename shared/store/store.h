@@ -7,7 +7,7 @@
  *   mq:instance              UUID of this deployment, written once at init
  *   mq:cluster               hash: brokers, who owns which shard, wishes of operators (cluster.h)
  *   mq:lend                  hash: permits of limits, lent to shards (lend.h)
- *   {s}:owner                hash: owner, epoch, until, sequence, endpoint
+ *   {s}:owner                hash: owner, epoch, until, sequence, endpoint, lineage
  *   {s}:segments             set: numbers of the live segments that are not empty
  *   {s}:live:<segment>       hash id -> packed record; segment = submission number / 16,384
  *   {s}:req                  hash id -> request body, written once (empty when it is a large one)
@@ -139,6 +139,16 @@ typedef struct mq_store_reply {
 
 typedef void mq_store_on_commit(void *arg, const mq_store_reply *reply);
 
+/* Each takeover gives the shard's data a random id, 16 hexadecimal digits; the newest of them are
+ * kept with the data, newest first, dots between: their lineage. Data that lack an id that they
+ * once had are not what they were: a former primary, a restored copy, whatever their epoch and
+ * sequence say. */
+enum {
+    MQ_LINEAGE_IDS = 64,
+    MQ_LINEAGE_ID_SIZE = 17,
+    MQ_LINEAGE_SIZE = MQ_LINEAGE_IDS * MQ_LINEAGE_ID_SIZE,
+};
+
 /* What acquire found. */
 typedef struct mq_store_owner {
     uint64_t epoch;    /* ours when is_ours */
@@ -150,7 +160,8 @@ typedef struct mq_store_owner {
     int64_t now_ms;      /* Redis time at the answer */
     uint64_t used_bytes; /* INFO memory, for the BUSY threshold; 0 = no maxmemory */
     uint64_t max_bytes;
-    uint32_t replicas; /* connected and online; only a hint, see ops.replicas */
+    uint32_t replicas;             /* connected and online; only a hint, see ops.replicas */
+    char lineage[MQ_LINEAGE_SIZE]; /* "" before the first takeover; of acquire only */
     char instance[64]; /* mq:instance; created by the very first acquire on an empty store when
                           may_init, else empty and MQ_E_NOT_FOUND. A shard with data but without it
                           is a damaged store: MQ_E_CORRUPT, never initialised again. */
@@ -205,9 +216,11 @@ typedef struct mq_store mq_store;
  * limit). Callbacks may call the store again, but must not free it. */
 typedef struct mq_store_ops {
     /* Takes ownership of the shard, or renews it (same owner): with is_takeover the epoch grows.
-     * Expiry of another's tenure is judged by the store's own clock. */
+     * Expiry of another's tenure is judged by the store's own clock. seen: an id of the lineage,
+     * "" = none known; a store that lacks it is left as it is, and is not ours. */
     mq_code (*acquire)(mq_store *, mq_span owner, mq_span endpoint, int64_t ttl_ms,
-                       bool is_takeover, bool may_init, mq_store_on_owner *, void *arg, mq_error *);
+                       bool is_takeover, bool may_init, mq_span seen, mq_store_on_owner *,
+                       void *arg, mq_error *);
     /* Gives the shard up at a clean stop; MQ_E_STALE when epoch is not the owner's. */
     mq_code (*release)(mq_store *, uint64_t epoch, mq_store_on_owner *, void *arg, mq_error *);
     mq_code (*commit)(mq_store *, const mq_store_batch *, mq_store_on_commit *, void *arg,

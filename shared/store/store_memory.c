@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "shared/base/assert.h"
+#include "shared/base/map.h"
 #include "shared/store/batch.h"
 #include "shared/store/memory.h"
 
@@ -174,21 +175,40 @@ static void fill_owner(const memory_store *s, answer *a, bool is_ours)
                           .replicas = m->replicas};
     memcpy(o->owner, m->owner, sizeof o->owner);
     memcpy(o->endpoint, m->endpoint, sizeof o->endpoint);
+    memcpy(o->lineage, m->lineage, sizeof o->lineage);
     if (m->has_instance) {
         memcpy(o->instance, instance_text, sizeof instance_text);
     }
 }
 
+/* A takeover's id; of who, when and what was before instead of chance: a model lives the same life
+ * again. */
+static void add_to_lineage(mq_memory *m, mq_span owner, int64_t now_ms)
+{
+    char before[MQ_LINEAGE_SIZE];
+    uint64_t id = mq_hash64(mq_str(m->lineage), (uint64_t)now_ms);
+    id = mq_hash64(owner, id ^ m->epoch);
+    memcpy(before, m->lineage, sizeof before);
+    snprintf(m->lineage, sizeof m->lineage, "%016llx%s%.*s", (unsigned long long)id,
+             before[0] == '\0' ? "" : ".", MQ_LINEAGE_SIZE - 1 - MQ_LINEAGE_ID_SIZE, before);
+}
+
 /* Whether the caller holds the shard afterwards; the same rule as lua/owner.lua. */
 static bool take(mq_memory *m, mq_span owner, mq_span endpoint, int64_t now_ms, int64_t ttl_ms,
-                 bool is_takeover)
+                 bool is_takeover, const char *seen)
 {
+    if (strstr(m->lineage, seen) == NULL) {
+        return false;
+    }
     bool is_mine = m->owner[0] != '\0' && mq_span_is(owner, m->owner);
     bool is_held = m->owner[0] != '\0' && m->until_ms > now_ms;
     if (!is_mine && (is_held || !is_takeover)) {
         return false;
     }
-    m->epoch += is_takeover;
+    if (is_takeover) {
+        m->epoch++;
+        add_to_lineage(m, owner, now_ms);
+    }
     m->until_ms = now_ms + ttl_ms;
     mq_span_copy(owner, m->owner, sizeof m->owner);
     mq_span_copy(endpoint, m->endpoint, sizeof m->endpoint);
@@ -196,10 +216,12 @@ static bool take(mq_memory *m, mq_span owner, mq_span endpoint, int64_t now_ms, 
 }
 
 static mq_code acquire(mq_store *store, mq_span owner, mq_span endpoint, int64_t ttl_ms,
-                       bool is_takeover, bool may_init, mq_store_on_owner *callback, void *arg,
-                       mq_error *err)
+                       bool is_takeover, bool may_init, mq_span seen, mq_store_on_owner *callback,
+                       void *arg, mq_error *err)
 {
     memory_store *s = self(store);
+    char id[MQ_LINEAGE_ID_SIZE];
+    MQ_ASSERT(mq_span_copy(seen, id, sizeof id));
     mq_code code = mq_owner_check(owner, endpoint, ttl_ms, err);
     if (code == MQ_OK) {
         code = may_call(s, err);
@@ -215,7 +237,7 @@ static mq_code acquire(mq_store *store, mq_span owner, mq_span endpoint, int64_t
                 "store: it is empty and this broker may not initialise it");
     } else {
         s->disk->has_instance = true;
-        is_ours = take(s->disk, owner, endpoint, *s->clock_ms, ttl_ms, is_takeover);
+        is_ours = take(s->disk, owner, endpoint, *s->clock_ms, ttl_ms, is_takeover, id);
     }
     fill_owner(s, a, is_ours);
     return MQ_OK;

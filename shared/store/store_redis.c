@@ -151,11 +151,13 @@ static void read_text(const redisReply *r, char *out, size_t size)
                  size);
 }
 
-/* [ours, epoch, sequence, until, now, owner, endpoint]; false (with the error) for anything else.
+/* [ours, epoch, sequence, until, now, owner, endpoint, lineage of acquire]; false (with the error)
+ * for anything else.
  */
 static bool read_owner(mq_call *call, const redisReply *reply)
 {
-    bool is_right = reply->type == REDIS_REPLY_ARRAY && reply->elements == 7;
+    bool is_right =
+        reply->type == REDIS_REPLY_ARRAY && (reply->elements == 7 || reply->elements == 8);
     for (size_t i = 0; is_right && i < 5; i++) {
         is_right = reply->element[i]->type == REDIS_REPLY_INTEGER;
     }
@@ -171,6 +173,9 @@ static bool read_owner(mq_call *call, const redisReply *reply)
     o->now_ms = reply->element[4]->integer;
     read_text(reply->element[5], o->owner, sizeof o->owner);
     read_text(reply->element[6], o->endpoint, sizeof o->endpoint);
+    if (reply->elements == 8) {
+        read_text(reply->element[7], o->lineage, sizeof o->lineage);
+    }
     return true;
 }
 
@@ -185,14 +190,24 @@ static void on_acquired(void *arg, const redisReply *reply)
     mq_call_end(call);
 }
 
+static void fill_random(void *out, size_t size)
+{
+    while (getrandom(out, size, 0) != (ssize_t)size) {
+        MQ_ASSERT(errno == EINTR);
+    }
+}
+
 static void ask_acquire(mq_call *call)
 {
-    char ttl[24];
+    char ttl[24], fresh[MQ_LINEAGE_ID_SIZE];
+    uint64_t id;
+    fill_random(&id, sizeof id);
     snprintf(ttl, sizeof ttl, "%lld", (long long)call->ttl_ms);
+    snprintf(fresh, sizeof fresh, "%016llx", (unsigned long long)id);
     mq_call_ask(call, on_acquired,
-                (const char *const[]){"FCALL", "mq1_acquire", "1",
-                                      call->store->keys.fixed[MQ_KEY_OWNER], call->name,
-                                      call->endpoint, ttl, call->is_takeover ? "1" : "0", NULL});
+                (const char *const[]){
+                    "FCALL", "mq1_acquire", "1", call->store->keys.fixed[MQ_KEY_OWNER], call->name,
+                    call->endpoint, ttl, call->is_takeover ? "1" : "0", fresh, call->seen, NULL});
 }
 
 static void on_instance(void *arg, const redisReply *reply)
@@ -224,9 +239,7 @@ static void on_set(void *arg, const redisReply *reply)
 static void make_instance(char out[64])
 {
     uint8_t r[16];
-    while (getrandom(r, sizeof r, 0) != (ssize_t)sizeof r) {
-        MQ_ASSERT(errno == EINTR);
-    }
+    fill_random(r, sizeof r);
     r[6] = (uint8_t)((r[6] & 0x0f) | 0x40);
     r[8] = (uint8_t)((r[8] & 0x3f) | 0x80);
     snprintf(out, 64, "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", r[0],
@@ -291,8 +304,8 @@ static void on_memory(void *arg, const redisReply *reply)
 }
 
 static mq_code acquire(mq_store *store, mq_span owner, mq_span endpoint, int64_t ttl_ms,
-                       bool is_takeover, bool may_init, mq_store_on_owner *callback, void *arg,
-                       mq_error *err)
+                       bool is_takeover, bool may_init, mq_span seen, mq_store_on_owner *callback,
+                       void *arg, mq_error *err)
 {
     mq_redis_store *s = self(store);
     mq_code code = mq_owner_check(owner, endpoint, ttl_ms, err);
@@ -306,6 +319,7 @@ static mq_code acquire(mq_store *store, mq_span owner, mq_span endpoint, int64_t
     call->on_owner = callback;
     mq_span_copy(owner, call->name, sizeof call->name);
     mq_span_copy(endpoint, call->endpoint, sizeof call->endpoint);
+    MQ_ASSERT(mq_span_copy(seen, call->seen, sizeof call->seen));
     call->ttl_ms = ttl_ms;
     call->is_takeover = is_takeover;
     call->may_init = may_init;

@@ -411,12 +411,139 @@ static void after_a_failover_every_acknowledged_replicated_job_is_there(void **u
     nftw(seen, mq_test_redis_remove, 16, FTW_DEPTH | FTW_PHYS);
 }
 
+/* ---- a former primary that comes back ---- */
+
+static long long owner_number(const mq_test_redis *redis, const char *field)
+{
+    redisContext *c = redisConnectUnix(redis->socket);
+    redisReply *r = redisCommand(c, "HGET {mq:0}:owner %s", field);
+    assert_true(r != NULL && r->type == REDIS_REPLY_STRING);
+    long long n = strtoll(r->str, NULL, 10);
+    freeReplyObject(r);
+    redisFree(c);
+    return n;
+}
+
+/* Ends the broker as a crash does, and starts it over this store. */
+static void move_broker(world *w, mq_test_redis *redis)
+{
+    peer_close(&w->client);
+    broker_kill(&w->b);
+    w->b.redis = redis;
+    broker_start(&w->b);
+}
+
+static void client_open(world *w)
+{
+    peer_open(&w->client, w->b.front);
+    hello(&w->client, "client");
+}
+
+static void submit_some(world *w, char ids[][MQ_ULID_SIZE], const char *class)
+{
+    for (int i = 0; i < LOST; i++) {
+        mq_ulid_new(ids[i]);
+        submit_until(w, ids[i], class);
+    }
+}
+
+static void check_queued(world *w, char ids[][MQ_ULID_SIZE])
+{
+    for (int i = 0; i < LOST; i++) {
+        char state[16];
+        state_of(w, ids[i], state);
+        assert_string_equal(state, "queued");
+    }
+}
+
+/* Brokers that were cut off with it serve the former primary on: its epoch and its sequence become
+ * larger than those of the one that was promoted. */
+static void live_on(mq_test_redis *former, long long epoch, long long sequence)
+{
+    static world other;
+    memset(&other, 0, sizeof other);
+    broker_init(&other.b, former, "other");
+    const char *more[] = {"--replicas", "0", NULL};
+    memcpy(other.b.more, more, sizeof more);
+    broker_start(&other.b);
+    client_open(&other);
+    char id[MQ_ULID_SIZE];
+    do {
+        mq_ulid_new(id);
+        submit_until(&other, id, "durable");
+    } while (owner_number(former, "sequence") <= sequence);
+    while (owner_number(former, "epoch") < epoch) {
+        long long before = owner_number(former, "epoch");
+        broker_kill(&other.b);
+        broker_start(&other.b);
+        int64_t until_ms = mq_clock_mono_ms() + WAIT_MS;
+        while (owner_number(former, "epoch") == before) {
+            assert_true(mq_clock_mono_ms() < until_ms);
+            mq_clock_sleep_ms(STEP_MS);
+        }
+    }
+    peer_close(&other.client);
+    kill(other.b.pid, SIGTERM); /* its tenure is not what refuses the next one */
+    assert_int_equal(broker_wait(&other.b), 0);
+}
+
+static void a_former_primary_that_comes_back_is_refused_whatever_its_epoch(void **unused)
+{
+    (void)unused;
+    static world w;
+    char seen[160];
+    char before[LOST][MQ_ULID_SIZE], after[LOST][MQ_ULID_SIZE];
+    world_open(&w, NULL);
+    (void)snprintf(seen, sizeof seen, "%s-witness", w.primary.dir);
+    const char *more[] = {"--witness", seen, "--replicas", "0", NULL};
+    peer_close(&w.client);
+    broker_kill(&w.b);
+    const char *first[] = {"--init", "--replicate-ms", "1000", "--witness", seen, NULL};
+    memcpy(w.b.more, first, sizeof first);
+    broker_start(&w.b);
+    client_open(&w);
+    replica_start(&w);
+    submit_some(&w, before, "replicated");
+    /* The primary is gone, and the replica, that has everything, is promoted. */
+    mq_test_redis_kill(&w.primary);
+    mq_test_redis_kill(&w.replica);
+    mq_test_redis_start(&w.replica, NULL);
+    memcpy(w.b.more, more, sizeof more);
+    move_broker(&w, &w.replica);
+    client_open(&w);
+    check_queued(&w, before);
+    submit_some(&w, after, "durable");
+    long long epoch = owner_number(&w.replica, "epoch");
+    long long sequence = owner_number(&w.replica, "sequence");
+    /* The former one is back. */
+    mq_test_redis_start(&w.primary, NULL);
+    live_on(&w.primary, epoch, sequence);
+    epoch = owner_number(&w.primary, "epoch");
+    sequence = owner_number(&w.primary, "sequence");
+    move_broker(&w, &w.primary);
+    log_wait(&w.b, "another lineage");
+    assert_int_equal(owner_number(&w.primary, "epoch"), epoch);
+    assert_int_equal(owner_number(&w.primary, "until"), 0); /* nor held */
+    broker_kill(&w.b);
+    w.b.redis = &w.replica;
+    broker_start(&w.b);
+    client_open(&w);
+    check_queued(&w, before);
+    check_queued(&w, after);
+    print_message("refused: epoch %lld of %lld, commit %lld of %lld\n", epoch,
+                  owner_number(&w.replica, "epoch"), sequence,
+                  owner_number(&w.replica, "sequence"));
+    world_close(&w);
+    nftw(seen, mq_test_redis_remove, 16, FTW_DEPTH | FTW_PHYS);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_class_is_open_only_while_replicas_confirm),
         cmocka_unit_test(acknowledged_jobs_of_both_classes_survive_a_replica_that_dies_and_hangs),
         cmocka_unit_test(after_a_failover_every_acknowledged_replicated_job_is_there),
+        cmocka_unit_test(a_former_primary_that_comes_back_is_refused_whatever_its_epoch),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

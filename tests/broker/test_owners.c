@@ -128,7 +128,8 @@ static void carry_out(uint32_t b, uint32_t s, op *o)
         assert_int_equal(store->ops->release(store, o->epoch, on_owner, o, &err), MQ_OK);
     } else {
         assert_int_equal(store->ops->acquire(store, mq_str(name), mq_str("at"), TENURE_MS,
-                                             o->type == ACQUIRE, true, on_owner, o, &err),
+                                             o->type == ACQUIRE, true, mq_str(""), on_owner, o,
+                                             &err),
                          MQ_OK);
     }
     store->ops->process(store, 0, now_ms);

@@ -42,6 +42,7 @@ section tests/README.md 'The failure matrix' >"$T/failures"
     # Without a test no row says anything.
     awk -F '|' '$6 !~ /`/ { print "client/README.md: no test in " $2 }' "$T/features"
     awk -F '|' '$4 !~ /`/ { print "tests/README.md: no test in " $2 }' "$T/complaints"
+    awk -F '|' '$3 !~ /`/ { print "tests/README.md: no test in " $2 }' "$T/failures"
 
     # "job submit --at --priority": the command is in the table, and takes the options.
     tr '\n' ' ' <client/cli/commands.def | sed 's/MQ_COMMAND(/\n/g' >"$T/commands"

@@ -35,7 +35,7 @@ build() { # build FILE: the simulator with the changed file in place of the real
     local flags objects=()
     flags=$(cat "$BUILD/flags")
     for object in "$BUILD"/tests/sim/*.o "$BUILD"/broker/core/*.o "$BUILD"/worker/core/*.o \
-        "$BUILD/client/src/core.o"; do
+        "$BUILD/client/src/core.o" "$BUILD/broker/io/witness.o"; do
         [ "$object" = "$BUILD/${1%.c}.o" ] || objects+=("$object")
     done
     # shellcheck disable=SC2086 # flags are words

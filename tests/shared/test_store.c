@@ -57,6 +57,55 @@ static void a_shard_that_is_held_is_not_given_and_its_owner_is_named(void **stat
     assert_string_equal(w->got.owner.endpoint, "tcp:there");
 }
 
+static void data_of_another_lineage_are_left_as_they_are(void **state)
+{
+    world *w = *state;
+    char first[MQ_LINEAGE_ID_SIZE], second[MQ_LINEAGE_ID_SIZE];
+    take(w);
+    assert_int_equal(strlen(w->got.owner.lineage), 16);
+    memcpy(first, w->got.owner.lineage, sizeof first);
+    mq_test_acquire_seen(w->store, "broker-a", HOUR_MS, true, false, first, &w->got);
+    assert_true(w->got.owner.is_ours);
+    (void)snprintf(second, sizeof second, "%.16s", w->got.owner.lineage);
+    assert_string_not_equal(first, second);
+    assert_string_equal(w->got.owner.lineage + 17, first);
+    /* A renewal adds nothing. */
+    mq_test_acquire_seen(w->store, "broker-a", HOUR_MS, false, false, second, &w->got);
+    assert_true(w->got.owner.is_ours);
+    assert_int_equal(strlen(w->got.owner.lineage), 33);
+    int64_t until_ms = w->got.owner.until_ms;
+    for (int is_takeover = 0; is_takeover < 2; is_takeover++) {
+        mq_test_acquire_seen(w->store, "broker-a", HOUR_MS / 2, is_takeover, true,
+                             "0123456789abcdef", &w->got);
+        assert_int_equal(w->got.code, MQ_OK);
+        assert_false(w->got.owner.is_ours);
+        assert_int_equal(w->got.owner.epoch, w->epoch + 1);
+        assert_int_equal(w->got.owner.until_ms, until_ms);
+        assert_int_equal(strlen(w->got.owner.lineage), 33);
+    }
+}
+
+static void a_lineage_ends_with_its_oldest_ids(void **state)
+{
+    world *w = *state;
+    char seen[MQ_LINEAGE_ID_SIZE] = "", oldest[MQ_LINEAGE_ID_SIZE] = "";
+    take(w);
+    (void)snprintf(oldest, sizeof oldest, "%.16s", w->got.owner.lineage);
+    for (int i = 1; i < MQ_LINEAGE_IDS; i++) {
+        mq_test_acquire_seen(w->store, "broker-a", HOUR_MS, true, false, seen, &w->got);
+        assert_true(w->got.owner.is_ours);
+        (void)snprintf(seen, sizeof seen, "%.16s", w->got.owner.lineage);
+    }
+    assert_int_equal(strlen(w->got.owner.lineage), MQ_LINEAGE_SIZE - 1);
+    mq_test_acquire_seen(w->store, "broker-a", HOUR_MS, true, false, oldest, &w->got);
+    assert_true(w->got.owner.is_ours);
+    assert_int_equal(strlen(w->got.owner.lineage), MQ_LINEAGE_SIZE - 1);
+    mq_test_acquire_seen(w->store, "broker-a", HOUR_MS, true, false, oldest, &w->got);
+    assert_false(w->got.owner.is_ours);
+    mq_test_acquire_seen(w->store, "broker-a", HOUR_MS, true, false, seen, &w->got);
+    assert_true(w->got.owner.is_ours);
+}
+
 static void an_expired_tenure_permits_takeover_but_not_a_mere_renewal(void **state)
 {
     world *w = *state;
@@ -315,6 +364,8 @@ int main(void)
         BOTH(an_empty_store_is_initialised_only_when_allowed),
         BOTH(a_renewal_keeps_the_epoch_and_a_takeover_raises_it),
         BOTH(a_shard_that_is_held_is_not_given_and_its_owner_is_named),
+        BOTH(data_of_another_lineage_are_left_as_they_are),
+        BOTH(a_lineage_ends_with_its_oldest_ids),
         BOTH(an_expired_tenure_permits_takeover_but_not_a_mere_renewal),
         BOTH(a_released_shard_is_free_at_once_and_only_its_owner_releases_it),
         BOTH(an_old_owner_changes_nothing),

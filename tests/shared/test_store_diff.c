@@ -105,6 +105,7 @@ static void acquire(world *w, int broker, bool is_takeover)
     assert_int_equal(w->a.owner.epoch, w->b.owner.epoch);
     assert_int_equal(w->a.owner.sequence, w->b.owner.sequence);
     assert_string_equal(w->a.owner.owner, w->b.owner.owner);
+    assert_int_equal(strlen(w->a.owner.lineage), strlen(w->b.owner.lineage));
     w->epoch = w->a.owner.epoch;
     w->sequence = w->a.owner.sequence;
 }

@@ -209,7 +209,7 @@ static void acquired(sim *s, sim_broker *b, mq_code code, const mq_store_owner *
     b->retry_ms = s->now_ms + RETRY_MS;
     b->moved_to = SIM_NONE;
     sim_broker_wake(s, b, b->retry_ms);
-    if (code != MQ_OK) {
+    if (!sim_replica_is_right(s, b, code, owner)) {
         return;
     }
     if (!owner->is_ours) {
@@ -237,7 +237,7 @@ void sim_broker_owned(sim *s, sim_broker *b, bool is_takeover, mq_code code,
         return;
     }
     b->is_renewing = false;
-    if (code != MQ_OK || !owner->is_ours || owner->epoch != b->epoch) {
+    if (!sim_replica_is_right(s, b, code, owner) || !owner->is_ours || owner->epoch != b->epoch) {
         sim_broker_drop(s, b, "not renewed");
         return;
     }

@@ -317,13 +317,18 @@ void sim_check_acked(sim *s, sim_job *j, const char *verdict)
 }
 
 void sim_check_verdict(sim *s, const sim_worker *w, const mq_msg_held_verdict *v,
-                       const mq_ws_job *job)
+                       const mq_ws_job *job, int64_t sent_ms)
 {
     mq_span result;
     const sim_job *j = sim_job_get(s, v->id);
     bool is_taken = mq_span_is(v->verdict, "ok") || mq_span_is(v->verdict, "dup");
     bool is_result = job->state == MQ_WS_ENDED && job->class == MQ_WS_CLASS_OK;
-    if (!is_taken || !is_result || j->is_transient || j->seats_max > 0 || s->failovers > 0) {
+    if (!is_taken || !is_result || j->is_transient || j->seats_max > 0) {
+        return;
+    }
+    /* What was on its way before a failover may be of a commit that the replica lacks: a worker is
+     * told when it is stored, also of replicated jobs; their client only when a replica has it. */
+    if (s->failovers > 0 && sent_ms <= s->failover_ms) {
         return;
     }
     SIM_CHECK(s, read_stored(s, j->id, &s->a, &result) && mq_span_is(s->a.state, "succeeded"),
@@ -452,7 +457,8 @@ static bool is_drain_known(const sim *s, const mq_core *core)
 
 bool sim_check_is_over(sim *s)
 {
-    if (s->steps % 32 != 0 || s->now_ms < s->submits_end_ms + 20000 || s->disk->live.count > 0) {
+    if (s->steps % 32 != 0 || s->now_ms < s->submits_end_ms + 20000 || s->disk->live.count > 0 ||
+        s->is_former_back) {
         return false;
     }
     for (uint32_t i = 0; i < s->client_count; i++) {

@@ -152,6 +152,7 @@ static sim_message *message_new(const sim *s, uint64_t conn, bool is_down, mq_co
     MQ_ASSERT(m != NULL);
     *m = (sim_message){.conn = conn,
                        .is_down = is_down,
+                       .sent_ms = s->now_ms,
                        .command = command,
                        .header_len = s->header.len,
                        .payload_len = payload.len};

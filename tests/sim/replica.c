@@ -55,8 +55,8 @@ static void follow(sim *s, sim_event *e)
         sim_at(s, s->replica_stall_ms, follow, SIM_NONE, 0, NULL);
         return;
     }
-    if (!s->is_replica_up) {
-        return;
+    if (!s->is_replica_up || s->is_former_back) {
+        return; /* it does not follow a stranger */
     }
     copy_disk(s->replica, s->disk);
     mq_memory_set_replicas(s->disk, 1, s->replica->sequence);
@@ -170,10 +170,9 @@ static void put_right(sim *s, sim_job *j)
     s->stored += is_there;
 }
 
-static void fail_over(sim *s)
+/* Nobody is connected to the store any more, and what was on its way there is lost. */
+static void leave_store(sim *s)
 {
-    sim_trace(s, "the primary is lost: the replica is promoted, %llu commits behind",
-              (unsigned long long)(s->disk->sequence - s->replica->sequence));
     for (uint32_t i = 0; i < s->broker_count; i++) {
         sim_resume(s, i);
         if (s->brokers[i].core != NULL) {
@@ -181,13 +180,29 @@ static void fail_over(sim *s)
         }
         sim_store_break(s, &s->brokers[i]);
     }
-    sim_store_release(s); /* what was on its way went to the old primary */
+    sim_store_release(s);
+}
+
+static void fail_over(sim *s)
+{
+    sim_trace(s, "the primary is lost: the replica is promoted, %llu commits behind",
+              (unsigned long long)(s->disk->sequence - s->replica->sequence));
+    leave_store(s);
+    for (uint32_t i = 0; i < s->broker_count; i++) { /* --adopt */
+        s->witness[i] = (mq_witness){.fd = -1};
+        s->known[i][0] = '\0';
+    }
+    if (s->former == NULL) {
+        s->former = mq_memory_new();
+    }
+    copy_disk(s->former, s->disk); /* its disk is found again later */
     uint64_t epoch = s->disk->epoch;
     mq_memory *old = s->disk;
     s->disk = s->replica;
     s->replica = old;
     s->disk->epoch = epoch; /* --adopt: on to an epoch that no lease has ever had */
     s->failovers++;
+    s->failover_ms = s->now_ms;
     s->stored = 0;
     sim_check_recount(s);
     for (uint32_t i = 0; i < s->job_count; i++) {
@@ -196,10 +211,95 @@ static void fail_over(sim *s)
     go_down(s);
 }
 
+/* ---- a former primary comes back ---- */
+
+static void swap_former(sim *s)
+{
+    leave_store(s);
+    mq_memory *now = s->disk;
+    s->disk = s->former;
+    s->former = now;
+    mq_memory_set_max(s->disk, now->max_bytes); /* the fault is the machine's */
+    s->is_former_back = !s->is_former_back;
+}
+
+static void former_leaves(sim *s, sim_event *e)
+{
+    SIM_CHECK(s, s->disk->epoch == e->a, "the former primary has been taken over: epoch %llu",
+              (unsigned long long)s->disk->epoch);
+    sim_trace(s, "the right primary is there again");
+    swap_former(s);
+    mq_memory_free(s->former);
+    s->former = NULL;
+    sim_replica_behind(s);
+}
+
+/* All brokers have seen something that it has not: otherwise nobody could tell the two apart. */
+static bool is_known_better(const sim *s)
+{
+    for (uint32_t i = 0; i < s->broker_count; i++) {
+        const char *seen = s->known[i];
+        if (seen[0] == '\0' || strstr(s->former->lineage, seen) != NULL) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static uint64_t at_least(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+
+/* Others have worked on it meanwhile, so that its numbers are the same or larger. */
+static void former_comes(sim *s)
+{
+    uint64_t epoch = at_least(s->former->epoch, s->disk->epoch) + mq_prng_below(&s->former_prng, 3);
+    uint64_t sequence =
+        at_least(s->former->sequence, s->disk->sequence) + mq_prng_below(&s->former_prng, 3);
+    sim_trace(s, "the former primary comes back, epoch %llu, commit %llu",
+              (unsigned long long)epoch, (unsigned long long)sequence);
+    s->returns++;
+    s->former->epoch = epoch;
+    s->former->sequence = sequence;
+    s->former->owner[0] = '\0';
+    swap_former(s);
+    sim_at(s, s->now_ms + 200 + (int64_t)mq_prng_below(&s->former_prng, 4000), former_leaves,
+           SIM_NONE, epoch, NULL);
+}
+
+/* As is_our_deployment of broker/io/own.c. */
+bool sim_replica_is_right(sim *s, sim_broker *b, mq_code code, const mq_store_owner *owner)
+{
+    mq_error why;
+    if (code != MQ_OK) {
+        return false;
+    }
+    if (mq_witness_check(&s->witness[b->no], owner->instance, owner->sequence, owner->lineage,
+                         &why) != MQ_OK) {
+        sim_trace(s, "broker %u: %.120s", b->no, why.text);
+        return false;
+    }
+    SIM_CHECK(s, !s->is_former_back, "broker %u accepts a former primary, epoch %llu, commit %llu",
+              b->no, (unsigned long long)owner->epoch, (unsigned long long)owner->sequence);
+    mq_witness_note(&s->witness[b->no], owner->instance, owner->sequence, owner->lineage,
+                    s->now_ms);
+    (void)snprintf(s->known[b->no], sizeof s->known[b->no], "%.16s", owner->lineage);
+    return true;
+}
+
 static void tick(sim *s, sim_event *e)
 {
     (void)e;
     if (s->is_calm) {
+        return;
+    }
+    sim_at(s, s->now_ms + 100, tick, SIM_NONE, 0, NULL);
+    if (s->is_former_back) {
+        return;
+    }
+    if (s->former != NULL && is_known_better(s) && mq_prng_below(&s->former_prng, 40) == 0) {
+        former_comes(s);
         return;
     }
     if (draw(s, 30) == 0) {
@@ -213,11 +313,13 @@ static void tick(sim *s, sim_event *e)
         sim_trace(s, "the replica dies");
         go_down(s);
     }
-    sim_at(s, s->now_ms + 100, tick, SIM_NONE, 0, NULL);
 }
 
 void sim_replica_init(sim *s)
 {
+    for (uint32_t i = 0; i < SIM_BROKERS; i++) {
+        s->witness[i].fd = -1; /* no file */
+    }
     s->has_replica = s->seed % 4 == 0;
     s->config.replicas = 1;
     s->config.replicate_ms = 1500;
@@ -225,6 +327,7 @@ void sim_replica_init(sim *s)
         return;
     }
     s->replica_prng.state = s->seed * 0x9e3779b97f4a7c15 + 7;
+    s->former_prng.state = s->seed * 0x9e3779b97f4a7c15 + 11;
     s->replica = mq_memory_new();
     for (uint32_t i = 0; i < s->submit_count; i++) {
         sim_job *j = &s->jobs[i];

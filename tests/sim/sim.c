@@ -391,6 +391,7 @@ void sim_free(sim *s)
     mq_buf_release(&s->payload);
     mq_memory_free(s->disk);
     mq_memory_free(s->replica);
+    mq_memory_free(s->former);
     free(s);
 }
 

@@ -5,7 +5,8 @@
  *     net.c     connections: order kept within one, delay, loss by breaking, stalls, full pipes
  *     store.c   the in-memory store behind a link that is slow, breaks, forgets answers and carries
  *               out late what was sent over a link long gone
- *     replica.c the store's replica: lags, dies, is promoted (a quarter of the seeds)
+ *     replica.c the store's replica: lags, dies, is promoted (a quarter of the seeds); the primary
+ *               that was lost comes back
  *     broker.c  worker.c  client.c    the shells: what the programs' io/ folders do around a core
  *     jobs.c    the workload      check.c  what must hold after every step
  *     policy.c  what the order of starts must keep to
@@ -21,6 +22,7 @@
 #include <string.h>
 
 #include "broker/core/core.h"
+#include "broker/io/witness.h"
 #include "client/src/core.h"
 #include "shared/base/assert.h"
 #include "shared/base/math.h"
@@ -97,6 +99,7 @@ typedef struct sim_conn {
 typedef struct sim_message {
     uint64_t conn;
     bool is_down; /* broker -> peer */
+    int64_t sent_ms;
     mq_command command;
     size_t header_len, payload_len;
     uint8_t bytes[]; /* header, payload */
@@ -241,10 +244,16 @@ struct sim {
     int64_t store_clock_ms, store_skew_ms, store_down_ms, store_slow_ms, full_until_ms;
     /* replica.c */
     bool has_replica, is_replica_up, is_replica_due;
-    mq_prng replica_prng;
+    mq_prng replica_prng, former_prng;
     mq_memory *replica;
     int64_t replica_stall_ms;
     uint64_t failovers, lost_durable;
+    int64_t failover_ms;             /* when the last one was */
+    mq_memory *former;               /* the primary that was lost, until it comes back; owned */
+    mq_witness witness[SIM_BROKERS]; /* the real ones; they outlive processes, as files do */
+    char known[SIM_BROKERS][MQ_LINEAGE_ID_SIZE]; /* what each broker must have seen of it */
+    bool is_former_back;                         /* disk is that one: nobody may take it */
+    uint64_t returns;                            /* times that it came back */
     sim_op *ops; /* under way, oldest first; also those of links that are gone */
     uint64_t op_numbers;
     uint64_t commits;
@@ -337,6 +346,8 @@ void sim_replica_init(sim *s);   /* after the jobs are drawn */
 void sim_replica_behind(sim *s); /* the store has changed */
 void sim_replica_calm(sim *s);
 void sim_replica_ask(sim *s, sim_broker *b);
+/* What an owner call has found is the right store, as far as this broker has seen it. */
+bool sim_replica_is_right(sim *s, sim_broker *b, mq_code code, const mq_store_owner *owner);
 bool sim_replica_is_sure(const sim_broker *b, uint64_t flags);
 
 /* ---- broker.c ---- */
@@ -404,7 +415,7 @@ void sim_check_applied(sim *s, const mq_store_batch *batch, bool is_applied);
 void sim_check_job_out(sim *s, sim_broker *b, const mq_output *o); /* a lease goes to a worker */
 void sim_check_acked(sim *s, sim_job *job, const char *verdict);
 void sim_check_verdict(sim *s, const sim_worker *w, const mq_msg_held_verdict *v,
-                       const mq_ws_job *job);
+                       const mq_ws_job *job, int64_t sent_ms);
 void sim_check_told(sim *s, sim_job *job, mq_span state, mq_span result, const char *by);
 void sim_check_cancelled(sim *s, sim_job *job);
 void sim_check_equal(sim *s, sim_broker *b);

@@ -30,7 +30,7 @@ struct sim_op {
     uint64_t segment;
     uint32_t ask;
     uint64_t conn, rid;
-    char id[40], owner[16], endpoint[24];
+    char id[40], owner[16], endpoint[24], seen[MQ_LINEAGE_ID_SIZE];
 };
 
 /* ---- answers ---- */
@@ -170,7 +170,7 @@ static mq_code run_op(sim *s, sim_op *op, mq_error *err)
     switch (op->type) {
     case OP_OWN:
         return ops->acquire(op->handle, mq_str(op->owner), mq_str(op->endpoint), s->tenure_ms,
-                            op->is_takeover, true, on_owner, op, err);
+                            op->is_takeover, true, mq_str(op->seen), on_owner, op, err);
     case OP_COMMIT:
         return run_commit(s, op, err);
     case OP_SEGMENTS:
@@ -243,6 +243,7 @@ mq_code sim_store_acquire(sim *s, sim_broker *b, bool is_takeover)
     op->is_takeover = is_takeover;
     (void)snprintf(op->owner, sizeof op->owner, "broker-%u", b->no);
     (void)snprintf(op->endpoint, sizeof op->endpoint, "tcp://%u", b->no);
+    (void)snprintf(op->seen, sizeof op->seen, "%s", s->witness[b->no].lineage);
     return MQ_OK;
 }
 
@@ -474,14 +475,15 @@ void sim_store_release(sim *s)
 
 bool sim_stored(const sim *s, mq_span id, mq_span *record, mq_span *result)
 {
-    const mq_dict_entry *e = mq_dict_find(&s->disk->live, id);
+    const mq_memory *disk = s->is_former_back ? s->former : s->disk; /* the right one */
+    const mq_dict_entry *e = mq_dict_find(&disk->live, id);
     *result = (mq_span){0};
     if (e != NULL) {
         *record = e->value;
         return true;
     }
-    e = mq_dict_find(&s->disk->done, id);
-    e = e == NULL ? mq_dict_find(&s->disk->dead, id) : e;
+    e = mq_dict_find(&disk->done, id);
+    e = e == NULL ? mq_dict_find(&disk->dead, id) : e;
     if (e != NULL) {
         *record = mq_span_of(e->value.data, (size_t)e->extra);
         *result = mq_span_of(e->value.data + e->extra, e->value.len - (size_t)e->extra);

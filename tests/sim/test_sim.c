@@ -21,7 +21,7 @@ static const char *const fault_names[] = {
 
 typedef struct totals {
     uint64_t seeds, steps, jobs, commits, violations, injected[SIM_FAULTS];
-    uint64_t failovers, lost_durable;
+    uint64_t failovers, returns, lost_durable;
 } totals;
 
 static const sim *current; /* for the handler of a failed assertion in a core */
@@ -67,6 +67,7 @@ static bool run(uint64_t seed, bool does_print, totals *t, uint64_t *hash)
     t->commits += s->commits;
     t->violations += !is_ok;
     t->failovers += s->failovers;
+    t->returns += s->returns;
     t->lost_durable += s->lost_durable;
     for (int i = 0; i < SIM_FAULTS; i++) {
         t->injected[i] += s->injected[i];
@@ -89,8 +90,10 @@ static void print_totals(const totals *t)
     printf("sim: %llu seeds, %llu steps, %llu jobs stored, %llu commits, %llu violations\n",
            (unsigned long long)t->seeds, (unsigned long long)t->steps, (unsigned long long)t->jobs,
            (unsigned long long)t->commits, (unsigned long long)t->violations);
-    printf("sim: %llu failovers to a replica: %llu acknowledged durable jobs lost\n",
-           (unsigned long long)t->failovers, (unsigned long long)t->lost_durable);
+    printf("sim: %llu failovers to a replica: %llu acknowledged durable jobs lost; %llu times the "
+           "former primary came back\n",
+           (unsigned long long)t->failovers, (unsigned long long)t->lost_durable,
+           (unsigned long long)t->returns);
     printf("sim: faults:");
     for (int i = 0; i < SIM_FAULTS; i++) {
         printf(" %llu %s%s", (unsigned long long)t->injected[i], fault_names[i],

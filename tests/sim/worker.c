@@ -432,13 +432,13 @@ static void on_job(sim *s, sim_worker *w, const sim_message *in, const mq_msg_jo
     }
 }
 
-static void on_verdict(sim *s, sim_worker *w, const mq_msg_verdict *m)
+static void on_verdict(sim *s, sim_worker *w, const sim_message *in, const mq_msg_verdict *m)
 {
     for (uint32_t i = 0; i < m->verdicts_count; i++) {
         const mq_msg_held_verdict *v = &m->verdicts[i];
         uint32_t index = mq_ws_find(&w->session, v->id, v->epoch, v->grant);
         if (index != UINT32_MAX) {
-            sim_check_verdict(s, w, v, &w->session.jobs[index]);
+            sim_check_verdict(s, w, v, &w->session.jobs[index], in->sent_ms);
         }
     }
     mq_ws_on_verdict(&w->session, m, s->now_ms, &w->actions);
@@ -490,7 +490,7 @@ void sim_worker_receive(sim *s, sim_worker *w, const sim_message *in)
         mq_ws_on_beaten(&w->session, &any.beaten, s->now_ms, &w->actions);
         break;
     case MQ_CMD_verdict:
-        on_verdict(s, w, &any.verdict);
+        on_verdict(s, w, in, &any.verdict);
         break;
     case MQ_CMD_roster:
         on_roster(s, w, &any.roster);

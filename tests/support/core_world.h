@@ -492,7 +492,7 @@ static inline void w_begin(world *w)
         mq_test_store_connect(w->store);
     }
     assert_int_equal(w->store->ops->acquire(w->store, mq_str("test"), mq_str("tcp:x"), 3000, true,
-                                            true, w_on_owner, &owner, &err),
+                                            true, mq_str(""), w_on_owner, &owner, &err),
                      MQ_OK);
     w_process(w);
     w->epoch = owner.epoch;

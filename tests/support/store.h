@@ -144,13 +144,22 @@ static inline void mq_test_refused(mq_test_answer *a, mq_code code)
     a->reply.verdict = MQ_STORE_FAILED;
 }
 
-static inline void mq_test_acquire(mq_store *store, const char *owner, int64_t ttl_ms,
-                                   bool is_takeover, bool may_init, mq_test_answer *a)
+/* seen: an id that must be in the store's lineage, "" = none. */
+static inline void mq_test_acquire_seen(mq_store *store, const char *owner, int64_t ttl_ms,
+                                        bool is_takeover, bool may_init, const char *seen,
+                                        mq_test_answer *a)
 {
     mq_test_answer_reset(a);
     mq_test_refused(a, store->ops->acquire(store, mq_str(owner), mq_str("tcp:there"), ttl_ms,
-                                           is_takeover, may_init, mq_test_on_owner, a, &a->err));
+                                           is_takeover, may_init, mq_str(seen), mq_test_on_owner, a,
+                                           &a->err));
     mq_test_store_wait(store, &a->is_done);
+}
+
+static inline void mq_test_acquire(mq_store *store, const char *owner, int64_t ttl_ms,
+                                   bool is_takeover, bool may_init, mq_test_answer *a)
+{
+    mq_test_acquire_seen(store, owner, ttl_ms, is_takeover, may_init, "", a);
 }
 
 static inline void mq_test_release(mq_store *store, uint64_t epoch, mq_test_answer *a)

@@ -1,8 +1,9 @@
 -- The table of brokers and shards: who is there, who owns what, what operators wish. It tells everyone where
 -- to look and whose turn it is; who really owns a shard is decided by the shard's own owner record alone.
 --
--- Fields: shards, version; b:<broker> = "until record"; o:<shard> = "owner epoch since jobs sequence", owner "-"
--- while nobody does, sequence: the last commit that an owner told of; p:<shard> = broker that operators want
+-- Fields: shards, version; b:<broker> = "until record"; o:<shard> = "owner epoch since jobs sequence lineage",
+-- owner "-" while nobody does, sequence: the last commit that an owner told of, lineage: its takeover's id and the
+-- ones before (owner.lua), none of an older broker; p:<shard> = broker that operators want
 -- there; d:<broker> = it gives its shards away.
 
 local FORGET_MS = 600000 -- a broker that was last seen so long ago
@@ -14,7 +15,7 @@ local function words(text)
 end
 
 -- KEYS cluster; ARGV broker ('' = only look), ttl in ms (0 = it leaves), record, shards wanted (0 = any),
--- 1 = may create the table, then for each shard that it owns: number, epoch, "since jobs sequence". Answer: time of
+-- 1 = may create the table, then for each shard that it owns: number, epoch, "since jobs sequence lineage". Answer: time of
 -- this server, then the fields of the table and their values.
 local function cluster(K, A)
   local now, key, id = clock(), K[1], A[1]
@@ -47,7 +48,7 @@ local function cluster(K, A)
       local old = words(redis.call('HGET', key, 'o:' .. number))
       if old[1] == id and not mine[number] then
         redis.call('HSET', key, 'o:' .. number,
-                   '- ' .. old[2] .. ' ' .. string.format('%.0f', now) .. ' 0 ' .. (old[5] or '0'))
+                   '- ' .. old[2] .. ' ' .. string.format('%.0f', now) .. ' 0 ' .. (old[5] or '0') .. ' ' .. (old[6] or ''))
         changes = changes + 1
       end
     end
